@@ -1,0 +1,1 @@
+"""Real-time video pipeline: capture, detection and classification on a small CPU."""

@@ -1,0 +1,1 @@
+"""Frames in: cameras, video files and streams, image folders, the demo scene."""

@@ -1,0 +1,1 @@
+"""Pixels to objects: sessions, resize, detector, decode and NMS, classifier."""

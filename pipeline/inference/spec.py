@@ -1,0 +1,93 @@
+"""What a model expects and answers, as stored in the ONNX file's own metadata.
+
+Our tools write one JSON text under the metadata key `vision`, so that a model file is complete on
+its own: no side file can be lost or mixed up.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from pipeline.errors import ModelError
+
+METADATA_KEY = "vision"
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=8192)]
+Triple = tuple[float, float, float]
+
+
+class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The network's input.
+
+    `width` and `height` are pixels. `fit` says how a picture is brought to that size: `stretch`
+    (each axis on its own) or `letterbox` (aspect kept, grey bars). A network of ours takes uint8
+    BGR pixels in NHWC. Others get (pixel * scale - mean) / std in their `color` order.
+    """
+
+    name: str
+    width: PositiveInt
+    height: PositiveInt
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    dtype: Literal["uint8", "float32"] = "uint8"
+    color: Literal["BGR", "RGB"] = "BGR"
+    scale: Positive = 1.0
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    fit: Literal["stretch", "letterbox"] = "stretch"
+
+
+class YoloHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One raw YOLO head: output `output`, (N, anchors * (5 + classes), rows, columns) float32.
+
+    `anchors` are width and height in pixels of the network's input, already picked by the cfg's
+    mask; `scale_x_y` is Darknet's grid-sensitivity factor (arXiv 2004.10934, section 3.4).
+    """
+
+    output: str
+    anchors: tuple[tuple[Positive, Positive], ...]
+    scale_x_y: Positive = 1.0
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that is needed to run a model, and who made it.
+
+    A detector has `heads`; a classifier has one output, `logits`, (N, classes) float32.
+    `labels[i]` names class i. `source` and `licence` are for people.
+    """
+
+    version: Literal[1] = 1
+    name: str
+    task: Literal["detect", "classify"]
+    input: InputSpec
+    labels: tuple[str, ...]
+    heads: tuple[YoloHead, ...] = ()
+    logits: str | None = None
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("labels must name at least one class")
+        if (self.task == "detect") != bool(self.heads):
+            raise ValueError("heads must be given for a detector and only for one")
+        if (self.task == "classify") != (self.logits is not None):
+            raise ValueError("logits must be given for a classifier and only for one")
+
+
+def encode_spec(spec: ModelSpec) -> str:
+    """The JSON text to store under `METADATA_KEY`."""
+    return msgspec.json.encode(spec).decode()
+
+
+def decode_spec(text: str | bytes, subject: str) -> ModelSpec:
+    """Read and validate what `encode_spec` wrote; `subject` names the file in errors.
+
+    Raises `ModelError` where the text is no valid spec.
+    """
+    try:
+        return msgspec.json.decode(text, type=ModelSpec)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ModelError(f"{subject}: its '{METADATA_KEY}' metadata is not valid: {error}") from error

@@ -1,0 +1,1 @@
+"""Results out: drawing, window, video file, JSON lines."""

@@ -1,0 +1,1 @@
+"""Threads that pass things on: mailbox, stage, metrics. Knows nothing of images."""

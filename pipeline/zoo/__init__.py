@@ -1,0 +1,1 @@
+"""Models: Darknet import, training of the head, quantisation, evaluation."""

@@ -1,0 +1,46 @@
+"""The ament_python package `vision`; also installs with plain pip."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = "vision"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Real-time object detection and classification for robots, on their own CPU",
+    license="Apache-2.0",
+    maintainer="The vision developers",
+    maintainer_email="vision@example.org",
+    python_requires=">=3.10",
+    packages=find_packages(include=["pipeline", "pipeline.*", "nodes", "nodes.*"]),
+    package_data={"pipeline": ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/models", sorted(glob("models/*.*"))),
+        (f"share/{PACKAGE}/models/samples", sorted(glob("models/samples/*"))),
+    ],
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python>=4.6",
+        "onnxruntime>=1.17",
+        "numba>=0.59",
+        "pyzmq>=25",
+        "msgspec>=0.18",
+        "pyyaml>=6",
+        "typer>=0.12",
+        "rich>=13",
+        "platformdirs>=4",
+        "psutil>=5.9",
+    ],
+    extras_require={
+        "convert": ["onnx>=1.15"],
+        "evaluate": ["pycocotools>=2.0.7"],
+        "test": ["onnx>=1.15", "pycocotools>=2.0.7", "pytest>=8", "hypothesis>=6.100"],
+        "dev": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-psutil"],
+    },
+    entry_points={"console_scripts": ["vision = pipeline.cli.main:main"]},
+    zip_safe=False,
+)
