@@ -16,6 +16,8 @@ Image = npt.NDArray[np.uint8]
 
 Labels = Sequence[str]
 
+_UNTRACKED = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -79,11 +81,11 @@ class Detections:
     scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int32]
     labels: Labels
-    track_ids: npt.NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
+    track_ids: npt.NDArray[np.int64] = _UNTRACKED
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
-        if self.track_ids is None:
+        if self.track_ids is _UNTRACKED:
             object.__setattr__(self, "track_ids", np.full(n, -1, np.int64))
         _expect("Detections.boxes", self.boxes, (n, 4), np.float32)
         _expect("Detections.scores", self.scores, (n,), np.float32)

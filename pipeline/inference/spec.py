@@ -90,4 +90,4 @@ def decode_spec(text: str | bytes, subject: str) -> ModelSpec:
     try:
         return msgspec.json.decode(text, type=ModelSpec)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise ModelError(f"{subject}: its '{METADATA_KEY}' metadata is not valid: {error}") from error
+        raise ModelError(f"{subject}: metadata '{METADATA_KEY}' is not valid: {error}") from error
