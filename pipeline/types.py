@@ -81,7 +81,7 @@ class Detections:
     scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int32]
     labels: Labels
-    track_ids: npt.NDArray[np.int64] = _UNTRACKED
+    track_ids: npt.NDArray[np.int64] = field(default_factory=lambda: _UNTRACKED)
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
