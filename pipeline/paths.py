@@ -1,0 +1,30 @@
+"""Where the files that travel with the package (models, sample pictures) may lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+PACKAGE = "vision"
+
+
+def share_dirs() -> list[Path]:
+    """Existing folders to look for a model in, the user's own choice first.
+
+    The order: `VISION_MODELS` (several folders are separated as in PATH), the user's cache, the
+    checkout's `models/`, the ament share folders of `AMENT_PREFIX_PATH`, and the installation
+    prefix. Each folder is named once. Sample pictures lie in a subfolder `samples` of any of them.
+    """
+    candidates = [*_from_path_variable("VISION_MODELS"), user_cache_path(PACKAGE) / "models"]
+    candidates.append(Path(__file__).resolve().parent.parent / "models")
+    prefixes = [*_from_path_variable("AMENT_PREFIX_PATH"), Path(sys.prefix)]
+    candidates += [prefix / "share" / PACKAGE / "models" for prefix in prefixes]
+    return [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
+
+
+def _from_path_variable(name: str) -> list[Path]:
+    """The folders that a variable like PATH lists; an unset or empty one lists none."""
+    return [Path(text).expanduser() for text in os.environ.get(name, "").split(os.pathsep) if text]
