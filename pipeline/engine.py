@@ -1,0 +1,392 @@
+"""Wires a source, the detector, the classifier and their threads into one `Pipeline`.
+
+    source -> [capture] -> newest frame or back-pressure -> [preprocess] -> [detect] -> [classify]
+           -> back in order -> whoever iterates
+
+Frames enter the part behind the capture mailbox only with a permit, and a result gives its permit
+back when it is taken. The number of permits is therefore the number of frames in flight, and the
+only place where a frame can be dropped in passing is the capture mailbox.
+
+Two policies use the same cores in two ways. `latest`: one frame in flight, and every call uses all
+cores, so that a result is as young as it can be. `every frame`: several frames in flight with one
+core each, which wastes no time on splitting a layer between cores, so that the rate is highest.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from pipeline.errors import FrameError, StageError
+from pipeline.inference.session import available_threads
+from pipeline.runtime.mailbox import Closed, Mailbox
+from pipeline.runtime.metrics import Durations
+from pipeline.runtime.ordering import InOrder
+from pipeline.runtime.stage import Stage
+from pipeline.types import Classifications, Detections, Frame, Image, Result
+
+STAGES = ("capture", "preprocess", "detect", "classify", "output")
+PARALLEL_STAGES = ("detect", "classify")  # with every frame wanted, as many workers as cores
+POLL_S = 0.1  # how often a waiting reader looks whether it was asked to stop
+DRAIN_S = 1.0  # how long frames in flight may take to finish after a request to stop
+JOIN_S = 0.5  # how long each thread may take to end; a reader stuck in a driver is left behind
+
+logger = logging.getLogger(__name__)
+
+
+class FrameSource(Protocol):
+    """What the pipeline needs of a source; `pipeline.capture` has the real ones."""
+
+    live: bool
+
+    def read(self) -> Frame | None: ...
+    def close(self) -> None: ...
+
+
+class FrameDetector(Protocol):
+    """What the pipeline needs of a detector; `infer` is called from several threads at once."""
+
+    def use_threads(self, threads: int) -> None: ...
+    def warm_up(self) -> None: ...
+    def prepare(self, image: Image) -> Any: ...
+    def infer(self, prepared: Any) -> Detections: ...
+
+
+class BoxClassifier(Protocol):
+    """What the pipeline needs of a classifier; it is called from several threads at once."""
+
+    def use_threads(self, threads: int) -> None: ...
+    def warm_up(self) -> None: ...
+    def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One frame on its way, and what is known of it so far."""
+
+    frame: Frame
+    ticket: int = -1
+    prepared: Any = None
+    detections: Detections | None = None
+    classifications: Classifications | None = None
+    stage_ns: dict[str, int] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Runs a source through a detector and a classifier; iterating gives `Result`s in order.
+
+    - `every_frame`: True for every frame, False for the newest only; by default as the source is
+      (files: every frame, live sources: the newest)
+    - `threads`: the cores that ONNX Runtime and OpenCV may use together, all by default
+    - `max_frames`, `duration_s`: end after so many frames or seconds
+
+    Use it as a context manager: entering starts the threads, leaving ends them and closes the
+    source. A stage that fails raises its `StageError` from the iteration, after the results that
+    were finished before. At the end captured = processed + dropped + failed.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        detector: FrameDetector,
+        classifier: BoxClassifier | None = None,
+        *,
+        every_frame: bool | None = None,
+        threads: int | None = None,
+        max_frames: int | None = None,
+        duration_s: float | None = None,
+    ) -> None:
+        self._source = source
+        self._detector = detector
+        self._classifier = classifier
+        self._every_frame = not source.live if every_frame is None else every_frame
+        self._threads = threads or available_threads()
+        self._max_frames = max_frames
+        self._duration_s = duration_s
+        self._counts = {"captured": 0, "processed": 0, "dropped": 0, "failed": 0}
+        self._count_lock = threading.Lock()
+        self._times = {name: Durations() for name in STAGES}
+        self._ages = {name: Durations() for name in STAGES}
+        self._started_s = self._ended_s = 0.0
+        self._stop_by_s: float | None = None
+        self._stop_requested = False
+        self._next_ticket = 0
+        self._build()
+
+    # --- building and running ---------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._workers = self._threads if self._every_frame else 1
+        in_flight = self._workers + 1 if self._every_frame else 1
+        self._permits: Mailbox[None] = Mailbox(in_flight)
+        for _ in range(in_flight):
+            self._permits.put(None)
+        self._captured: Mailbox[_Job] = Mailbox(1, newest_wins=not self._every_frame)
+        self._prepared: Mailbox[_Job] = Mailbox(in_flight)
+        self._detected: Mailbox[_Job] = Mailbox(in_flight)
+        self._results: Mailbox[_Job] = Mailbox(in_flight)
+        self._in_order = InOrder(self._results.put, self._drop)
+        captured, prepared, detected = self._captured, self._prepared, self._detected
+        self._stages = [
+            self._stage("capture", self._read, _unchanged, self._offer, None, captured),
+            self._stage("preprocess", self._admit, self._prepare, prepared.put, captured, prepared),
+            self._stage("detect", prepared.get, self._detect, detected.put, prepared, detected),
+            self._stage(
+                "classify", detected.get, self._classify, self._order, detected, self._results
+            ),
+        ]
+
+    def _stage(
+        self,
+        name: str,
+        take: Callable[[], _Job],
+        work: Callable[[_Job], _Job],
+        give: Callable[[_Job], object],
+        inbox: Mailbox[_Job] | None,
+        outbox: Mailbox[_Job],
+    ) -> Stage[_Job, _Job]:
+        return Stage(
+            name,
+            take=take,
+            work=self._timed(name, work) if inbox else work,
+            give=give,
+            discard=self._drop,
+            fail=lambda job: self._count("failed"),
+            abort=lambda: self._discard_all(inbox) if inbox else None,
+            finish=outbox.close,
+            workers=self._workers if name in PARALLEL_STAGES else 1,
+        )
+
+    def __enter__(self) -> Pipeline:
+        threads = 1 if self._every_frame else self._threads
+        cv2.setNumThreads(threads)
+        self._detector.use_threads(threads)
+        self._detector.warm_up()
+        if self._classifier:
+            self._classifier.use_threads(threads)
+            self._classifier.warm_up()
+        self._started_s = time.monotonic()
+        for stage in self._stages:
+            stage.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Result]:
+        return self
+
+    def __next__(self) -> Result:
+        """The next result.
+
+        Raises `StopIteration` at the end, and the `StageError` of a stage that failed.
+        """
+        while True:
+            self._check_time()
+            try:
+                job = self._results.get(POLL_S)
+            except TimeoutError:
+                continue
+            except Closed:
+                raise StopIteration from None
+            self._count("processed")
+            self._record_age("output", job)
+            self._return_permit()
+            return _result(job)
+
+    def stop(self) -> None:
+        """Ask for an end: no frame is captured any more, those in flight are still given.
+
+        Takes no lock, so a signal handler or any thread may call it.
+        """
+        self._stop_requested = True
+
+    def close(self) -> None:
+        """End at once; frames in flight are dropped. Calling it again does nothing."""
+        self._cancel()
+        self._source.close()
+        for stage in self._stages:
+            if not stage.join(JOIN_S):
+                logger.warning("stage %s did not end in time and is left behind", stage.name)
+        self._discard_all(self._results)
+        for job in self._in_order.cancel():
+            self._drop(job)
+        self._ended_s = self._ended_s or time.monotonic()
+
+    def record_output(self, duration_ns: int) -> None:
+        """Note how long the consumer took over one result, for the statistics."""
+        self._times["output"].add(duration_ns / 1e6)
+
+    # --- what the stages do -----------------------------------------------------------------
+
+    def _read(self) -> _Job:
+        """The capture stage's next frame; one that cannot be decoded is counted and passed over."""
+        while not self._stop_requested and not (
+            self._every_frame and self._counts["captured"] == self._max_frames
+        ):
+            started_ns = time.perf_counter_ns()
+            try:
+                frame = self._source.read()
+            except FrameError as error:
+                self._count("captured")
+                self._count("failed")
+                logger.warning("%s", error)
+                continue
+            if frame is None:
+                break
+            self._count("captured")
+            self._times["capture"].add((time.perf_counter_ns() - started_ns) / 1e6)
+            return _Job(frame)
+        raise Closed
+
+    def _offer(self, job: _Job) -> None:
+        displaced = self._captured.put(job)
+        if displaced is not None:
+            self._drop(displaced)
+
+    def _admit(self) -> _Job:
+        """A permit, then the frame to use it on: the newest, where only the newest counts."""
+        self._permits.get()
+        if self._next_ticket == self._max_frames:
+            self._end_capture()
+        job = self._captured.get()
+        job.ticket = self._next_ticket
+        self._next_ticket += 1
+        return job
+
+    def _prepare(self, job: _Job) -> _Job:
+        job.prepared = self._detector.prepare(job.frame.image)
+        return job
+
+    def _detect(self, job: _Job) -> _Job:
+        job.detections = self._detector.infer(job.prepared)
+        job.prepared = None
+        return job
+
+    def _classify(self, job: _Job) -> _Job:
+        if self._classifier and job.detections is not None:
+            job.classifications = self._classifier(job.frame.image, job.detections.boxes)
+        return job
+
+    def _order(self, job: _Job) -> None:
+        self._in_order.put(job.ticket, job)
+
+    def _timed(self, name: str, work: Callable[[_Job], _Job]) -> Callable[[_Job], _Job]:
+        def timed(job: _Job) -> _Job:
+            started_ns = time.perf_counter_ns()
+            job = work(job)
+            job.stage_ns[name] = time.perf_counter_ns() - started_ns
+            self._times[name].add(job.stage_ns[name] / 1e6)
+            self._record_age(name, job)
+            return job
+
+        return timed
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _check_time(self) -> None:
+        """Carry out a request to stop, here, where locks may be taken."""
+        now_s = time.monotonic()
+        if self._duration_s is not None and now_s - self._started_s >= self._duration_s:
+            self._stop_requested = True
+        if not self._stop_requested:
+            return
+        if self._stop_by_s is None:
+            self._stop_by_s = now_s + DRAIN_S
+            self._end_capture()
+        elif now_s > self._stop_by_s:
+            self._cancel()
+
+    def _end_capture(self) -> None:
+        """Take no further frame; what the every-frame policy has captured is still used."""
+        self._stop_requested = True
+        if self._every_frame:
+            self._captured.close()
+        else:
+            self._discard_all(self._captured)
+
+    def _cancel(self) -> None:
+        """Close every mailbox; what is inside is dropped, finished results excepted."""
+        self._stop_requested = True
+        self._permits.close()
+        for mailbox in (self._captured, self._prepared, self._detected):
+            self._discard_all(mailbox)
+        self._results.close()
+
+    def _discard_all(self, mailbox: Mailbox[_Job]) -> None:
+        for job in mailbox.cancel():
+            self._drop(job)
+
+    # --- counting ---------------------------------------------------------------------------
+
+    def _count(self, what: str) -> None:
+        with self._count_lock:
+            self._counts[what] += 1
+
+    def _drop(self, job: _Job) -> None:
+        self._count("dropped")
+
+    def _return_permit(self) -> None:
+        try:
+            self._permits.put(None)
+        except Closed:
+            logger.debug("the pipeline has ended; its permit is not needed any more")
+
+    def _record_age(self, name: str, job: _Job) -> None:
+        self._ages[name].add((time.time_ns() - job.frame.stamp_ns) / 1e6)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, rate, ages and stage times so far, in the form of `--stats`."""
+        seconds = (self._ended_s or time.monotonic()) - self._started_s
+        with self._count_lock:
+            counts = dict(self._counts)
+        return {
+            **counts,
+            "seconds": round(seconds, 3),
+            "fps": round(counts["processed"] / seconds, 2) if seconds > 0 else 0.0,
+            "age_ms": {
+                **_percentiles(self._ages["output"], ""),
+                "max": round(self._ages["output"].max_ms, 3),
+            },
+            "stages": {
+                name: {
+                    **_percentiles(self._times[name], "_ms"),
+                    "age_ms": _percentiles(self._ages[name], ""),
+                }
+                for name in STAGES
+                if len(self._times[name])
+            },
+            "rss_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
+        }
+
+
+def _percentiles(durations: Durations, suffix: str) -> dict[str, float]:
+    names = (f"p50{suffix}", f"p95{suffix}", f"p99{suffix}")
+    return dict(zip(names, (round(p, 3) for p in durations.percentiles()), strict=True))
+
+
+def _unchanged(job: _Job) -> _Job:
+    return job
+
+
+def _result(job: _Job) -> Result:
+    if job.detections is None:
+        raise StageError(f"frame {job.frame.seq}: came through without being detected in")
+    return Result(
+        job.frame.header, job.detections, job.classifications, job.stage_ns, job.frame.image
+    )

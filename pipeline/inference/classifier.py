@@ -1,0 +1,121 @@
+"""The classifier: finer names for the boxes of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+from pipeline.inference.session import Model, open_model
+from pipeline.types import Classifications, Image
+
+DEFAULT_CLASSIFIER = "mobilenetv2-int8"
+CONTEXT = 1.1  # a crop's side over the longer side of its box: the network learned with margins
+BATCH = 4  # crops in one call; more cost as much each and only take memory
+
+
+class Classifier:
+    """Names each box of a picture with the k best of the classifier's own, finer classes.
+
+    A crop is a square around the box's centre, so that nothing is squeezed, a little larger than
+    the box; what lies outside the picture repeats its border.
+
+    - `model`: a registry name or the path of an ONNX file made by our tools
+    - `top`: how many names a box gets
+    - `threads`: cores for one call, all available ones by default
+
+    Raises `ModelError` for the model and `ConfigError` for the rest.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_CLASSIFIER,
+        *,
+        top: int = 5,
+        threads: int | None = None,
+    ) -> None:
+        self._model = open_model(model, task="classify", threads=threads)
+        if not 1 <= top <= len(self.labels):
+            raise ConfigError(f"top must lie between 1 and {len(self.labels)}, but got {top}")
+        self.top = top
+
+    @property
+    def model(self) -> Model:
+        """The opened model file."""
+        return self._model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, by class id."""
+        return self._model.spec.labels
+
+    def use_threads(self, threads: int) -> None:
+        """Give one call that many cores; opens the file anew where that is a change."""
+        if threads != self._model.threads:
+            self._model = open_model(self._model.path, task="classify", threads=threads)
+
+    def warm_up(self) -> None:
+        """Run once on a blank picture, so that nothing is laid out on the first."""
+        spec = self._model.spec.input
+        blank = np.zeros((spec.height, spec.width, 3), np.uint8)
+        self(blank, np.array([[0, 0, spec.width, spec.height]], np.float32))
+
+    def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications:
+        """Name n boxes (n, 4) float32 x1 y1 x2 y2 of one (H, W, 3) uint8 BGR picture.
+
+        Raises `ValueError` where `boxes` has another shape.
+        """
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"boxes must have shape (n, 4), but got {boxes.shape}")
+        count = len(boxes)
+        ids = np.empty((count, self.top), np.int32)
+        scores = np.empty((count, self.top), np.float32)
+        spec = self._model.spec.input
+        for start in range(0, count, BATCH):
+            chunk = boxes[start : start + BATCH]
+            pixels = np.empty((len(chunk), spec.height, spec.width, 3), np.uint8)
+            for i, box in enumerate(chunk):
+                crop_into(image, box, pixels[i])
+            (logits,) = self._model.run(pixels)
+            rows = slice(start, start + len(chunk))
+            ids[rows], scores[rows] = best_classes(logits, self.top)
+        return Classifications(ids, scores, self.labels)
+
+
+def crop_into(image: Image, box: npt.NDArray[np.float32], out: Image) -> None:
+    """Write the square around `box` (x1 y1 x2 y2, pixels) of `image` into all of `out`.
+
+    A box without area gives the pixels around its centre. Outside the picture its border repeats.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = (float(edge) for edge in box)
+    side = max(1, round(max(x2 - x1, y2 - y1) * CONTEXT))
+    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
+    # Every square is moved to touch the picture, so that even a box outside it has pixels.
+    left, top = min(max(left, 1 - side), width - 1), min(max(top, 1 - side), height - 1)
+    right, bottom = left + side, top + side
+    inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    margins = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+    if any(margins):
+        inside = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE)
+    out_height, out_width = out.shape[:2]
+    # Area averaging costs more and pays only where pixels would be skipped.
+    shrinks = side > 2 * out_width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(inside, (out_width, out_height), dst=out, interpolation=interpolation)
+
+
+def best_classes(
+    logits: npt.NDArray[np.float32], top: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The best classes of (n, classes) logits, best first: ids and softmax scores, (n, top)."""
+    rows = np.arange(len(logits))[:, None]
+    candidates = np.argpartition(-logits, top - 1, axis=1)[:, :top]
+    order = np.argsort(-logits[rows, candidates], axis=1, kind="stable")
+    ids = candidates[rows, order]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = exponentials[rows, ids] / exponentials.sum(axis=1, keepdims=True)
+    return ids.astype(np.int32), scores.astype(np.float32)

@@ -1,0 +1,139 @@
+"""The detector: a picture in, its objects out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+from pipeline.inference.decode import NMS_KINDS, NmsKind, decode
+from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
+from pipeline.inference.session import Model, open_model
+from pipeline.types import Detections, Image
+
+DEFAULT_DETECTOR = "yolov4-tiny-int8"
+
+
+class Prepared(NamedTuple):
+    """A picture at the network's size (1, height, width, 3) uint8, and the way back."""
+
+    pixels: npt.NDArray[np.uint8]
+    mapping: BoxMapping
+
+
+class Detector:
+    """Finds objects with a YOLO network; calling it with a BGR picture gives `Detections`.
+
+    - `model`: a registry name or the path of an ONNX file made by our tools
+    - `score_threshold`: objects below this score, 0 to 1, are left out
+    - `nms_threshold`: boxes of one class that overlap more than this are one object
+    - `nms_kind`: `iou`, or `darknet` for the suppression that Darknet itself uses
+    - `multi_label`: one anchor may give several classes, as Darknet's evaluation does
+    - `threads`: cores for one call, all available ones by default
+
+    The thresholds may be changed between calls; `__call__` is safe from several threads.
+    Raises `ModelError` for the model and `ConfigError` for the rest.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_DETECTOR,
+        *,
+        score_threshold: float = 0.25,
+        nms_threshold: float = 0.45,
+        nms_kind: NmsKind = "iou",
+        multi_label: bool = False,
+        max_detections: int = 300,
+        threads: int | None = None,
+    ) -> None:
+        if nms_kind not in NMS_KINDS:
+            raise ConfigError(f"nms_kind must be one of {', '.join(NMS_KINDS)}, but got {nms_kind}")
+        if max_detections < 1:
+            raise ConfigError(f"max_detections must be at least 1, but got {max_detections}")
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.nms_kind: NmsKind = nms_kind
+        self.multi_label = multi_label
+        self.max_detections = max_detections
+        self._model = open_model(model, task="detect", threads=threads)
+        heads = self._model.spec.heads
+        self._anchors = tuple(np.array(head.anchors, np.float32) for head in heads)
+        self._scales_x_y = tuple(float(head.scale_x_y) for head in heads)
+
+    @property
+    def model(self) -> Model:
+        """The opened model file."""
+        return self._model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, by class id."""
+        return self._model.spec.labels
+
+    @property
+    def score_threshold(self) -> float:
+        """Objects below this score are left out."""
+        return self._score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, value: float) -> None:
+        self._score_threshold = _fraction("score_threshold", value)
+
+    @property
+    def nms_threshold(self) -> float:
+        """Boxes of one class that overlap more than this are one object."""
+        return self._nms_threshold
+
+    @nms_threshold.setter
+    def nms_threshold(self, value: float) -> None:
+        self._nms_threshold = _fraction("nms_threshold", value)
+
+    def use_threads(self, threads: int) -> None:
+        """Give one call that many cores; opens the file anew where that is a change."""
+        if threads != self._model.threads:
+            self._model = open_model(self._model.path, task="detect", threads=threads)
+
+    def warm_up(self) -> None:
+        """Run once on a blank picture, so that nothing is compiled or laid out on the first."""
+        spec = self._model.spec.input
+        self(np.zeros((spec.height, spec.width, 3), np.uint8))
+
+    def __call__(self, image: Image) -> Detections:
+        """Find the objects in one (H, W, 3) uint8 BGR picture."""
+        return self.infer(self.prepare(image))
+
+    def prepare(self, image: Image) -> Prepared:
+        """Bring a picture to the network's size: the first half of a call."""
+        spec = self._model.spec.input
+        height, width = image.shape[:2]
+        placement = place(width, height, spec.width, spec.height, spec.fit)
+        pixels = np.empty((1, spec.height, spec.width, 3), np.uint8)
+        resize_into(image, pixels[0], placement)
+        return Prepared(pixels, inverse(placement))
+
+    def infer(self, prepared: Prepared) -> Detections:
+        """Find the objects in a prepared picture: the second half of a call."""
+        model = self._model
+        heads = model.run(prepared.pixels)
+        boxes, scores, class_ids = decode(
+            tuple(head[0] for head in heads),
+            self._anchors,
+            self._scales_x_y,
+            (model.spec.input.width, model.spec.input.height),
+            prepared.mapping,
+            score_threshold=self._score_threshold,
+            nms_threshold=self._nms_threshold,
+            nms_kind=self.nms_kind,
+            multi_label=self.multi_label,
+            max_detections=self.max_detections,
+        )
+        return Detections(boxes, scores, class_ids, model.spec.labels)
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"{name} must lie between 0 and 1, but got {value}")
+    return float(value)

@@ -1,0 +1,38 @@
+"""Finding a model file by its name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pipeline.errors import ModelError
+from pipeline.paths import share_dirs
+
+SUFFIX = ".onnx"
+
+
+def installed_models() -> dict[str, Path]:
+    """Every model that can be named, by name; the first folder of the search path wins."""
+    found: dict[str, Path] = {}
+    for folder in share_dirs():
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_model(model: str | Path) -> Path:
+    """The file of a model given by name (`yolov4-tiny-int8`) or by path (`./mine.onnx`).
+
+    Raises `ModelError` where there is no such file, with the nearest known name.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == SUFFIX or path.parent != Path():
+        if path.is_file():
+            return path
+        raise ModelError(f"model {model}: no such file")
+    models = installed_models()
+    if path.name in models:
+        return models[path.name]
+    near = difflib.get_close_matches(path.name, models, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(models) or 'none'}"
+    raise ModelError(f"model {model}: no model of that name and no .onnx file; {hint}")

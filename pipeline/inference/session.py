@@ -1,0 +1,139 @@
+"""Opening a model file: its ONNX Runtime session and the spec inside it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
+
+from pipeline.errors import ModelError
+from pipeline.inference.locate import find_model
+from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
+
+CPU = "CPUExecutionProvider"
+
+# ONNX Runtime's exceptions have no common base of their own; each stands in its module.
+_ORT_ERRORS = tuple(
+    value
+    for value in vars(onnxruntime_pybind11_state).values()
+    if isinstance(value, type) and issubclass(value, Exception)
+)
+
+
+def available_threads() -> int:
+    """Cores that this process may use (its affinity mask, which containers and taskset set)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An opened model: `run` may be called from several threads at once."""
+
+    path: Path
+    spec: ModelSpec
+    session: ort.InferenceSession
+    threads: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The output names that the spec lists, in its order."""
+        spec = self.spec
+        return (spec.logits,) if spec.logits else tuple(head.output for head in spec.heads)
+
+    def run(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """Run a batch (N, height, width, 3) uint8 BGR; one float32 array an output."""
+        outputs: list[npt.NDArray[np.float32]] = self.session.run(
+            self.outputs, {self.spec.input.name: pixels}
+        )
+        return outputs
+
+
+def open_model(
+    model: str | Path, *, task: str, threads: int | None = None, provider: str = CPU
+) -> Model:
+    """Open a model by its registry name or path for `task` ("detect" or "classify").
+
+    `threads` is the number of cores one call may use, all available ones by default. Threads that
+    wait for work sleep rather than spin: they share their core with capture, decoding and drawing.
+
+    Raises `ModelError` where the file is missing, damaged, made for another task, without the
+    metadata that our tools store, or where the provider is not in this ONNX Runtime.
+    """
+    path = find_model(model)
+    threads = threads or available_threads()
+    _check_provider(provider)
+    try:
+        session = ort.InferenceSession(str(path), _options(threads), providers=[provider])
+    except _ORT_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: not a usable ONNX model: {reason}") from error
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(
+            f"{path}: no '{METADATA_KEY}' metadata says what this model expects; "
+            f"make it with 'vision import-darknet' or 'make models'"
+        )
+    spec = decode_spec(text, str(path))
+    if spec.task != task:
+        raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
+    _check_interface(path, spec, session)
+    return Model(path, spec, session, threads)
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _check_provider(provider: str) -> None:
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise ModelError(
+            f"provider {provider}: not in this ONNX Runtime, which has {', '.join(available)}"
+        )
+
+
+def _check_interface(path: Path, spec: ModelSpec, session: ort.InferenceSession) -> None:
+    """The graph must have the input and outputs that its metadata promises."""
+    expected = spec.input
+    if expected.layout != "NHWC" or expected.dtype != "uint8" or expected.color != "BGR":
+        raise ModelError(
+            f"{path}: expected an input of uint8 BGR pixels in NHWC, but it takes "
+            f"{expected.dtype} {expected.color} in {expected.layout}"
+        )
+    inputs = {value.name: value for value in session.get_inputs()}
+    given = inputs.get(expected.name)
+    shape = [expected.height, expected.width, 3]
+    if given is None or given.type != "tensor(uint8)" or list(given.shape[1:]) != shape:
+        found = ", ".join(f"{v.name} {v.type} {v.shape}" for v in inputs.values())
+        raise ModelError(
+            f"{path}: expected input {expected.name} tensor(uint8) [N, {expected.height}, "
+            f"{expected.width}, 3], but the graph has {found}"
+        )
+    outputs = {value.name: value for value in session.get_outputs()}
+    for name, channels in _promised_outputs(spec).items():
+        output = outputs.get(name)
+        if output is None or output.type != "tensor(float)" or output.shape[1] != channels:
+            found = ", ".join(f"{v.name} {v.type} {v.shape}" for v in outputs.values())
+            raise ModelError(
+                f"{path}: expected output {name} tensor(float) with {channels} channels for "
+                f"{len(spec.labels)} labels, but the graph has {found}"
+            )
+
+
+def _promised_outputs(spec: ModelSpec) -> dict[str, int]:
+    classes = len(spec.labels)
+    if spec.logits:
+        return {spec.logits: classes}
+    return {head.output: len(head.anchors) * (5 + classes) for head in spec.heads}
