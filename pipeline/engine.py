@@ -158,11 +158,11 @@ class Pipeline:
         return Stage(
             name,
             take=take,
-            work=self._timed(name, work) if inbox else work,
+            work=self._timed(name, work) if inbox is not None else work,
             give=give,
             discard=self._drop,
             fail=lambda job: self._count("failed"),
-            abort=lambda: self._discard_all(inbox) if inbox else None,
+            abort=lambda: self._discard_all(inbox) if inbox is not None else None,
             finish=outbox.close,
             workers=self._workers if name in PARALLEL_STAGES else 1,
         )
@@ -172,7 +172,7 @@ class Pipeline:
         cv2.setNumThreads(threads)
         self._detector.use_threads(threads)
         self._detector.warm_up()
-        if self._classifier:
+        if self._classifier is not None:
             self._classifier.use_threads(threads)
             self._classifier.warm_up()
         self._started_s = time.monotonic()
@@ -279,7 +279,7 @@ class Pipeline:
         return job
 
     def _classify(self, job: _Job) -> _Job:
-        if self._classifier and job.detections is not None:
+        if self._classifier is not None and job.detections is not None:
             job.classifications = self._classifier(job.frame.image, job.detections.boxes)
         return job
 
@@ -313,11 +313,9 @@ class Pipeline:
             self._cancel()
 
     def _end_capture(self) -> None:
-        """Take no further frame; what the every-frame policy has captured is still used."""
+        """Take no further frame; where every frame counts, those already read are still used."""
         self._stop_requested = True
-        if self._every_frame:
-            self._captured.close()
-        else:
+        if not self._every_frame:
             self._discard_all(self._captured)
 
     def _cancel(self) -> None:

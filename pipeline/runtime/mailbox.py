@@ -34,9 +34,6 @@ class Mailbox(Generic[T]):
         self._changed_for_readers = threading.Condition(self._lock)
         self._changed_for_writers = threading.Condition(self._lock)
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     def put(self, item: T) -> T | None:
         """Hand an item over; returns the older one that it displaced, if any.
 

@@ -24,8 +24,8 @@ class Stage(Generic[In, Out]):
     - `abort`: called as soon as `take`, `work` or `give` has raised, to wake the other workers
     - `finish`: called once, after the last worker has ended, with the failure or None
 
-    What was raised reaches `finish` as a `StageError` with its cause. A `StageError` that comes from
-    `take` is an earlier stage's and is passed on as it is, so that it arrives behind all results
+    What was raised reaches `finish` as a `StageError` with its cause. A `StageError` that `take`
+    raises is an earlier stage's and is passed on as it is, so that it arrives behind all results
     that were finished before.
     """
 

@@ -1,0 +1,64 @@
+"""The way into the network's input and the exact way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.inference.resize import LETTERBOX_GREY, inverse, place, resize_into
+
+SIZES = np.random.default_rng(0).integers(1, 4000, (40, 4)).tolist()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "x".join(map(str, sizes)))
+def test_inverse_returns_every_point_to_where_it_came_from(fit, sizes):
+    source_width, source_height, width, height = sizes
+    placement = place(source_width, source_height, width, height, fit)
+    mapping = inverse(placement)
+    for x, y in np.random.default_rng(1).random((20, 2)):
+        in_network_x = placement.left + x * placement.width
+        in_network_y = placement.top + y * placement.height
+        back_x = in_network_x * mapping.scale_x + mapping.offset_x
+        back_y = in_network_y * mapping.scale_y + mapping.offset_y
+        assert back_x == pytest.approx(x * source_width, abs=1e-6 * source_width)
+        assert back_y == pytest.approx(y * source_height, abs=1e-6 * source_height)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "x".join(map(str, sizes)))
+def test_letterbox_keeps_the_aspect_ratio_and_touches_two_sides(sizes):
+    source_width, source_height, width, height = sizes
+    inner = place(source_width, source_height, width, height, "letterbox")
+    assert inner.width == width or inner.height == height
+    assert 0 <= inner.left <= width - inner.width
+    assert 0 <= inner.top <= height - inner.height
+    scale = min(width / source_width, height / source_height)
+    assert abs(inner.width - source_width * scale) <= 1
+    assert abs(inner.height - source_height * scale) <= 1
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_a_marked_spot_lands_where_the_placement_says(fit):
+    image = np.zeros((300, 500, 3), np.uint8)
+    image[100:140, 200:260] = 255
+    placement = place(500, 300, 416, 416, fit)
+    out = np.empty((416, 416, 3), np.uint8)
+    resize_into(image, out, placement)
+    inside = out[placement.top : placement.top + placement.height]
+    rows, columns = np.nonzero(inside[..., 0] > 127)
+    mapping = inverse(placement)
+    left = (columns.min() + 0) * mapping.scale_x + mapping.offset_x
+    right = (columns.max() + 1) * mapping.scale_x + mapping.offset_x
+    if fit == "letterbox":
+        assert (out[0] == LETTERBOX_GREY).all()
+        assert (out[-1] == LETTERBOX_GREY).all()
+        columns = columns[rows < placement.height]
+    assert left == pytest.approx(200, abs=mapping.scale_x)
+    assert right == pytest.approx(260, abs=mapping.scale_x)
+
+
+def test_a_picture_of_the_networks_own_size_is_copied_unchanged():
+    image = np.random.default_rng(2).integers(0, 256, (416, 416, 3), np.uint8)
+    out = np.empty_like(image)
+    resize_into(image, out, place(416, 416, 416, 416, "stretch"))
+    np.testing.assert_array_equal(out, image)

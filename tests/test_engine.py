@@ -1,0 +1,266 @@
+"""The pipeline: order, counts under every policy, failures, ends.
+
+Sources and detectors here are small ones made for the case, so that every race can be forced; the
+real ones run in `tests/test_end_to_end.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.engine import Pipeline
+from pipeline.errors import CaptureError, FrameError, StageError
+from pipeline.types import Classifications, Detections, Frame
+
+WAIT_S = 5.0
+
+
+class Source:
+    """Frames on demand; `script` maps a number to what happens instead of that frame."""
+
+    def __init__(self, count, *, live=False, script=None, gate=None):
+        self.count, self.live, self.script, self.gate = count, live, script or {}, gate
+        self.seq = 0
+        self.closed = threading.Event()
+
+    def read(self):
+        if self.gate:
+            self.gate(self.seq)
+        if self.seq >= self.count or self.closed.is_set():
+            return None
+        seq, self.seq = self.seq, self.seq + 1
+        if seq in self.script:
+            raise self.script[seq]
+        image = np.full((8, 8, 3), seq % 256, np.uint8)
+        return Frame(image, time.time_ns(), seq, "test")
+
+    def close(self):
+        self.closed.set()
+
+
+class Finder:
+    """One box a frame whose score is the frame's own number; `pause` is called with it."""
+
+    labels = ("thing",)
+
+    def __init__(self, pause=None):
+        self.pause = pause
+        self.threads = None
+        self.seen = []
+
+    def use_threads(self, threads):
+        self.threads = threads
+
+    def warm_up(self):
+        pass
+
+    def prepare(self, image):
+        return int(image[0, 0, 0])
+
+    def infer(self, number):
+        self.seen.append(number)
+        if self.pause:
+            self.pause(number)
+        boxes = np.array([[0, 0, 4, 4]], np.float32)
+        score = np.array([number], np.float32)
+        return Detections(boxes, score, np.zeros(1, np.int32), self.labels)
+
+
+class Namer:
+    labels = ("a", "b")
+
+    def use_threads(self, threads):
+        pass
+
+    def warm_up(self):
+        pass
+
+    def __call__(self, image, boxes):
+        ids = np.zeros((len(boxes), 1), np.int32)
+        return Classifications(ids, np.ones((len(boxes), 1), np.float32), self.labels)
+
+
+def accounts(stats):
+    return stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
+
+
+def test_every_frame_comes_out_once_and_in_order_though_workers_overtake_each_other():
+    overtaken = threading.Event()
+
+    def pause(number):
+        if number == 3:
+            assert overtaken.wait(WAIT_S), "no other worker went on meanwhile"
+        if number == 4:
+            overtaken.set()
+
+    finder = Finder(pause)
+    with Pipeline(Source(40), finder, Namer(), threads=3) as pipeline:
+        results = list(pipeline)
+    assert [r.header.seq for r in results] == list(range(40))
+    assert [int(r.detections.scores[0]) for r in results] == list(range(40))
+    assert all(len(r.classifications) == 1 for r in results)
+    assert sorted(finder.seen) == list(range(40))
+    stats = pipeline.stats()
+    assert (stats["captured"], stats["processed"]) == (40, 40)
+    assert accounts(stats)
+
+
+def test_newest_frame_wins_when_detector_is_slow():
+    """While frame 0 is in the detector, 1 to 9 arrive: only 9 is looked at next."""
+    all_read, in_detector = threading.Event(), threading.Event()
+
+    def gate(seq):
+        if seq == 1:
+            assert in_detector.wait(WAIT_S)
+        if seq == 10:
+            all_read.set()
+
+    def pause(number):
+        if number == 0:
+            in_detector.set()
+            assert all_read.wait(WAIT_S)
+
+    with Pipeline(Source(10, live=True, gate=gate), Finder(pause)) as pipeline:
+        seqs = [r.header.seq for r in pipeline]
+    assert seqs == [0, 9]
+    stats = pipeline.stats()
+    assert (stats["captured"], stats["processed"], stats["dropped"]) == (10, 2, 8)
+
+
+def test_a_slow_consumer_holds_inference_back_rather_than_getting_stale_results():
+    """With results untaken, at most one frame is in flight; the next one is the newest."""
+    first_out, read_on = threading.Event(), threading.Event()
+
+    def gate(seq):
+        if seq == 1:
+            assert first_out.wait(WAIT_S)
+        if seq == 20:
+            read_on.set()
+
+    finder = Finder(lambda number: first_out.set())
+    with Pipeline(Source(20, live=True, gate=gate), finder) as pipeline:
+        assert read_on.wait(WAIT_S)  # nobody has taken the first result yet
+        assert finder.seen == [0]
+        assert [r.header.seq for r in pipeline] == [0, 19]
+    assert accounts(pipeline.stats())
+
+
+@pytest.mark.parametrize("every_frame", [True, False], ids=["every-frame", "latest"])
+@pytest.mark.parametrize("live", [True, False], ids=["live", "file"])
+def test_counts_add_up_under_every_policy(live, every_frame):
+    script = {3: FrameError("frame 3: torn"), 7: FrameError("frame 7: torn")}
+    source = Source(30, live=live, script=script)
+    with Pipeline(source, Finder(), Namer(), every_frame=every_frame) as pipeline:
+        results = list(pipeline)
+    stats = pipeline.stats()
+    assert accounts(stats)
+    assert stats["captured"] == 30
+    assert stats["failed"] == 2
+    assert stats["processed"] == len(results)
+    assert stats["dropped"] == (0 if every_frame else 28 - len(results))
+    assert source.closed.is_set()
+
+
+@pytest.mark.parametrize("every_frame", [True, False], ids=["every-frame", "latest"])
+def test_counts_add_up_when_the_consumer_leaves_early(every_frame):
+    with Pipeline(Source(500), Finder(), every_frame=every_frame, threads=2) as pipeline:
+        for result in pipeline:
+            if result.header.seq >= 5:
+                break
+    assert accounts(pipeline.stats())
+
+
+@pytest.mark.parametrize("every_frame", [True, False], ids=["every-frame", "latest"])
+def test_a_detector_that_raises_ends_the_iteration_with_its_cause(every_frame):
+    def pause(number):
+        if number >= 5:
+            raise MemoryError("no room")
+
+    source = Source(50)
+    with Pipeline(source, Finder(pause), every_frame=every_frame, threads=2) as pipeline:
+        seqs = []
+        with pytest.raises(StageError, match="stage detect: MemoryError: no room") as caught:
+            seqs.extend(result.header.seq for result in pipeline)
+    assert isinstance(caught.value.__cause__, MemoryError)
+    assert seqs == sorted(seqs)
+    assert not every_frame or seqs == list(range(5)) or seqs == list(range(len(seqs)))
+    assert pipeline.stats()["failed"] >= 1
+    assert accounts(pipeline.stats())
+
+
+def test_a_camera_that_breaks_hands_over_what_it_saw_and_then_its_error():
+    source = Source(50, script={6: CaptureError("camera 0: unplugged")})
+    seqs = []
+    with (
+        Pipeline(source, Finder(), Namer(), threads=2) as pipeline,
+        pytest.raises(StageError, match="camera 0: unplugged") as caught,
+    ):
+        seqs.extend(result.header.seq for result in pipeline)
+    assert isinstance(caught.value.__cause__, CaptureError)
+    assert seqs == list(range(6))
+    assert accounts(pipeline.stats())
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "file"])
+def test_max_frames_gives_exactly_that_many(live):
+    with Pipeline(Source(10**9, live=live), Finder(), max_frames=7) as pipeline:
+        assert len(list(pipeline)) == 7
+    stats = pipeline.stats()
+    assert accounts(stats)
+    assert live or stats["captured"] == 7
+
+
+def test_stop_from_another_thread_ends_the_iteration_and_gives_what_is_in_flight():
+    source = Source(10_000_000)
+    seqs = []
+    with Pipeline(source, Finder(), threads=2) as pipeline:
+        for result in pipeline:
+            seqs.append(result.header.seq)
+            if len(seqs) == 20:
+                pipeline.stop()
+    stats = pipeline.stats()
+    assert seqs == list(range(len(seqs)))
+    assert stats["dropped"] == 0
+    assert stats["captured"] == stats["processed"] == len(seqs)
+
+
+def test_duration_ends_a_source_that_never_sends():
+    silent = threading.Event()
+    source = Source(5, live=True, gate=lambda seq: silent.wait(WAIT_S))
+    started = time.monotonic()
+    with Pipeline(source, Finder(), duration_s=0.2) as pipeline:
+        assert list(pipeline) == []
+        silent.set()
+    assert time.monotonic() - started < WAIT_S
+    assert accounts(pipeline.stats())
+
+
+def test_the_policy_decides_how_the_cores_are_used():
+    for every_frame, threads in ((True, 1), (False, 4)):
+        finder = Finder()
+        with Pipeline(Source(3), finder, every_frame=every_frame, threads=4) as pipeline:
+            list(pipeline)
+        assert finder.threads == threads
+
+
+def test_frames_reach_the_consumer_read_only_and_with_their_own_stamp():
+    with Pipeline(Source(3), Finder()) as pipeline:
+        for result in pipeline:
+            assert not result.image.flags.writeable
+            assert 0 <= time.time_ns() - result.header.stamp_ns < WAIT_S * 1e9
+
+
+def test_statistics_have_the_promised_form():
+    with Pipeline(Source(10), Finder(), Namer()) as pipeline:
+        for _ in pipeline:
+            pipeline.record_output(2_000_000)
+    stats = pipeline.stats()
+    assert set(stats["age_ms"]) == {"p50", "p95", "p99", "max"}
+    assert set(stats["stages"]) == {"capture", "preprocess", "detect", "classify", "output"}
+    assert stats["stages"]["output"]["p50_ms"] == pytest.approx(2.0)
+    assert stats["rss_mb"] > 0
+    assert stats["fps"] > 0
