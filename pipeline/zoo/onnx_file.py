@@ -1,0 +1,103 @@
+"""ONNX model files with their spec inside: the only place that reads or writes them whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from pipeline.errors import DependencyError, ModelError, OutputError
+from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+IR_VERSION = 8
+"""What ONNX Runtime 1.17, the oldest one supported, reads without a question."""
+
+
+def require_onnx() -> ModuleType:
+    """The `onnx` package; raises `DependencyError` that names the extra where it is missing."""
+    try:
+        import onnx  # noqa: PLC0415  (an extra, needed only to make models)
+    except ImportError as error:
+        raise DependencyError(
+            "onnx: needed to make models, but not installed; pip install 'vision[convert]'"
+        ) from error
+    module: ModuleType = onnx
+    return module
+
+
+def save_model(model: onnx.ModelProto, spec: ModelSpec, path: str | Path) -> None:
+    """Store `model` with `spec` as its metadata in the file `path`, whole or not at all.
+
+    The same model and spec always give the same bytes. Raises `ModelError` where the graph is not
+    valid ONNX and `OutputError` where the file cannot be written.
+    """
+    onnx = require_onnx()
+    path = Path(path)
+    onnx.helper.set_model_props(model, {METADATA_KEY: encode_spec(spec)})
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: the graph is not valid ONNX: {reason}") from error
+    write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
+    """Read a model file and the spec inside it.
+
+    Raises `ModelError` where the file is missing, is no ONNX model or holds no spec of ours.
+    """
+    onnx = require_onnx()
+    from google.protobuf.message import DecodeError  # noqa: PLC0415  (comes with onnx)
+
+    path = Path(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: expected an ONNX model, but there is no such file") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX model: {error}") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if METADATA_KEY not in metadata:
+        raise ModelError(
+            f"{path}: expected '{METADATA_KEY}' metadata, but it has none; "
+            f"make the model with 'vision import-darknet' or 'make models'"
+        )
+    return model, decode_spec(metadata[METADATA_KEY], str(path))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` in the file `path`; nothing half-written is ever seen under that name.
+
+    Raises `OutputError` where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
