@@ -22,7 +22,7 @@ def share_dirs() -> list[Path]:
     candidates.append(Path(__file__).resolve().parent.parent / "models")
     prefixes = [*_from_path_variable("AMENT_PREFIX_PATH"), Path(sys.prefix)]
     candidates += [prefix / "share" / PACKAGE / "models" for prefix in prefixes]
-    return [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys(candidates) if os.path.isdir(folder)]
 
 
 def _from_path_variable(name: str) -> list[Path]:

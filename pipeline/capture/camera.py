@@ -1,0 +1,220 @@
+"""Cameras on this machine, through Video4Linux (elsewhere through what OpenCV finds)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import stat
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from pipeline.capture.opencv import OpenCVSource, quiet_opencv
+from pipeline.capture.source import safe_name
+from pipeline.errors import CaptureError, ConfigError, SourceError
+from pipeline.types import Frame
+
+log = logging.getLogger(__name__)
+
+MAX_STAMP_AGE_NS = 2_000_000_000
+
+# With one buffer the driver has nothing to fill while we hold it, which halves the rate of many
+# cameras; with two a picture can be at most one frame old when the reader comes late.
+_BUFFERS = 2
+_VIDEO_MAJOR = 81  # Linux's number for video devices
+_LINUX = sys.platform.startswith("linux")
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """What to ask of a camera; None leaves the camera's own choice.
+
+    `width` and `height` in pixels, `fps` in frames per second, `fourcc` four letters (`MJPG`).
+    Raises `ConfigError` where one of them makes no sense.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    fourcc: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "fps"):
+            number = getattr(self, name)
+            if number is not None and not 0 < number <= 100_000:
+                raise ConfigError(f"camera {name}: expected a positive number, but got {number}")
+        if self.fourcc is not None and not re.fullmatch(r"[ -~]{4}", self.fourcc):
+            raise ConfigError(
+                f"camera fourcc: expected four letters such as MJPG, but got '{self.fourcc}'"
+            )
+
+
+class Camera(OpenCVSource):
+    """A camera that delivers pictures whether they are read or not."""
+
+    live = True
+    frames = None
+
+    def __init__(self, capture: cv2.VideoCapture, camera: str, device: str) -> None:
+        super().__init__(capture, camera)
+        self._device = device
+
+    def _read(self) -> Frame | None:
+        started = time.monotonic()
+        if not self._capture.grab():
+            waited_s = time.monotonic() - started
+            gone = _LINUX and self._device.startswith("/") and not os.path.exists(self._device)
+            why = "it was unplugged" if gone else f"no picture came for {waited_s:.1f} s"
+            raise CaptureError(f"camera {self._device}: {why}; after {self._seq} frames")
+        stamp_ns = driver_stamp_ns(
+            self._capture.get(cv2.CAP_PROP_POS_MSEC), time.time_ns(), time.monotonic_ns()
+        )
+        seq, self._seq = self._seq, self._seq + 1
+        return Frame(self._retrieve(seq), stamp_ns, seq, self.camera)
+
+
+def driver_stamp_ns(position_ms: float, wall_ns: int, monotonic_ns: int) -> int:
+    """When a picture was taken, in ns since the epoch.
+
+    `position_ms` is what the driver wrote on the buffer, in ms of the monotonic clock (the kernel's
+    V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC); `wall_ns` and `monotonic_ns` are both clocks now. A stamp
+    from the future or older than 2 s means another clock or none: then it is the time of the grab.
+    """
+    age_ns = monotonic_ns - int(position_ms * 1e6) if math.isfinite(position_ms) else -1
+    return wall_ns - age_ns if 0 <= age_ns <= MAX_STAMP_AGE_NS else wall_ns
+
+
+def open_camera(
+    device: str,
+    settings: CameraSettings | None = None,
+    *,
+    open_timeout_s: float = 5.0,
+    camera: str | None = None,
+) -> Camera:
+    """Open a camera given by number (`0`) or by path (`/dev/video0`) and wait for a picture.
+
+    Raises `SourceError` where it is not there, may not be opened, is busy, or gives no picture
+    within `open_timeout_s` seconds.
+    """
+    settings = settings or CameraSettings()
+    path = f"/dev/video{int(device)}" if device.isdecimal() and _LINUX else device
+    if _LINUX:
+        _check_device(path)
+    # OpenCV reads this once; whole seconds, and 10 where it is not set.
+    select_s = str(max(1, math.ceil(open_timeout_s)))
+    with quiet_opencv(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=select_s):
+        backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
+        capture = cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
+        if not capture.isOpened():
+            raise SourceError(f"camera {path}: cannot be opened; {_why_not(path)}")
+        _apply(capture, settings)
+        source = Camera(
+            capture,
+            camera or safe_name(f"video{path}" if path.isdecimal() else Path(path).name),
+            path,
+        )
+        _await_picture(source, capture, open_timeout_s)
+    _report(source.camera, capture, settings)
+    return source
+
+
+def _check_device(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise SourceError(f"camera {path}: {error.strerror}; {_cameras_here()}") from error
+    if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != _VIDEO_MAJOR:
+        raise SourceError(f"camera {path}: not a camera device; {_cameras_here()}")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise SourceError(
+            f"camera {path}: no permission to open it; its users are in the group 'video' "
+            f"(sudo usermod -aG video $USER, then log in again)"
+        )
+
+
+def _apply(capture: cv2.VideoCapture, settings: CameraSettings) -> None:
+    """The format comes first: which sizes and rates there are depends on it."""
+    if settings.fourcc is not None:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.fourcc))
+    wanted = {
+        cv2.CAP_PROP_FRAME_WIDTH: settings.width,
+        cv2.CAP_PROP_FRAME_HEIGHT: settings.height,
+        cv2.CAP_PROP_FPS: settings.fps,
+        cv2.CAP_PROP_BUFFERSIZE: _BUFFERS,
+    }
+    for key, number in wanted.items():
+        if number is not None:
+            capture.set(key, number)
+
+
+def _await_picture(source: Camera, capture: cv2.VideoCapture, timeout_s: float) -> None:
+    """Some cameras open at once and then need their time, or never deliver."""
+    deadline = time.monotonic() + timeout_s
+    while not capture.grab():
+        if time.monotonic() >= deadline:
+            source.close()
+            raise SourceError(
+                f"camera {source._device}: opened, but no picture came within {timeout_s:g} s; "
+                f"{_why_not(source._device)}"
+            )
+
+
+def _report(camera: str, capture: cv2.VideoCapture, settings: CameraSettings) -> None:
+    """Say what the camera really gives, since drivers take the nearest they can."""
+    width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+    height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+    given = f"{width}x{height} at {fps:g} fps in {fourcc.decode('ascii', 'replace')}"
+    log.info("%s gives %s", camera, given)
+    size_differs = (settings.width or width, settings.height or height) != (width, height)
+    if size_differs or (settings.fps and fps < 0.95 * settings.fps):
+        tip = "" if fourcc == b"MJPG" else "; many cameras are faster and larger with fourcc MJPG"
+        log.warning(
+            "%s was asked for %sx%s at %s fps and gives %s%s",
+            camera,
+            settings.width or "any",
+            settings.height or "any",
+            settings.fps or "any",
+            given,
+            tip,
+        )
+
+
+def list_cameras() -> dict[str, str]:
+    """The video devices of this Linux machine: path to the name that the driver gives."""
+    found = {}
+    for entry in sorted(Path("/sys/class/video4linux").glob("video*")):
+        with contextlib.suppress(OSError):
+            found[f"/dev/{entry.name}"] = (entry / "name").read_text().strip()
+    return found
+
+
+def _cameras_here() -> str:
+    cameras = [f"{path} ({name})" for path, name in list_cameras().items()]
+    return f"cameras here: {', '.join(cameras) or 'none'}"
+
+
+def _why_not(path: str) -> str:
+    holders = _holders(path)
+    if holders:
+        return f"it is in use by {', '.join(holders)}"
+    return f"it is busy, or not for capture; {_cameras_here()}"
+
+
+def _holders(path: str) -> list[str]:
+    """The other processes that have the device open, as far as we may see them."""
+    device = os.path.realpath(path)
+    found = {}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        process = link.parent.parent
+        with contextlib.suppress(OSError):
+            if int(process.name) != os.getpid() and os.readlink(link) == device:
+                found[process.name] = (process / "comm").read_text().strip()
+    return [f"{name} (process {pid})" for pid, name in found.items()]
