@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigError
 from pipeline.inference.decode import NMS_KINDS, NmsKind, decode
+from pipeline.inference.kernels import are_compiled
 from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
 from pipeline.inference.session import Model, open_model
 from pipeline.types import Detections, Image
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_DETECTOR = "yolov4-tiny-int8"
 
@@ -98,6 +102,8 @@ class Detector:
 
     def warm_up(self) -> None:
         """Run once on a blank picture, so that nothing is compiled or laid out on the first."""
+        if not are_compiled():
+            logger.info("compiling the detection kernels, once per machine (about 10 s)")
         spec = self._model.spec.input
         self(np.zeros((spec.height, spec.width, 3), np.uint8))
 

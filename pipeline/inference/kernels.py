@@ -8,11 +8,15 @@ for the candidates they find. Numba infers the types, so the arguments carry no 
 
 from __future__ import annotations
 
+import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 DARKNET_DISTANCE_EXPONENT = 0.6
 _LOGIT_MARGIN = 1e-3  # the cheap test in logit space may only err towards looking closer
@@ -21,12 +25,23 @@ _FIRST_CAPACITY = 256
 
 def _kernel(function: Any) -> Any:
     """Compile on first use, keep the machine code on disk, run without the interpreter lock."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError as error:  # Numba's answer where no folder can be written to
+        logger.warning("compiled kernels cannot be kept (%s); every start compiles anew", error)
+        return numba.njit(**options)(function)
+
+
+def are_compiled() -> bool:
+    """Whether an earlier run has left the machine code on this machine."""
+    folder = decode_and_suppress.stats.cache_path
+    return folder is not None and any(Path(folder).glob("kernels.decode_and_suppress-*.nbi"))
 
 
 @_kernel
 def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
+    return 1.0 / (1.0 + math.exp(-np.float64(x)))
 
 
 @_kernel
@@ -55,7 +70,7 @@ def decode_and_suppress(
     boxes = np.empty((_FIRST_CAPACITY, 4), np.float64)
     scores = np.empty(_FIRST_CAPACITY, np.float64)
     class_ids = np.empty(_FIRST_CAPACITY, np.int32)
-    count = 0
+    count = np.int64(0)  # not the literal, which would be compiled for on its own
     for i in range(len(heads)):
         boxes, scores, class_ids, count = _collect(
             heads[i],
@@ -105,7 +120,7 @@ def _collect(
                     continue
                 objectness = _sigmoid(head[first + 4, row, column])
                 least_class = _logit(score_threshold / objectness) - _LOGIT_MARGIN
-                best = -1
+                best = np.int64(-1)
                 for class_id in range(classes):
                     logit = head[first + 5 + class_id, row, column]
                     if not logit > least_class:

@@ -1,0 +1,109 @@
+"""The two small steps around the network: preprocess, and decode plus NMS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+
+from benchmarks.figures import Figure
+from benchmarks.paired import measure_pair
+from benchmarks.tutorial import numpy_decode
+from pipeline.inference.decode import decode
+from pipeline.inference.detector import Detector
+from pipeline.inference.resize import inverse, place
+
+NMS_THRESHOLD = 0.45
+
+
+def preprocess_figure(detector: Detector, rounds: int) -> Figure:
+    """One 1280x720 picture to the network's input, against `cv2.resize` and `blobFromImage`."""
+    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
+    spec = detector.model.spec.input
+    size = (spec.width, spec.height)
+
+    def ours() -> None:
+        for _ in range(20):
+            detector.prepare(frame)
+
+    def usual() -> None:
+        for _ in range(20):
+            resized = cv2.resize(frame, size)
+            cv2.dnn.blobFromImage(resized, 1 / 255.0, size, swapRB=True)
+
+    pair = measure_pair(ours, usual, rounds)
+    return Figure(
+        "preprocess 1280x720 / (cv2.resize + blobFromImage)",
+        pair.ratio,
+        "x",
+        1 / 5,
+        at_least=False,
+        detail=f"{pair.first_s / 20 * 1e3:.3f} ms against {pair.second_s / 20 * 1e3:.3f} ms",
+    )
+
+
+def decode_figures(detector: Detector, frames: list[np.ndarray], rounds: int) -> Iterator[Figure]:
+    """Raw heads of real pictures to kept boxes, against NumPy and `NMSBoxesBatched`."""
+    heads = [tuple(h[0] for h in detector.model.run(detector.prepare(f).pixels)) for f in frames]
+    for score, target in ((0.25, 1 / 8), (0.001, 1 / 4)):
+        ours, usual = _contestants(detector, frames[0].shape[:2], score)
+        _require_the_same_boxes(ours, usual, heads)
+        pair = measure_pair(
+            lambda step=ours: [step(h) for h in heads],
+            lambda step=usual: [step(h) for h in heads],
+            rounds,
+        )
+        kept = sum(len(ours(h)[1]) for h in heads)
+        yield Figure(
+            f"decode + NMS / (NumPy + NMSBoxesBatched), score {score}",
+            pair.ratio,
+            "x",
+            target,
+            at_least=False,
+            detail=f"{pair.first_s / len(heads) * 1e3:.3f} ms against "
+            f"{pair.second_s / len(heads) * 1e3:.3f} ms, {kept / len(heads):.1f} boxes a frame",
+        )
+
+
+Heads = tuple[np.ndarray, ...]
+Step = Callable[[Heads], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _contestants(
+    detector: Detector, frame_size: tuple[int, int], score: float
+) -> tuple[Step, Step]:
+    spec = detector.model.spec
+    height, width = frame_size
+    anchors = tuple(np.array(head.anchors, np.float32) for head in spec.heads)
+    scales = tuple(head.scale_x_y for head in spec.heads)
+    size = (spec.input.width, spec.input.height)
+    mapping = inverse(place(width, height, *size, spec.input.fit))
+
+    def ours(heads: Heads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return decode(
+            heads, anchors, scales, size, mapping,
+            score_threshold=score, nms_threshold=NMS_THRESHOLD, max_detections=10_000,
+        )  # fmt: skip
+
+    def usual(heads: Heads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        boxes, scores = numpy_decode([head[None] for head in heads], spec, width, height)
+        class_ids = scores.argmax(1)
+        best = scores[np.arange(len(scores)), class_ids]
+        above = best > score
+        boxes, best, class_ids = boxes[above], best[above], class_ids[above]
+        kept = cv2.dnn.NMSBoxesBatched(boxes, best, class_ids, score, NMS_THRESHOLD)
+        kept = np.array(kept, int).reshape(-1)
+        return boxes[kept], best[kept], class_ids[kept]
+
+    return ours, usual
+
+
+def _require_the_same_boxes(ours: Step, usual: Step, heads: list[Heads]) -> None:
+    """A faster answer counts only where it is the same answer."""
+    for head in heads:
+        mine, theirs = ours(head), usual(head)
+        a = sorted(zip(mine[2].tolist(), np.round(mine[1], 4).tolist(), strict=True))
+        b = sorted(zip(theirs[2].tolist(), np.round(theirs[1], 4).tolist(), strict=True))
+        if len(a) != len(b) or not np.allclose(a, b, atol=2e-4):
+            raise SystemExit(f"the two ways kept different boxes: {len(a)} and {len(b)}")
