@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
     Raises `ModelError` where the file is missing, is no ONNX model or holds no spec of ours.
     """
     onnx = require_onnx()
-    from google.protobuf.message import DecodeError  # noqa: PLC0415  (comes with onnx)
+    decode_error = import_module("google.protobuf.message").DecodeError  # comes with onnx
 
     path = Path(path)
     model = onnx.ModelProto()
@@ -64,7 +65,7 @@ def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
         raise ModelError(f"{path}: expected an ONNX model, but there is no such file") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
-    except DecodeError as error:
+    except decode_error as error:
         raise ModelError(f"{path}: not an ONNX model: {error}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
