@@ -15,9 +15,10 @@ from pathlib import Path
 
 import cv2
 
-from pipeline.capture.opencv import OpenCVSource, quiet_opencv
+from pipeline.capture.opencv import OpenCVSource
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, ConfigError, SourceError
+from pipeline.quiet import quiet_opencv
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import logging
-import os
 import threading
-from collections.abc import Iterator
 
 import cv2
 
@@ -15,12 +11,8 @@ from pipeline.capture.source import Source
 from pipeline.errors import FrameError
 from pipeline.types import Frame, Image
 
-log = logging.getLogger(__name__)
-
 MAX_FPS = 1000.0
 """Rates above it are a container's tick rate rather than a rate of pictures."""
-
-_FFMPEG_SILENT = "-8"
 
 
 class OpenCVSource(Source):
@@ -74,38 +66,6 @@ class OpenCVSource(Source):
         if image.shape[2] != 3:
             raise FrameError(f"{self.camera}: frame {seq} has {image.shape[2]} channels, not 3")
         return image  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def quiet_opencv(**environment: str) -> Iterator[None]:
-    """Keep OpenCV's and FFmpeg's own lines off standard error: our errors say it in one line.
-
-    `environment` holds OpenCV's settings for this block only. What the user has set in the
-    environment wins; with debug logging everything is let through.
-    """
-    if log.isEnabledFor(logging.DEBUG):
-        with _environment(environment):
-            yield
-        return
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        # OpenCV reads the level once, when it first uses FFmpeg, so it holds for the process.
-        with _environment({"OPENCV_FFMPEG_LOGLEVEL": _FFMPEG_SILENT, **environment}):
-            yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-
-
-@contextlib.contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    added = {name: text for name, text in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def open_parameters(**properties: float) -> list[int]:

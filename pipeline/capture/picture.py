@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.capture.opencv import quiet_opencv
 from pipeline.errors import FrameError
+from pipeline.quiet import quiet_opencv
 from pipeline.types import Image
 
 SUFFIXES = frozenset(

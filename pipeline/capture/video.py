@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 import cv2
 
-from pipeline.capture.opencv import OpenCVSource, open_parameters, quiet_opencv
+from pipeline.capture.opencv import OpenCVSource, open_parameters
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.quiet import quiet_opencv
 from pipeline.types import Frame
 
 SCHEMES = ("http", "https", "rtsp", "rtsps")
