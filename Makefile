@@ -1,0 +1,70 @@
+# `make demo` and `make test` are all that a newcomer needs; both make .venv first.
+
+# The first of these that is new enough, unless PYTHON says which.
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PACKAGING := setup.py setup.cfg pyproject.toml
+
+# Pictures to train, calibrate and measure with; `make models` says what is missing without them.
+DATA ?= ../shared
+
+.PHONY: demo test lint types format models accuracy bench clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/vision demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+models: $(VENV)/.test
+	$(BIN)/python -m pipeline.zoo.build --data $(DATA)
+
+accuracy: $(VENV)/.test
+	$(BIN)/python -m pipeline.zoo.accuracy --data $(DATA)
+
+bench: $(VENV)/.runtime
+	$(BIN)/python -m benchmarks --data $(DATA)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says what is installed, so that a second `make` is quick and a changed setup.py counts.
+# Each environment holds the ones before it: `make test` after `make demo` keeps what is there.
+$(VENV)/.runtime: $(VENV)/.venv $(PACKAGING)
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.venv $(PACKAGING)
+	$(PIP) install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.dev: $(VENV)/.venv $(PACKAGING)
+	$(PIP) install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/.runtime $(VENV)/.test
+
+$(VENV)/.venv:
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)'; then \
+		echo "make: expected Python 3.10 to 3.13, but found $$($(or $(PYTHON),python3) --version 2>&1);" \
+			"install one, then: make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "make: $(PYTHON) lacks venv or ensurepip;" \
+			"on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi
+	@echo "installing into $(VENV), which takes a minute or two the first time"
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
