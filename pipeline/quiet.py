@@ -11,7 +11,11 @@ import cv2
 
 log = logging.getLogger(__name__)
 
+_SILENT = 0
 _FFMPEG_SILENT = "-8"
+
+# OpenCV 4.6 has these two functions at the top.
+_opencv_log = getattr(cv2.utils, "logging", cv2)
 
 
 @contextlib.contextmanager
@@ -25,14 +29,14 @@ def quiet_opencv(**environment: str) -> Iterator[None]:
         with _environment(environment):
             yield
         return
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    level = _opencv_log.getLogLevel()
+    _opencv_log.setLogLevel(_SILENT)
     try:
         # OpenCV reads FFmpeg's level once, when it first uses FFmpeg; so it holds for the process.
         with _environment({"OPENCV_FFMPEG_LOGLEVEL": _FFMPEG_SILENT, **environment}):
             yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        _opencv_log.setLogLevel(level)
 
 
 @contextlib.contextmanager

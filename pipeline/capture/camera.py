@@ -203,14 +203,14 @@ def _cameras_here() -> str:
 
 
 def _why_not(path: str) -> str:
-    holders = _holders(path)
-    if holders:
-        return f"it is in use by {', '.join(holders)}"
+    others = holders(path)
+    if others:
+        return f"it is in use by {', '.join(others)}"
     return f"it is busy, or not for capture; {_cameras_here()}"
 
 
-def _holders(path: str) -> list[str]:
-    """The other processes that have the device open, as far as we may see them."""
+def holders(path: str) -> list[str]:
+    """The other processes that have a device open, `name (process 123)`, as far as we may see."""
     device = os.path.realpath(path)
     found = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
