@@ -54,9 +54,9 @@ class Model:
 
 
 def open_model(
-    model: str | Path, *, task: str, threads: int | None = None, provider: str = CPU
+    model: str | Path, *, task: str | None = None, threads: int | None = None, provider: str = CPU
 ) -> Model:
-    """Open a model by its registry name or path for `task` ("detect" or "classify").
+    """Open a model by its registry name or path for `task` ("detect", "classify", None for any).
 
     `threads` is the number of cores one call may use, all available ones by default. Threads that
     wait for work sleep rather than spin: they share their core with capture, decoding and drawing.
@@ -79,7 +79,7 @@ def open_model(
             f"make it with 'vision import-darknet' or 'make models'"
         )
     spec = decode_spec(text, str(path))
-    if spec.task != task:
+    if task is not None and spec.task != task:
         raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
     _check_interface(path, spec, session)
     return Model(path, spec, session, threads)
