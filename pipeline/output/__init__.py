@@ -1,1 +1,5 @@
-"""Results out: drawing, window, video file, JSON lines."""
+"""Results out: drawings, a window, video files, lines of JSON, figures, progress."""
+
+from pipeline.output.output import Output, Stop
+
+__all__ = ["Output", "Stop"]

@@ -38,7 +38,7 @@ class _Style:
     def of(cls, width: int, height: int) -> _Style:
         # Grows slower than the picture: at 120 lines a letter needs 9 pixels to be read at all.
         text = max(9, round(0.02 * min(width, height) + 4))
-        line = max(1, round(min(width, height) / 360))
+        line = max(1, round(min(width, height) / 240))
         return cls(line, text / _FULL_HEIGHT, max(1, round(text / 18)), text, max(1, text // 6))
 
 
@@ -129,8 +129,9 @@ def _texts(result: Result) -> list[tuple[str, ...]]:
         name = f"{found.labels[class_id]} #{track}" if track >= 0 else found.labels[class_id]
         text: tuple[str, ...] = (_drawable(f"{name} {score:.2f}"),)
         if finer is not None and finer.ids.shape[1]:
-            best = f"{finer.labels[int(finer.ids[index, 0])]} {finer.scores[index, 0]:.2f}"
-            text += (_drawable(best),)
+            # ImageNet's labels list synonyms; the first says enough.
+            best = finer.labels[int(finer.ids[index, 0])].partition(",")[0]
+            text += (_drawable(f"{best} {finer.scores[index, 0]:.2f}"),)
         texts.append(text)
     return texts
 

@@ -1,0 +1,167 @@
+"""Results as a video file with boxes and labels drawn in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.errors import InputError, OutputError
+from pipeline.output.drawing import annotated
+from pipeline.output.files import check_target
+from pipeline.quiet import quiet_opencv
+from pipeline.types import Image, Result
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FPS = 30.0
+LONGEST_GAP_S = 10.0
+"""A live recording repeats the last picture for so long; a longer gap is cut out."""
+
+# The first that this OpenCV can write is taken. H.264 plays everywhere but often has no encoder.
+_CODECS = {
+    ".mp4": ("avc1", "mp4v"),
+    ".m4v": ("avc1", "mp4v"),
+    ".mov": ("avc1", "mp4v"),
+    ".mkv": ("avc1", "mp4v", "MJPG"),
+    ".avi": ("MJPG", "XVID"),
+}
+_RESERVE_BYTES = 16_000_000
+_CHECK_EVERY = 30
+
+
+class VideoFile:
+    """Records every result, at the rate of the source.
+
+    A file's results become one frame each. Those of a live source keep real time: by their stamps
+    the last picture is repeated or a picture is skipped, so that the recording is as long as what
+    was seen. `fps` is the recording's rate in frames per second. A picture of another size than
+    the first is scaled to it.
+
+    Raises `InputError` where the file cannot be written or its suffix is of no known kind.
+    """
+
+    def __init__(self, path: str | Path, *, fps: float | None = None, live: bool = False) -> None:
+        self._path = check_target(Path(path), "--record")
+        self._codecs = _codecs_here(self._path)
+        # MPEG-4 has 16 bits for the ticks of a second: no more digits than two.
+        self._fps = round(fps or DEFAULT_FPS, 2)
+        self._live = live
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        self._written = 0
+        self._start_ns = 0
+        self._last: Image | None = None
+        self._warned = False
+
+    def write(self, result: Result) -> None:
+        image = self._fit(annotated(result))
+        if not self._live:
+            self._put(image)
+            return
+        due = self._due(result.header.stamp_ns)
+        while self._last is not None and self._written < due:
+            self._put(self._last)
+        if self._written == due:
+            self._put(image)
+        self._last = image
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with quiet_opencv():
+            writer.release()
+            check = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)
+            readable = check.isOpened()
+            check.release()
+        if not readable:
+            raise OutputError(
+                f"--record {self._path}: the recording was not written completely; "
+                f"is the disk full, or was the file taken away?"
+            )
+
+    def _due(self, stamp_ns: int) -> int:
+        """The number of the frame at whose time the picture was taken."""
+        if self._last is None:
+            self._start_ns = stamp_ns
+        due = round((stamp_ns - self._start_ns) / 1e9 * self._fps)
+        gap = due - self._written
+        if gap > LONGEST_GAP_S * self._fps:
+            log.warning("--record: left out %.0f s without pictures", gap / self._fps)
+            self._start_ns += round(gap / self._fps * 1e9)
+            return self._written
+        return due
+
+    def _put(self, image: Image) -> None:
+        writer = self._writer = self._writer or self._open()
+        # OpenCV does not report a failed write, so the disk is watched.
+        if self._written % _CHECK_EVERY == 0:
+            free = shutil.disk_usage(self._path.parent).free
+            if free < _RESERVE_BYTES:
+                raise OutputError(
+                    f"--record {self._path}: the disk is full ({free} bytes left); "
+                    f"stopped after {self._written} frames"
+                )
+        writer.write(image)
+        self._written += 1
+
+    def _open(self) -> cv2.VideoWriter:
+        """Open under another name: a recording that cannot start leaves an older one alone."""
+        partial = self._path.with_name(f".{os.getpid()}.{self._path.name}")
+        for codec in self._codecs:  # an encoder may refuse this size and another take it
+            with quiet_opencv():
+                writer = _writer(partial, codec, self._fps, self._size)
+            if writer.isOpened():
+                os.replace(partial, self._path)
+                return writer
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"--record {self._path}: cannot be written as {' or '.join(self._codecs)} of "
+            f"{self._size[0]}x{self._size[1]} at {self._fps:g} fps"
+        )
+
+    def _fit(self, image: Image) -> Image:
+        """The picture at the size of the first, with even sides, as encoders want them."""
+        height, width = image.shape[:2]
+        if self._size == (0, 0):
+            self._size = (width + width % 2, height + height % 2)
+        if (width + width % 2, height + height % 2) != self._size:
+            if not self._warned:
+                log.warning(
+                    "--record: pictures are now %dx%d and are scaled to %dx%d",
+                    *(width, height, *self._size),
+                )
+                self._warned = True
+            return cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[no-any-return]
+        if (width, height) != self._size:
+            return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        return image
+
+
+def _codecs_here(path: Path) -> list[str]:
+    """The codecs for such a file that this OpenCV has an encoder for."""
+    codecs = _CODECS.get(path.suffix.lower())
+    if codecs is None:
+        raise InputError(
+            f"--record {path}: unknown kind of video '{path.suffix}'; "
+            f"expected one of {', '.join(_CODECS)}"
+        )
+    with tempfile.TemporaryDirectory() as folder, quiet_opencv():
+        probe = Path(folder, f"probe{path.suffix}")
+        here = [codec for codec in codecs if _writer(probe, codec, 30.0, (64, 64)).isOpened()]
+    if not here:
+        raise InputError(
+            f"--record {path}: this OpenCV can write none of {', '.join(codecs)}; try another kind"
+        )
+    return here
+
+
+def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    fourcc = cv2.VideoWriter.fourcc(*codec)
+    return cv2.VideoWriter(os.path.abspath(path), cv2.CAP_FFMPEG, fourcc, fps, size)
