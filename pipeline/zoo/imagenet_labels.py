@@ -1,0 +1,40 @@
+"""Short names of the 1000 ImageNet classes, from a file that lists synonyms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+CLASSES = 1000
+_BACKGROUND = "background"
+# Two classes share their only name, in two pairs each; nothing in the file tells them apart.
+_CLARIFIED = {134: "crane (bird)", 517: "crane (machine)"}
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The first synonym of each line, or the next one where another class has the same.
+
+    One class a line, synonyms apart by commas; a first line `background` is left out. Names are
+    told apart without regard to upper and lower case. Raises `InputError` where the file is missing
+    or does not give 1000 different names.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: expected the ImageNet class names: {error}") from error
+    rows = [[name.strip() for name in line.split(",")] for line in lines if line.strip()]
+    if rows and rows[0] == [_BACKGROUND]:
+        del rows[0]
+    if len(rows) != CLASSES:
+        raise InputError(f"{path}: expected {CLASSES} class names, but it has {len(rows)}")
+    used = Counter(row[0].casefold() for row in rows)
+    labels = tuple(
+        _CLARIFIED.get(index) or next((name for name in row if used[name.casefold()] < 2), row[0])
+        for index, row in enumerate(rows)
+    )
+    repeated = [name for name, times in Counter(map(str.casefold, labels)).items() if times > 1]
+    if repeated:
+        raise InputError(f"{path}: expected {CLASSES} different names, but '{repeated[0]}' repeats")
+    return labels
