@@ -1,0 +1,155 @@
+"""Calibration: which values each tensor of a network takes on real pictures, and the range to keep.
+
+Values are counted in histograms, so that memory does not grow with the number of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from pipeline.errors import InputError
+from pipeline.zoo.onnx_file import require_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+Batch = npt.NDArray[np.uint8]
+Method = Literal["minmax", "percentile", "mse"]
+
+_BINS = 2048
+_CANDIDATES = 64
+_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that 256 levels are spread over; zero is always one of them."""
+
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> float:
+        """The distance of two levels, a number that float32 holds exactly."""
+        return float(np.float32(max(self.high - self.low, 1e-12) / _LEVELS))
+
+    @property
+    def zero_point(self) -> int:
+        """The level that stands for zero, 0 to 255."""
+        return int(np.clip(np.rint(-self.low / self.scale), 0, _LEVELS))
+
+
+@dataclass
+class Histogram:
+    """How often a tensor's values fell into each of `counts.size` equal bins of [low, high]."""
+
+    low: float
+    high: float
+    counts: npt.NDArray[np.float64]
+
+    @property
+    def centres(self) -> npt.NDArray[np.float64]:
+        width = (self.high - self.low) / len(self.counts)
+        return self.low + width * (np.arange(len(self.counts), dtype=np.float64) + 0.5)
+
+
+def collect(
+    model: onnx.ModelProto, batches: Sequence[Batch], tensors: Iterable[str]
+) -> dict[str, Histogram]:
+    """Histograms of the named float tensors of `model` over `batches` of its input.
+
+    Raises `InputError` where there is no batch.
+    """
+    if not batches:
+        raise InputError("calibration: expected at least one picture, but got none")
+    names = list(tensors)
+    session = open_with_outputs(model, names)
+    entry = session.get_inputs()[0].name
+    bounds: dict[str, tuple[float, float]] = dict.fromkeys(names, (0.0, 0.0))
+    for batch in batches:
+        for name, values in zip(names, session.run(names, {entry: batch}), strict=True):
+            low, high = bounds[name]
+            bounds[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    found = {name: Histogram(*bounds[name], np.zeros(_BINS)) for name in names}
+    for batch in batches:
+        for name, values in zip(names, session.run(names, {entry: batch}), strict=True):
+            _count(found[name], values)
+    return found
+
+
+def open_with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> ort.InferenceSession:
+    """A session on a copy of `model` whose outputs include the named float tensors."""
+    onnx = require_onnx()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in tensors
+        if name not in present
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(
+        copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def choose_range(
+    histogram: Histogram,
+    method: Method = "mse",
+    *,
+    percentile: float = 99.999,
+    negative_weight: float = 1.0,
+) -> Range:
+    """The range to quantise a tensor over.
+
+    `minmax` keeps every value, `percentile` all but that share at either end, `mse` minimises the
+    mean squared error of rounding and clipping together; there, an error on a negative value
+    counts `negative_weight` times, for tensors whose negative values are scaled down afterwards.
+    """
+    if method == "minmax" or histogram.high == histogram.low:
+        return Range(histogram.low, histogram.high)
+    if method == "percentile":
+        return _percentile_range(histogram, percentile)
+    return _least_error_range(histogram, negative_weight)
+
+
+def _count(histogram: Histogram, values: npt.NDArray[np.float32]) -> None:
+    low, high = histogram.low, histogram.high
+    if high > low:
+        index = (values.ravel() - np.float32(low)) * np.float32(_BINS / (high - low))
+        bins = np.clip(index.astype(np.int32), 0, _BINS - 1)
+        histogram.counts += np.bincount(bins, minlength=_BINS)
+
+
+def _percentile_range(histogram: Histogram, percentile: float) -> Range:
+    share = np.cumsum(histogram.counts) / histogram.counts.sum()
+    tail = 1.0 - percentile / 100.0
+    width = (histogram.high - histogram.low) / _BINS
+    low = histogram.low + width * int(np.searchsorted(share, tail))
+    high = histogram.low + width * (int(np.searchsorted(share, 1.0 - tail)) + 1)
+    return Range(min(0.0, low), max(0.0, high))
+
+
+def _least_error_range(histogram: Histogram, negative_weight: float) -> Range:
+    """Search a grid of both ends; a step of d costs d^2 / 12 a value, a clipped one its excess."""
+    centres = histogram.centres
+    weights = histogram.counts * np.where(centres < 0, negative_weight, 1.0)
+    fractions = np.linspace(1.0 / _CANDIDATES, 1.0, _CANDIDATES)
+    lows = np.concatenate((histogram.low * fractions, [0.0]))
+    highs = np.concatenate((histogram.high * fractions, [0.0]))
+    below = np.array([(weights * np.maximum(low - centres, 0) ** 2).sum() for low in lows])
+    above = np.array([(weights * np.maximum(centres - high, 0) ** 2).sum() for high in highs])
+    steps = (highs[None, :] - lows[:, None]) / _LEVELS
+    error = below[:, None] + above[None, :] + weights.sum() * steps**2 / 12
+    error[steps <= 0] = np.inf
+    low_index, high_index = np.unravel_index(int(error.argmin()), error.shape)
+    return Range(float(lows[low_index]), float(highs[high_index]))
