@@ -18,10 +18,7 @@ NO_CLASSIFIER = "none"
 
 # The description is what an error says was expected.
 Text = Annotated[str, msgspec.Meta(min_length=1, description="a text")]
-Source = Annotated[
-    str | int,
-    msgspec.Meta(min_length=1, ge=0, description="a camera number, a file or an address"),
-]
+Source = Annotated[str | int, msgspec.Meta(description="a camera number, a file or an address")]
 Switch = Annotated[bool, msgspec.Meta(description="true or false")]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1, description="a number from 0 to 1")]
 Seconds = Annotated[

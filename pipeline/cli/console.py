@@ -1,0 +1,92 @@
+"""What every subcommand shares with the terminal: log lines, errors on one line, exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+
+from pipeline.errors import InputError, RunError
+
+EXIT_OK = 0
+EXIT_FAULT = 1
+EXIT_BAD_INPUT = 2
+
+_PLACES = ("pipeline", "nodes")
+
+
+def configure(*, quiet: bool = False, debug: bool = False) -> None:
+    """Send the log lines of this package to standard error: what is worth knowing at once.
+
+    Other packages' lines are shown with `debug` only.
+    """
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    handler = _StandardError()
+    handler.setFormatter(_OneLine(debug))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for place in _PLACES:
+        logging.getLogger(place).setLevel(level)
+
+
+def report(error: BaseException) -> int:
+    """Say what went wrong on one line, and in full with `--debug`; returns the exit code."""
+    if logging.getLogger(_PLACES[0]).isEnabledFor(logging.DEBUG):
+        traceback.print_exception(error)
+    message = " ".join(str(error).split())
+    if isinstance(error, (InputError, RunError)):
+        say(f"error: {message}")
+    elif isinstance(error, ImportError):
+        say(f"error: a package does not load: {message}; {import_advice(error)}")
+        return EXIT_BAD_INPUT
+    else:
+        say(f"internal error: {type(error).__name__}: {message}; run again with --debug")
+    return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAULT
+
+
+def import_advice(error: ImportError) -> str:
+    """What to do about a package that is missing, or misses a library of the system."""
+    if "libGL" in str(error) or "libgthread" in str(error):
+        return "on Debian and Ubuntu: sudo apt install libgl1 libglib2.0-0"
+    if isinstance(error, ModuleNotFoundError):
+        return f"pip install {error.name}"
+    return "install it again; 'vision doctor' says what else is missing"
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on standard output; piped elsewhere its lines are as long as they need to be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 1000
+    Console(highlight=False, markup=False, width=width).print(table)
+
+
+def say(message: str) -> None:
+    """One line on standard error, beginning with the command's name."""
+    print(f"vision: {message}", file=sys.stderr)
+
+
+class _StandardError(logging.Handler):
+    """Prints above a progress bar, which takes the place of `sys.stderr` while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """`vision: compiling ...`, with the level where it is a warning or worse."""
+
+    def __init__(self, debug: bool) -> None:
+        super().__init__("%(asctime)s %(threadName)s %(name)s: %(message)s" if debug else None)
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        return f"vision: {level}{super().format(record)}"

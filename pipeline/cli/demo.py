@@ -1,0 +1,61 @@
+"""`vision demo`: real objects found in real photographs, with nothing but this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import console
+from pipeline.cli import options as opt
+
+FRAMES = 300
+NAMES = 5
+
+
+def demo(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="the annotated picture", metavar="FILE.jpg"),
+    ] = Path("vision-demo.jpg"),
+    detector: opt.Detector = None,
+    classifier: opt.Classifier = None,
+    score: opt.Score = None,
+    nms: opt.Nms = None,
+    nms_kind: opt.NmsKind = None,
+    threads: opt.Threads = None,
+    max_frames: opt.MaxFrames = FRAMES,
+    show: opt.Show = None,
+    record: opt.Record = None,
+    jsonl: opt.Jsonl = None,
+    stats: opt.Stats = None,
+    quiet: opt.Quiet = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Run over the built-in scene; print what was found and write a picture of it."""
+    # As fast as this machine can, and every frame, so that the rate says what it can do.
+    source, every_frame = "scene:?fps=0", True
+    settings = opt.settings_of({**locals(), "top": NAMES})
+    from pipeline.cli.findings import Findings
+    from pipeline.cli.session import run_session
+    from pipeline.output.files import check_target
+
+    check_target(output, "--output")
+    findings = Findings()
+    run_session(settings, [findings])
+    if not findings.objects:
+        console.say("nothing was found")
+        return
+    rows = [
+        (
+            found.label,
+            str(found.frames),
+            f"{found.best_score:.2f}",
+            ", ".join(f"{name} {share:.2f}" for name, share in found.finer_names(NAMES)) or "-",
+        )
+        for found in findings.most_seen()
+    ]
+    console.show_table(("object", "frames", "best", "finer names, by mean probability"), rows)
+    findings.write_picture(output)
+    print(f"\nannotated picture: {output.resolve()}")

@@ -1,0 +1,58 @@
+"""The `vision` command: its subcommands, and what any error of theirs turns into.
+
+Nothing heavy is imported here or at the top of a subcommand, so that `vision --help` answers at
+once; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from pipeline.cli import console, demo, doctor, models, run
+
+# typer brings its own copy of click or the one of PyPI, as its version goes; this is either's.
+_USAGE_ERRORS: Any = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Real-time object detection and classification for robots, on their own CPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.add_typer(models.app, name="models")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        code = app(args=arguments, prog_name="vision", standalone_mode=False)
+    except _USAGE_ERRORS as error:
+        return _report_usage(error)
+    except typer.Abort:
+        return console.EXIT_FAULT
+    except Exception as error:  # the last frame of the program: nothing may end in a traceback
+        return console.report(error)
+    return code if isinstance(code, int) else console.EXIT_OK
+
+
+def _report_usage(error: Any) -> int:
+    """One line for a wrong option; the help itself where no command was given."""
+    message = " ".join(error.format_message().split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return console.EXIT_BAD_INPUT
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "vision"
+    console.say(f"error: {message.rstrip('.')}; see '{command} --help'")
+    return console.EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

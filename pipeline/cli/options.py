@@ -1,0 +1,114 @@
+"""The options that commands share: one name and one meaning everywhere.
+
+A command lists those it takes as parameters, all None where they are not given, and makes its
+`Settings` of them with `settings_of(locals())`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli import console
+from pipeline.config import Settings, settings_from
+
+_D = Settings()
+
+
+def _option(*names: str, text: str, default: object = None, metavar: str | None = None) -> Any:
+    shown = text if default is None else f"{text} [{default}]"
+    return typer.Option(*names, help=shown, metavar=metavar, show_default=False)
+
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="camera number or device, video file, picture folder or glob, rtsp:// or http:// "
+        "address, or scene: for the built-in demo scene",
+        show_default=False,
+    ),
+]
+Detector = Annotated[
+    str | None,
+    _option("--detector", text="model name or ONNX file", default=_D.detector, metavar="MODEL"),
+]
+Classifier = Annotated[
+    str | None,
+    _option(
+        "--classifier",
+        text="model name or ONNX file that gives finer names, or none",
+        default=_D.classifier,
+        metavar="MODEL",
+    ),
+]
+Score = Annotated[
+    float | None, _option("--score", text="leave out objects below this score", default=_D.score)
+]
+Nms = Annotated[
+    float | None,
+    _option("--nms", text="boxes that overlap more than this are one object", default=_D.nms),
+]
+NmsKind = Annotated[
+    str | None,
+    _option("--nms-kind", text="how overlap counts", default=_D.nms_kind, metavar="iou|darknet"),
+]
+Top = Annotated[int | None, _option("--top", text="finer names an object gets", default=_D.top)]
+Threads = Annotated[
+    int | None, _option("--threads", text="cores to use together", default="all cores")
+]
+EveryFrame = Annotated[
+    bool | None,
+    _option(
+        "--every-frame/--latest",
+        text="use every frame, or the newest only",
+        default="every frame of files, the newest of cameras",
+    ),
+]
+MaxFrames = Annotated[int | None, _option("--max-frames", text="stop after this many frames")]
+Duration = Annotated[float | None, _option("--duration", text="stop after this many seconds")]
+OpenTimeout = Annotated[
+    float | None,
+    _option("--open-timeout", text="seconds to wait for the source", default=_D.open_timeout),
+]
+Retry = Annotated[bool | None, _option("--retry", text="wait for a source that is not there yet")]
+Width = Annotated[int | None, _option("--width", text="pixels to ask of a camera or the scene")]
+Height = Annotated[int | None, _option("--height", text="pixels to ask of a camera or the scene")]
+Fps = Annotated[float | None, _option("--fps", text="rate to ask of a camera or the scene")]
+FourCC = Annotated[
+    str | None,
+    _option("--fourcc", text="pixel format to ask of a camera, such as MJPG", metavar="CODE"),
+]
+Show = Annotated[bool | None, _option("--show", text="show a window (q quits, space pauses)")]
+Record = Annotated[
+    str | None, _option("--record", text="write the annotated video", metavar="FILE.mp4")
+]
+Jsonl = Annotated[
+    str | None,
+    _option("--jsonl", text="write one JSON line a frame (- for stdout)", metavar="FILE"),
+]
+Stats = Annotated[
+    str | None,
+    _option("--stats", text="write counts, rate, ages and stage times", metavar="FILE.json"),
+]
+Config = Annotated[
+    Path | None,
+    _option("--config", text="read settings from a file; options win", metavar="FILE.yaml"),
+]
+Quiet = Annotated[bool | None, _option("--quiet", "-q", text="say nothing but errors")]
+Debug = Annotated[bool | None, _option("--debug", text="say everything, with tracebacks")]
+
+
+def settings_of(parameters: Mapping[str, object]) -> Settings:
+    """The settings that a command's parameters and its `--config` file give together.
+
+    Also sets up the log lines as the settings say. Raises `ConfigError`.
+    """
+    console.configure(debug=bool(parameters.get("debug")))
+    options = {name: parameters[name] for name in Settings.__struct_fields__ if name in parameters}
+    config = parameters.get("config")
+    settings = settings_from(options, config if isinstance(config, Path) else None)
+    console.configure(quiet=settings.quiet, debug=settings.debug)
+    return settings

@@ -1,0 +1,107 @@
+"""The outputs that the settings choose: opened together, fed together, closed together."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.capture import Source
+from pipeline.config import Settings
+from pipeline.output.files import check_target
+from pipeline.output.json_lines import STDOUT, JsonLines
+from pipeline.output.output import Output
+from pipeline.output.progress import open_progress
+from pipeline.output.stats_file import write_stats
+from pipeline.output.video_file import VideoFile
+from pipeline.output.window import Window
+from pipeline.types import Result
+
+logger = logging.getLogger(__name__)
+
+
+class Outputs:
+    """Everything that results go to, as one output; a context manager that closes all of it.
+
+    `extras` are outputs beside those of the settings. Raises `InputError` where one of them cannot
+    be opened, before the source is asked for anything.
+    """
+
+    def __init__(self, settings: Settings, extras: Iterable[Output] = ()) -> None:
+        self._settings = settings
+        self._outputs: list[Output] = []
+        self._open = ExitStack()
+        self._objects = 0
+        with ExitStack() as undo:
+            undo.callback(self._open.close)
+            for output in extras:
+                self._add(output)
+            if settings.stats:
+                check_target(Path(settings.stats), "--stats")
+            if settings.record:
+                check_target(Path(settings.record), "--record")
+            if settings.show:
+                self._add(Window())
+            if settings.jsonl:
+                self._add(JsonLines(settings.jsonl))
+            undo.pop_all()
+
+    def start(self, source: Source, stats: Callable[[], Mapping[str, Any]]) -> None:
+        """Add the outputs that need to know the source, or the figures so far (`stats`)."""
+        settings = self._settings
+        if settings.record:
+            self._add(VideoFile(settings.record, fps=source.fps, live=source.live))
+        lines_fill_the_screen = settings.jsonl == STDOUT and sys.stdout.isatty()
+        lengths = [length for length in (source.frames, settings.max_frames) if length]
+        progress = open_progress(
+            min(lengths, default=None), stats, quiet=settings.quiet or lines_fill_the_screen
+        )
+        if progress:
+            self._add(progress)
+
+    def write(self, result: Result) -> None:
+        """Give every output one result. Raises `OutputError`, and `Stop` to end."""
+        self._objects += len(result.detections)
+        for output in self._outputs:
+            output.write(result)
+
+    def finish(self, stats: Mapping[str, Any]) -> None:
+        """Close everything, and say what the run came to. Raises `OutputError`."""
+        try:
+            self._open.close()
+        finally:
+            if self._settings.stats:
+                write_stats(Path(self._settings.stats), stats)
+            logger.info("%s", summary(stats, self._objects))
+
+    def _add(self, output: Output) -> None:
+        self._open.callback(output.close)
+        self._outputs.append(output)
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+
+def summary(stats: Mapping[str, Any], objects: int) -> str:
+    """One line for people: how many frames and objects, how fast, how old, how many lost."""
+    age = stats["age_ms"]
+    parts = [
+        f"{stats['processed']} frames in {stats['seconds']:.1f} s ({stats['fps']:.1f} a second)",
+        f"{objects} objects",
+    ]
+    if stats["processed"]:
+        parts.append(f"age p50 {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms")
+    parts += [f"{stats[what]} {what}" for what in ("dropped", "failed") if stats[what]]
+    return "; ".join(parts)

@@ -1,0 +1,42 @@
+"""`vision run`: a source through the detector and the classifier to the chosen outputs."""
+
+from __future__ import annotations
+
+from pipeline.cli import options as opt
+
+
+def run(
+    source: opt.Source = None,
+    detector: opt.Detector = None,
+    classifier: opt.Classifier = None,
+    score: opt.Score = None,
+    nms: opt.Nms = None,
+    nms_kind: opt.NmsKind = None,
+    top: opt.Top = None,
+    threads: opt.Threads = None,
+    every_frame: opt.EveryFrame = None,
+    max_frames: opt.MaxFrames = None,
+    duration: opt.Duration = None,
+    show: opt.Show = None,
+    record: opt.Record = None,
+    jsonl: opt.Jsonl = None,
+    stats: opt.Stats = None,
+    open_timeout: opt.OpenTimeout = None,
+    retry: opt.Retry = None,
+    width: opt.Width = None,
+    height: opt.Height = None,
+    fps: opt.Fps = None,
+    fourcc: opt.FourCC = None,
+    config: opt.Config = None,
+    quiet: opt.Quiet = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Detect and name the objects of SOURCE.
+
+    Examples: `vision run 0 --show`, `vision run drive.mp4 --record out.mp4`,
+    `vision run rtsp://10.0.0.7/front --jsonl - --latest`.
+    """
+    settings = opt.settings_of(locals())
+    from pipeline.cli.session import run_session
+
+    run_session(settings)

@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM: the first one ends the run properly, a second one the process at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+PATIENCE_S = 1.5  # how long an output may hold up the end; a reader of our pipe may never read on
+
+
+class Interrupted(BaseException):
+    """A signal asked for an end; as with KeyboardInterrupt, handlers of errors let it pass."""
+
+
+class StopSignals:
+    """While entered, a first signal calls `stop`, or raises `Interrupted` where it is not set.
+
+    Once `stop` is set, whoever is in the middle of writing is left to finish for `PATIENCE_S`.
+    Handlers take no locks, because the thread that they interrupt may hold any.
+    """
+
+    def __init__(self) -> None:
+        self.stop: Callable[[], None] | None = None
+        self.received = False
+
+    def __enter__(self) -> StopSignals:
+        for number in STOPPING:
+            signal.signal(number, self._handle)
+        signal.signal(signal.SIGALRM, self._give_up)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.be_patient()
+
+    def be_patient(self) -> None:
+        """From now on nothing is broken off: files are being closed."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        for stopping in STOPPING:
+            signal.signal(stopping, signal.SIG_DFL)
+        self.received = True
+        if self.stop is None:
+            raise Interrupted
+        self.stop()
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted
