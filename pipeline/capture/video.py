@@ -21,9 +21,10 @@ READ_TIMEOUT_S = 5.0
 MAX_LOST = 100
 """So many frames in a row that do not decode mean that nothing good will come any more."""
 
-# Frames as they come: no buffer for jitter, no reordering ahead of need. TCP, because a lost UDP
-# packet smears the picture until the next key frame.
-_LOW_DELAY = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+# TCP, because a lost UDP packet smears the picture until the next key frame; frames in the order
+# that they come. Not FFmpeg's `nobuffer`: it throws away what it read to learn the format, and the
+# first key frame with it, and a reader that never waits has drained that much in no time.
+_RTSP_OPTIONS = "rtsp_transport;tcp|flags;low_delay"
 _DEFAULT_PORT = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
 _PROBE_TIMEOUT_S = 1.0
@@ -51,9 +52,11 @@ class Video(OpenCVSource):
             return None
         seq, self._seq = self._seq, self._seq + 1
         self._lost = 0
-        self._last_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        position_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         if self._first_ms is None:
-            self._first_ms = self._last_ms
+            self._first_ms = position_ms
+        # Older versions say 0 for the last frames.
+        self._last_ms = max(self._last_ms, position_ms)
         return Frame(self._retrieve(seq), stamp_ns, seq, self.camera)
 
     def _nothing_came(self, waited_s: float) -> None:
@@ -137,7 +140,8 @@ def open_stream(url: str, *, open_timeout_s: float = 5.0, camera: str | None = N
         N_THREADS=1,
     )
     started = time.monotonic()
-    with quiet_opencv(OPENCV_FFMPEG_CAPTURE_OPTIONS=_LOW_DELAY):
+    rtsp = url.lower().startswith("rtsp")
+    with quiet_opencv(**({"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if rtsp else {})):
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")

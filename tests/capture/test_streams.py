@@ -1,0 +1,134 @@
+"""Streams over http from a real server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.capture import open_source, video
+from pipeline.errors import CaptureError, SourceError
+
+from .conftest import FRAMES, Server, number_of, send_file, send_pictures
+
+
+def test_pictures_of_a_network_camera_arrive_in_order_and_live(server: Server) -> None:
+    server.paths["/front/cam.mjpg"] = send_pictures(12)
+    with open_source(server.url("/front/cam.mjpg")) as source:
+        assert source.live
+        assert source.frames is None
+        frames = [source.read() for _ in range(12)]
+    assert [frame.seq for frame in frames if frame] == list(range(12))
+    assert [number_of(frame.image) for frame in frames if frame] == list(range(12))
+    assert {frame.camera for frame in frames if frame} == {"camera_127_0_0_1_cam"}
+
+
+def test_end_of_a_live_stream_is_an_error_that_counts_the_frames(server: Server) -> None:
+    server.paths["/cam"] = send_pictures(5)
+    with open_source(server.url("/cam")) as source:
+        for _ in range(5):
+            assert source.read() is not None
+        with pytest.raises(CaptureError, match=r"/cam: the stream ended; after 5 frames"):
+            source.read()
+
+
+def test_stream_that_falls_silent_is_an_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "READ_TIMEOUT_S", 1.5)
+    server.paths["/cam"] = send_pictures(9, lambda sent: sent == 7 and server.gone.wait(30))
+    with (
+        open_source(server.url("/cam")) as source,
+        pytest.raises(CaptureError, match=r"sent nothing for \d"),
+    ):
+        while source.read() is not None:
+            pass
+
+
+def test_close_from_another_thread_ends_a_read_that_waits(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "READ_TIMEOUT_S", 2.0)
+    silent = threading.Event()
+
+    def fall_silent(sent: int) -> None:
+        if sent == 7:
+            silent.set()
+            server.gone.wait(30)
+
+    server.paths["/cam"] = send_pictures(9, fall_silent)
+    source = open_source(server.url("/cam"))
+    ended = threading.Event()
+
+    def read_all() -> None:
+        try:
+            while source.read() is not None:
+                pass
+        except CaptureError:
+            pass
+        ended.set()
+
+    reader = threading.Thread(target=read_all)
+    reader.start()
+    assert silent.wait(10)
+    source.close()
+    assert ended.wait(10)
+    reader.join(10)
+    assert source.read() is None
+
+
+def test_file_on_a_web_server_is_no_live_stream(server: Server, video: Path) -> None:
+    server.paths["/clip.avi"] = send_file(video)
+    with open_source(server.url("/clip.avi")) as source:
+        assert not source.live
+        assert source.frames == FRAMES
+        numbers = []
+        while (frame := source.read()) is not None:
+            numbers.append(number_of(frame.image))
+    assert numbers == list(range(FRAMES))
+
+
+def test_file_of_another_tool_on_a_web_server_loses_no_frame(server: Server, shared: Path) -> None:
+    server.paths["/v.mp4"] = send_file(shared / "videos" / "car-detection.mp4")
+    with open_source(server.url("/v.mp4")) as source:
+        count = 0
+        while source.read() is not None:
+            count += 1
+    assert count == 377
+
+
+def test_missing_path_says_that_the_server_answers_and_hides_the_password(server: Server) -> None:
+    with pytest.raises(SourceError, match="the server answers, but no video") as error:
+        open_source(server.url("/nothing", user="robot:secret@"))
+    assert "secret" not in str(error.value)
+    assert "robot" not in str(error.value)
+
+
+def test_address_where_nobody_answers() -> None:
+    with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/x: nothing answers at 127"):
+        open_source("rtsp://user:secret@127.0.0.1:9/x", open_timeout_s=2)
+
+
+def test_server_that_never_answers_is_given_up_after_the_open_timeout(server: Server) -> None:
+    server.paths["/mute"] = lambda _: server.gone.wait(30)
+    with pytest.raises(SourceError, match=r"no video came within 1\.\d s"):
+        open_source(server.url("/mute"), open_timeout_s=1.0)
+
+
+def test_opening_leaves_the_environment_as_it_was(server: Server) -> None:
+    before = dict(os.environ)
+    with pytest.raises(SourceError):
+        open_source("rtsp://127.0.0.1:9/x", open_timeout_s=1)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[half", "http://host:port/x", "rtsp://host:99999/x"],
+    ids=["ipv6", "text", "big"],
+)
+def test_address_that_is_none(url: str) -> None:
+    with pytest.raises(SourceError, match="not a valid address"):
+        open_source(url)
