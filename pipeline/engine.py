@@ -168,6 +168,17 @@ class Pipeline:
         )
 
     def __enter__(self) -> Pipeline:
+        try:
+            self._warm_up()
+        except BaseException:
+            self._source.close()
+            raise
+        self._started_s = time.monotonic()
+        for stage in self._stages:
+            stage.start()
+        return self
+
+    def _warm_up(self) -> None:
         threads = 1 if self._every_frame else self._threads
         cv2.setNumThreads(threads)
         self._detector.use_threads(threads)
@@ -175,10 +186,6 @@ class Pipeline:
         if self._classifier is not None:
             self._classifier.use_threads(threads)
             self._classifier.warm_up()
-        self._started_s = time.monotonic()
-        for stage in self._stages:
-            stage.start()
-        return self
 
     def __exit__(
         self,

@@ -239,6 +239,17 @@ def test_duration_ends_a_source_that_never_sends():
     assert accounts(pipeline.stats())
 
 
+def test_a_source_is_closed_when_the_detector_cannot_start():
+    class Broken(Finder):
+        def warm_up(self):
+            raise MemoryError("no room for the network")
+
+    source = Source(3)
+    with pytest.raises(MemoryError), Pipeline(source, Broken()):
+        pass
+    assert source.closed.is_set()
+
+
 def test_the_policy_decides_how_the_cores_are_used():
     for every_frame, threads in ((True, 1), (False, 4)):
         finder = Finder()

@@ -1,0 +1,126 @@
+"""`make bench`: measure everything in one run, print a table, and write it as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import Figure
+from benchmarks.footprint import first_result_figures, machine, memory_figures
+from benchmarks.kernels import decode_figures, preprocess_figure
+from benchmarks.live import live_figures
+from benchmarks.models import float_models
+from benchmarks.throughput import efficiency_figure, speed_figures
+from pipeline.capture import open_source
+from pipeline.errors import VisionError
+from pipeline.inference.detector import Detector
+
+VIDEO = "videos/bottle-detection.mp4"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with videos/")
+    parser.add_argument("--json", type=Path, default=Path("out/bench.json"), help="where to write")
+    parser.add_argument("--frames", type=int, default=200, help="frames of the video a round")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of each comparison")
+    parser.add_argument("--live-seconds", type=float, default=60, help="length of the live run")
+    parser.add_argument("--memory-frames", type=int, default=5000, help="length of the memory run")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(GROUPS), default=list(GROUPS), help="groups to run"
+    )
+    return parser.parse_args()
+
+
+def speed(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        models = float_models(Path(folder))
+        yield from speed_figures(video, arguments.frames, arguments.rounds, models)
+
+
+def efficiency(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+    yield efficiency_figure(video, arguments.frames, arguments.rounds)
+
+
+def kernels(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+    cv2.setNumThreads(1)
+    detector = Detector(threads=1)
+    yield preprocess_figure(detector, arguments.rounds * 4)
+    yield from decode_figures(detector, read_images(video, 40), arguments.rounds * 4)
+
+
+def live(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+    yield from live_figures(arguments.live_seconds)
+
+
+def footprint(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+    yield from memory_figures(arguments.memory_frames)
+    yield from first_result_figures(video)
+
+
+GROUPS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Figure]]] = {
+    "kernels": kernels,
+    "speed": speed,
+    "efficiency": efficiency,
+    "live": live,
+    "footprint": footprint,
+}
+
+
+def read_images(video: Path, count: int) -> list[np.ndarray]:
+    """Frames spread over the first minute of a video."""
+    images = []
+    with open_source(str(video)) as source:
+        while len(images) < count * 10 and (frame := source.read()) is not None:
+            images.append(frame.image)
+    return images[::10]
+
+
+def show(figures: list[Figure], console: Console) -> None:
+    table = Table("figure", "measured", "target", "", "detail")
+    for figure in figures:
+        sign = ">=" if figure.at_least else "<="
+        target = "" if figure.target is None else f"{sign} {figure.target:.3g}"
+        verdict = {True: "[green]yes", False: "[red]NO", None: ""}[figure.reached]
+        table.add_row(
+            figure.name, f"{figure.value:.3g} {figure.unit}", target, verdict, figure.detail
+        )
+    console.print(table)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    video = arguments.data / VIDEO
+    console, figures = Console(width=None if sys.stdout.isatty() else 160), []
+    try:
+        for name in arguments.only:
+            print(f"measuring {name} ...", file=sys.stderr)
+            figures += GROUPS[name](arguments, video)
+    except VisionError as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        return 2
+    show(figures, console)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "measured": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine(),
+        "figures": [{**asdict(figure), "reached": figure.reached} for figure in figures],
+    }
+    arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    console.print(f"written to {arguments.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
