@@ -57,7 +57,7 @@ def open_folder(folder: Path, *, camera: str | None = None) -> Images:
         raise SourceError(f"{folder}: cannot be read: {error.strerror}") from error
     paths = _pictures(entries)
     if not paths:
-        raise SourceError(f"{folder}: {_no_pictures('the folder', entries)}")
+        raise SourceError(f"{folder}: {_no_pictures('the folder holds', entries)}")
     return Images(paths, camera or safe_name(folder.resolve().name))
 
 
@@ -69,7 +69,7 @@ def open_glob(pattern: str, *, camera: str | None = None) -> Images:
     entries = [Path(text) for text in glob.glob(pattern, recursive=True)]
     paths = _pictures(entries)
     if not paths:
-        raise SourceError(f"{pattern}: {_no_pictures('the pattern', entries)}")
+        raise SourceError(f"{pattern}: {_no_pictures('the pattern matches', entries)}")
     return Images(paths, camera or safe_name(paths[0].resolve().parent.name))
 
 
@@ -100,9 +100,9 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _no_pictures(subject: str, entries: Sequence[Path]) -> str:
     suffixes = ", ".join(sorted(picture.SUFFIXES))
     if not entries:
-        return f"{subject} holds no files; expected pictures ({suffixes})"
+        return f"{subject} no files; expected pictures ({suffixes})"
     example = min(entries).name
     return (
-        f"{subject} holds no pictures ({suffixes}) but {len(entries)} other entries such as "
+        f"{subject} no pictures ({suffixes}) but {len(entries)} other entries such as "
         f"{example}; give a video by its own name"
     )

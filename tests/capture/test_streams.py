@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from pipeline.capture import open_source, video
+from pipeline.capture import Source, open_source, video
 from pipeline.errors import CaptureError, SourceError
 
 from .conftest import FRAMES, Server, number_of, send_file, send_pictures
+
+
+def drain(source: Source) -> int:
+    """Read to the end; how many frames came."""
+    count = 0
+    while source.read() is not None:
+        count += 1
+    return count
 
 
 def test_pictures_of_a_network_camera_arrive_in_order_and_live(server: Server) -> None:
@@ -43,8 +52,7 @@ def test_stream_that_falls_silent_is_an_error(
         open_source(server.url("/cam")) as source,
         pytest.raises(CaptureError, match=r"sent nothing for \d"),
     ):
-        while source.read() is not None:
-            pass
+        drain(source)
 
 
 def test_close_from_another_thread_ends_a_read_that_waits(
@@ -63,11 +71,8 @@ def test_close_from_another_thread_ends_a_read_that_waits(
     ended = threading.Event()
 
     def read_all() -> None:
-        try:
-            while source.read() is not None:
-                pass
-        except CaptureError:
-            pass
+        with contextlib.suppress(CaptureError):
+            drain(source)
         ended.set()
 
     reader = threading.Thread(target=read_all)
@@ -93,10 +98,7 @@ def test_file_on_a_web_server_is_no_live_stream(server: Server, video: Path) -> 
 def test_file_of_another_tool_on_a_web_server_loses_no_frame(server: Server, shared: Path) -> None:
     server.paths["/v.mp4"] = send_file(shared / "videos" / "car-detection.mp4")
     with open_source(server.url("/v.mp4")) as source:
-        count = 0
-        while source.read() is not None:
-            count += 1
-    assert count == 377
+        assert drain(source) == 377
 
 
 def test_missing_path_says_that_the_server_answers_and_hides_the_password(server: Server) -> None:
