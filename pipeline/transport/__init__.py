@@ -1,0 +1,1 @@
+"""Frames and results between processes and machines, over ZeroMQ and shared memory."""

@@ -1,0 +1,150 @@
+"""Results as messages: the arrays, and the names of the classes that occur in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.transport.wire import MAX_OBJECTS, MAX_TOP, ResultMessage, WireError, result_nbytes
+from pipeline.types import Classifications, Detections, Header, Labels, Result
+
+MAX_LABEL = 256
+_ROUNDING = 1e-5  # how far above 1 the last bit of a softmax may carry
+
+
+class SparseLabels(Sequence[str]):
+    """The names of `count` classes of which only some are known; others read `class 17`."""
+
+    def __init__(self, count: int, known: Mapping[int, str]) -> None:
+        self._count = count
+        self._known = known
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(f"there are {self._count} classes, and {index} is none of them")
+        index %= self._count
+        return self._known.get(index, f"class {index}")
+
+
+def result_fields(result: Result) -> dict[str, Any]:
+    """What the `ResultHeader` says of a result beside its envelope.
+
+    Raises `WireError` where the result is larger or other than what a receiver takes.
+    """
+    detections, finer = result.detections, result.classifications
+    n, top = len(detections), None if finer is None else finer.ids.shape[1]
+    if n > MAX_OBJECTS or (top or 0) > MAX_TOP:
+        raise WireError(
+            "size", f"{n} objects with {top} finer names; at most {MAX_OBJECTS} and {MAX_TOP}"
+        )
+    _check_detections(detections, result.header.width, result.header.height)
+    fields = {
+        "objects": n,
+        "classes": len(detections.labels),
+        "labels": _names(detections.class_ids, detections.labels),
+        "top": top,
+        "stage_ns": {name: int(duration) for name, duration in result.stage_ns.items()},
+    }
+    if finer is not None:
+        _check_classifications(finer, n)
+        fields["finer_classes"] = len(finer.labels)
+        fields["finer_labels"] = _names(finer.ids, finer.labels)
+    return fields
+
+
+def result_payload(result: Result) -> bytes:
+    """The arrays of a result one after the other, little-endian."""
+    d, c = result.detections, result.classifications
+    arrays: list[tuple[npt.NDArray[Any], str]]
+    arrays = [(d.boxes, "<f4"), (d.scores, "<f4"), (d.class_ids, "<i4"), (d.track_ids, "<i8")]
+    if c is not None:
+        arrays += [(c.ids, "<i4"), (c.scores, "<f4")]
+    return b"".join(array.astype(dtype, copy=False).tobytes() for array, dtype in arrays)
+
+
+def result_of(message: ResultMessage) -> Result:
+    """The result that a message holds.
+
+    Raises `WireError` where a value in the arrays is out of its range.
+    """
+    header = message.header
+    n, top = header.objects, header.top
+    if message.payload.nbytes != result_nbytes(n, top):
+        raise WireError("size", "the payload is not as long as its header says")
+    read = _Reader(message.payload)
+    boxes = read.take((n, 4), np.float32)
+    scores = read.take((n,), np.float32)
+    class_ids = read.take((n,), np.int32)
+    track_ids = read.take((n,), np.int64)
+    detections = Detections(
+        boxes, scores, class_ids, SparseLabels(header.classes, header.labels), track_ids
+    )
+    _check_detections(detections, header.width, header.height)
+    finer = None
+    if top is not None:
+        ids, finer_scores = read.take((n, top), np.int32), read.take((n, top), np.float32)
+        names = SparseLabels(header.finer_classes, header.finer_labels)
+        finer = Classifications(ids, finer_scores, names)
+        _check_classifications(finer, n)
+    picture = Header(header.camera, header.seq, header.stamp_ns, header.width, header.height)
+    return Result(picture, detections, finer, dict(header.stage_ns))
+
+
+class _Reader:
+    """Takes arrays off a payload, one after the other, each a copy of its own."""
+
+    def __init__(self, payload: memoryview) -> None:
+        self._payload = payload
+        self._at = 0
+
+    def take(self, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
+        little = np.dtype(dtype).newbyteorder("<")
+        count = int(np.prod(shape))
+        flat = np.frombuffer(self._payload, little, count, self._at) if count else np.empty(0)
+        self._at += count * little.itemsize
+        return flat.astype(dtype).reshape(shape)
+
+
+def _names(ids: npt.NDArray[np.int32], labels: Labels) -> dict[int, str]:
+    return {i: labels[i][:MAX_LABEL] for i in np.unique(ids).tolist()}
+
+
+def _check_detections(detections: Detections, width: int, height: int) -> None:
+    boxes = detections.boxes
+    x1, y1, x2, y2 = boxes.T
+    inside = (x1 >= 0) & (x1 <= x2) & (x2 <= width) & (y1 >= 0) & (y1 <= y2) & (y2 <= height)
+    if not inside.all():
+        raise WireError("payload", f"a box lies outside its picture of {width} x {height} pixels")
+    _check_ids("class", detections.class_ids, len(detections.labels))
+    _check_scores(detections.scores)
+    if (detections.track_ids < -1).any():
+        raise WireError("payload", "a track id is below -1")
+
+
+def _check_classifications(finer: Classifications, objects: int) -> None:
+    if len(finer) != objects:
+        raise WireError("payload", f"{len(finer)} rows of finer names for {objects} objects")
+    _check_ids("finer class", finer.ids, len(finer.labels))
+    _check_scores(finer.scores)
+
+
+def _check_ids(what: str, ids: npt.NDArray[np.int32], count: int) -> None:
+    if ((ids < 0) | (ids >= count)).any():
+        raise WireError("payload", f"a {what} id is not among the {count} classes")
+
+
+def _check_scores(scores: npt.NDArray[np.float32]) -> None:
+    if not ((scores >= 0) & (scores <= 1 + _ROUNDING)).all():
+        raise WireError("payload", "a score is not between 0 and 1")

@@ -1,0 +1,320 @@
+"""What may come over the wire: whole messages and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tracemalloc
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.capture.source import check_camera_name
+from pipeline.errors import ConfigError
+from pipeline.transport import wire, wire_result
+from pipeline.transport.wire import FrameHeader, Limits, ResultHeader, WireError
+from pipeline.types import Classifications, Detections, Header, Result
+
+LIMITS = Limits(max_frame_mb=1)
+
+
+def fields(**changes):
+    """The fields of a good frame header of a 3 x 2 picture, with changes."""
+    good = {
+        "version": wire.VERSION,
+        "sender": 7,
+        "count": 0,
+        "camera": "front",
+        "seq": 5,
+        "stamp_ns": 1_700_000_000_000_000_000,
+        "sent_ns": 1_700_000_000_000_000_100,
+        "steady_ns": 100,
+        "clock_port": 0,
+        "width": 3,
+        "height": 2,
+        "kind": "raw",
+    }
+    return {name: value for name, value in {**good, **changes}.items() if value is not ...}
+
+
+def message(payload=bytes(18), topic=b"frame/front", **changes):
+    return [topic, msgspec.msgpack.encode(fields(**changes)), payload]
+
+
+def refused(parts, limits=LIMITS):
+    with pytest.raises(WireError) as caught:
+        wire.decode(parts, limits)
+    return caught.value
+
+
+def result(n=2, top=3, seed=0):
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.uniform(0, 64, (n, 2, 2)), axis=1)
+    detections = Detections(
+        corners.reshape(n, 4).astype(np.float32),
+        random.random(n, np.float32),
+        random.integers(0, 80, n, dtype=np.int32),
+        [f"thing {i}" for i in range(80)],
+        random.integers(-1, 2**40, n),
+    )
+    finer = None
+    if top is not None:
+        ids, scores = random.integers(0, 1000, (n, top), np.int32), random.random((n, top))
+        finer = Classifications(ids, scores.astype(np.float32), [f"kind {i}" for i in range(1000)])
+    times = {"detect": 1_500_000, "classify": 20}
+    return Result(Header("front", 9, 77, 64, 64), detections, finer, times)
+
+
+def result_parts(given_result):
+    header = given_result.header
+    envelope = fields(
+        camera=header.camera, seq=header.seq, width=header.width, height=header.height, kind=...
+    )
+    envelope["stamp_ns"] = header.stamp_ns
+    struct = ResultHeader(**envelope, **wire_result.result_fields(given_result))
+    return [b"result/front", wire.encode(struct), wire_result.result_payload(given_result)]
+
+
+def test_a_frame_comes_back_as_it_was_sent():
+    pixels = np.arange(18, dtype=np.uint8)
+    got = wire.decode(message(pixels.tobytes()), LIMITS)
+    assert msgspec.to_builtins(got.header) == fields()
+    assert bytes(got.payload) == pixels.tobytes()
+
+
+@pytest.mark.parametrize("top", [None, 0, 1, 5], ids=lambda top: f"top-{top}")
+@pytest.mark.parametrize("n", [0, 1, 30], ids=lambda n: f"n-{n}")
+def test_a_result_comes_back_as_it_was_sent(n, top):
+    sent = result(n, top)
+    got = wire_result.result_of(wire.decode(result_parts(sent), LIMITS))
+    assert got.header == sent.header
+    assert got.stage_ns == sent.stage_ns
+    np.testing.assert_array_equal(got.detections.boxes, sent.detections.boxes)
+    np.testing.assert_array_equal(got.detections.scores, sent.detections.scores)
+    np.testing.assert_array_equal(got.detections.class_ids, sent.detections.class_ids)
+    np.testing.assert_array_equal(got.detections.track_ids, sent.detections.track_ids)
+    for i in sent.detections.class_ids:
+        assert got.detections.labels[i] == sent.detections.labels[i]
+    assert len(got.detections.labels) == 80
+    if top is None:
+        assert got.classifications is None
+    else:
+        np.testing.assert_array_equal(got.classifications.ids, sent.classifications.ids)
+        np.testing.assert_array_equal(got.classifications.scores, sent.classifications.scores)
+        for i in sent.classifications.ids.ravel():
+            assert got.classifications.labels[i] == sent.classifications.labels[i]
+
+
+def test_labels_that_did_not_come_are_numbered():
+    labels = wire_result.SparseLabels(5, {3: "cup"})
+    assert list(labels) == ["class 0", "class 1", "class 2", "cup", "class 4"]
+    assert labels[-2] == "cup"
+    assert labels[2:4] == ["class 2", "cup"]
+    with pytest.raises(IndexError):
+        labels[5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"camera": "../../etc/passwd"},
+        {"camera": "front\n"},
+        {"camera": "a" * 129},
+        {"camera": ""},
+        {"camera": b"front"},
+        {"camera": ...},
+        {"seq": -1},
+        {"seq": 2**63},
+        {"seq": 1.5},
+        {"seq": True},
+        {"stamp_ns": None},
+        {"sent_ns": "now"},
+        {"width": 0},
+        {"width": 32_769},
+        {"height": -2},
+        {"clock_port": 65_536},
+        {"kind": "pickle"},
+        {"sender": 2**64 - 1},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_a_field_out_of_its_range_is_refused(changes):
+    assert refused(message(**changes)).reason == "header"
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([], "parts"),
+        ([b"frame/front"], "parts"),
+        (message()[:2], "parts"),
+        ([*message(), b""], "parts"),
+        (message(topic=b"frame/rear"), "topic"),
+        (message(topic=b"frame/"), "topic"),
+        (message(topic=b"result/front"), "header"),
+        (message(topic=b""), "topic"),
+        (message(topic=b"frame/" + b"x" * 1000), "topic"),
+        (message(payload=bytes(17)), "size"),
+        (message(payload=b""), "size"),
+        (message(payload=bytes(2 << 20), kind="jpeg"), "size"),
+        (message(payload=bytes(100), width=32_768, height=32_768), "size"),
+        (message(payload=b"\x80", kind="shm"), "payload"),
+        (message(payload=bytes(1000), kind="shm"), "size"),
+        ([b"frame/front", bytes(100_000), b""], "header"),
+        ([b"frame/front", b"", b""], "header"),
+        ([b"frame/front", b"\xdf\xff\xff\xff\xff", b""], "header"),
+        ([b"frame/front", b"\x82\xa7version\x01\xa1x" + b"\x91" * 4000, b""], "header"),
+        ([b"frame/front", b"\x81\xa7versio\xff\x01", b""], "header"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_message_in_another_form_is_refused(parts, reason):
+    assert refused(parts).reason == reason
+
+
+@pytest.mark.parametrize("ring", ["../x", "1-0123456789abcdeg", "/dev/mem", "1-0123456789abcdef\n"])
+def test_a_reference_into_shared_memory_holds_no_path(ring):
+    payload = msgspec.msgpack.encode({"ring": ring, "slot": 0, "generation": 2})
+    assert refused(message(payload, kind="shm")).reason == "payload"
+
+
+@pytest.mark.parametrize(("version", "side"), [(2, "receiver"), (99, "receiver")])
+def test_another_version_is_refused_by_both_numbers(version, side):
+    error = refused(message(version=version, something_new=[1, 2]))
+    assert error.reason == "version"
+    assert f"version {version} " in str(error)
+    assert f"version {wire.VERSION};" in str(error)
+    assert f"update the {side}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: d.boxes.__setitem__((0, 0), np.nan), "box"),
+        (lambda d: d.boxes.__setitem__((0, 2), 64.5), "box"),
+        (lambda d: d.boxes.__setitem__((0, 0), -np.inf), "box"),
+        (lambda d: d.scores.__setitem__(0, np.nan), "score"),
+        (lambda d: d.scores.__setitem__(0, 1.1), "score"),
+        (lambda d: d.class_ids.__setitem__(0, 80), "class"),
+        (lambda d: d.class_ids.__setitem__(0, -1), "class"),
+        (lambda d: d.track_ids.__setitem__(0, -2), "track"),
+    ],
+    ids=["nan box", "box outside", "box at -inf", "nan score", "score", "class", "-1", "track"],
+)
+def test_values_out_of_range_are_refused_at_both_ends(change, text):
+    sent = result()
+    parts = result_parts(sent)
+    change(sent.detections)
+    with pytest.raises(WireError, match=text):
+        wire_result.result_fields(sent)
+    parts[2] = wire_result.result_payload(sent)
+    with pytest.raises(WireError, match=text):
+        wire_result.result_of(wire.decode(parts, LIMITS))
+
+
+def test_a_claimed_gigabyte_takes_no_memory():
+    claims = [
+        message(bytes(18), width=32_768, height=32_768),
+        [b"result/front", b"\xdf\x7f\xff\xff\xff" + bytes(100), b""],
+        [b"result/front", b"\x81\xa6labels\xdf\x7f\xff\xff\xff", b""],
+        [b"frame/front", b"\x81\xa6camera\xdb\x7f\xff\xff\xffab", b""],
+    ]
+    tracemalloc.start()
+    try:
+        for parts in claims:
+            refused(parts, Limits(max_frame_mb=32))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def tampered(draw, parts):
+    """One of the ways in which a message may be damaged."""
+    index = draw(st.integers(0, len(parts) - 1))
+    part = bytearray(parts[index])
+    how = draw(st.sampled_from(["flip", "cut", "insert", "drop", "double"]))
+    at = draw(st.integers(0, len(part)))
+    if how == "flip" and at < len(part):
+        part[at] ^= draw(st.integers(1, 255))
+    elif how == "cut":
+        del part[at:]
+    elif how == "insert":
+        part[at:at] = draw(st.binary(max_size=16))
+    parts[index] = bytes(part)
+    if how == "drop":
+        del parts[index]
+    elif how == "double":
+        parts.insert(index, parts[index])
+    return parts
+
+
+@st.composite
+def damaged_messages(draw):
+    whole = draw(st.sampled_from([message(), result_parts(result()), result_parts(result(0))]))
+    parts = list(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        if parts:
+            parts = tampered(draw, parts)
+    return parts
+
+
+def decode_all(parts):
+    """Decode as far as it goes; anything but a `WireError` fails the test."""
+    with contextlib.suppress(WireError):
+        got = wire.decode(parts, LIMITS)
+        if isinstance(got, wire.ResultMessage):
+            wire_result.result_of(got)
+
+
+@given(damaged_messages())
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_damage_is_refused_or_harmless(parts):
+    decode_all(parts)
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_random_bytes_are_refused(parts):
+    decode_all(parts)
+
+
+@given(
+    st.sampled_from([b"frame/a", b"result/a"]),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**63)
+        | st.floats()
+        | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*FrameHeader.__struct_fields__, "x"]), inner, max_size=9
+            )
+        ),
+        max_leaves=20,
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_other_structures_are_refused(topic, structure):
+    decode_all([topic, msgspec.msgpack.encode(structure), b""])
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[A-Za-z_/0-9]{1,20}\n?", fullmatch=True))
+@settings(max_examples=300, deadline=None)
+def test_the_wire_takes_the_names_that_sources_take(name):
+    try:
+        check_camera_name(name)
+        allowed = True
+    except ConfigError:
+        allowed = False
+    got = True
+    try:
+        msgspec.convert(name, wire.Camera)
+    except msgspec.ValidationError:
+        got = False
+    assert got == allowed
