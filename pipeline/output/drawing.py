@@ -106,7 +106,7 @@ def class_color(class_id: int) -> Color:
 def _text_color(background: Color) -> Color:
     """Black or white, by the luma of ITU-R BT.601."""
     blue, green, red = background
-    return _DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else _LIGHT
+    return _DARK if 0.114 * blue + 0.587 * green + 0.299 * red > 110 else _LIGHT
 
 
 def _pixel_boxes(result: Result, width: int, height: int) -> list[Box]:

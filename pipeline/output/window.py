@@ -12,6 +12,7 @@ import cv2
 from pipeline.errors import InputError, OutputError
 from pipeline.output.drawing import annotated
 from pipeline.output.output import Stop
+from pipeline.quiet import quiet_opencv
 from pipeline.types import Result
 
 _ESCAPE = 27
@@ -70,7 +71,9 @@ class Window:
 
     def _open(self, width: int, height: int) -> None:
         scale = min(1.0, _LARGEST[0] / width, _LARGEST[1] / height)
-        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        # Qt complains about fonts that nothing here uses.
+        with quiet_opencv(QT_LOGGING_RULES="*.warning=false"):
+            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         cv2.resizeWindow(self._title, max(1, round(width * scale)), max(1, round(height * scale)))
         self._opened = True
 
@@ -80,7 +83,7 @@ class Window:
         if key >= 0:
             key &= 0xFF  # above it are the shift keys
         if key in {ord("q"), _ESCAPE}:
-            raise Stop("q was pressed")
+            raise Stop("ended by a key in the window")
         if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
             raise Stop("the window was closed")
         return key
