@@ -14,7 +14,7 @@ from pipeline.types import Classifications, Image
 
 DEFAULT_CLASSIFIER = "mobilenetv2-int8"
 CONTEXT = 1.1  # a crop's side over the longer side of its box: the network learned with margins
-BATCH = 4  # crops in one call; more cost as much each and only take memory
+BATCH = 2  # crops in one call; more cost as much each and only take memory
 
 
 class Classifier:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from pipeline.errors import ModelError
 from pipeline.inference.locate import find_model
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
+
+logger = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
 
@@ -85,7 +89,25 @@ def open_model(
     return Model(path, spec, session, threads)
 
 
+@functools.cache
+def _share_arena() -> None:
+    """Let all sessions of the process take their memory from one arena that grows as needed.
+
+    By default each session has its own, which doubles whenever it grows: with several frames in
+    flight that held 35 MB more for the two default models.
+    """
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+    try:
+        ort.create_and_register_allocator(memory, as_requested)
+    except _ORT_ERRORS as error:
+        logger.debug("the program around us has set up its own arena: %s", error)
+
+
 def _options(threads: int) -> ort.SessionOptions:
+    _share_arena()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -93,6 +115,7 @@ def _options(threads: int) -> ort.SessionOptions:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
 
 
