@@ -37,7 +37,7 @@ models: $(VENV)/.test
 accuracy: $(VENV)/.test
 	$(BIN)/python -m pipeline.zoo.accuracy --data $(DATA)
 
-bench: $(VENV)/.runtime
+bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks --data $(DATA)
 
 clean:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli import console
 from pipeline.cli import options as opt
+from pipeline.cli.signals import StopSignals
+
+if TYPE_CHECKING:
+    from pipeline.cli.findings import Findings
 
 FRAMES = 300
 NAMES = 5
+LEAST_FRAMES = 5
 
 
 def demo(
@@ -37,14 +42,20 @@ def demo(
     # As fast as this machine can, and every frame, so that the rate says what it can do.
     source, every_frame = "scene:?fps=0", True
     settings = opt.settings_of({**locals(), "top": NAMES})
-    from pipeline.cli.findings import Findings
-    from pipeline.cli.session import run_session
-    from pipeline.output.files import check_target
+    with StopSignals() as signals:
+        from pipeline.cli.findings import Findings
+        from pipeline.cli.session import run_session
+        from pipeline.output.files import check_target
 
-    check_target(output, "--output")
-    findings = Findings()
-    run_session(settings, [findings])
-    if not findings.objects:
+        check_target(output, "--output")
+        findings = Findings()
+        run_session(settings, signals, [findings])
+        _report(findings, output)
+
+
+def _report(findings: Findings, output: Path) -> None:
+    seen = findings.most_seen()
+    if not seen:
         console.say("nothing was found")
         return
     rows = [
@@ -54,8 +65,11 @@ def demo(
             f"{found.best_score:.2f}",
             ", ".join(f"{name} {share:.2f}" for name, share in found.finer_names(NAMES)) or "-",
         )
-        for found in findings.most_seen()
+        for found in seen
+        if found.frames >= LEAST_FRAMES
     ]
     console.show_table(("object", "frames", "best", "finer names, by mean probability"), rows)
+    if len(rows) < len(seen):
+        print(f"and {len(seen) - len(rows)} more in fewer than {LEAST_FRAMES} frames each")
     findings.write_picture(output)
     print(f"\nannotated picture: {output.resolve()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.cli import options as opt
+from pipeline.cli.signals import StopSignals
 
 
 def run(
@@ -37,6 +38,7 @@ def run(
     `vision run rtsp://10.0.0.7/front --jsonl - --latest`.
     """
     settings = opt.settings_of(locals())
-    from pipeline.cli.session import run_session
+    with StopSignals() as signals:  # from here on, since to load the engine takes its time
+        from pipeline.cli.session import run_session
 
-    run_session(settings)
+        run_session(settings, signals)

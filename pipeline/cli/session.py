@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pipeline import capture
 from pipeline.capture.source import Source
 from pipeline.cli.outputs import Outputs
-from pipeline.cli.signals import Interrupted, StopSignals
+from pipeline.cli.signals import StopSignals
 from pipeline.config import NO_CLASSIFIER, Settings
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, SourceError
@@ -25,22 +25,14 @@ LAST_RETRY_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-def run_session(settings: Settings, extras: Iterable[Output] = ()) -> None:
+def run_session(settings: Settings, signals: StopSignals, extras: Iterable[Output] = ()) -> None:
     """Run the pipeline that `settings` describe until its source, its limits or a signal end it.
 
-    `extras` are outputs beside those of the settings; they are closed as well.
+    `signals` have been entered; `extras` are outputs beside those of the settings, closed as well.
     Raises what `pipeline.errors` has for each thing that can go wrong.
     """
     if settings.source is None:
         raise ConfigError(f"SOURCE is missing; expected {capture.FORMS}")
-    with StopSignals() as signals:
-        try:
-            _run(settings, str(settings.source), extras, signals)
-        except Interrupted:
-            logger.info("stopped")
-
-
-def _run(settings: Settings, text: str, extras: Iterable[Output], signals: StopSignals) -> None:
     # What cannot fail later comes first: a mistyped model must not empty a file that is there.
     detector = Detector(
         settings.detector,
@@ -52,7 +44,7 @@ def _run(settings: Settings, text: str, extras: Iterable[Output], signals: StopS
     classifier = None
     if settings.classifier != NO_CLASSIFIER:
         classifier = Classifier(settings.classifier, top=settings.top, threads=settings.threads)
-    with Outputs(settings, extras) as outputs, _open_source(settings, text) as source:
+    with Outputs(settings, extras) as outputs, _open_source(settings) as source:
         pipeline = Pipeline(
             source,
             detector,
@@ -84,12 +76,12 @@ def _deliver(pipeline: Pipeline, outputs: Outputs) -> None:
         pipeline.record_output(time.perf_counter_ns() - started_ns)
 
 
-def _open_source(settings: Settings, text: str) -> Source:
+def _open_source(settings: Settings) -> Source:
     """Open the source, with `retry` as often as it takes."""
     wait_s = FIRST_RETRY_S
     while True:
         try:
-            return _open_once(settings, text)
+            return _open_once(settings)
         except SourceError as error:
             if not settings.retry:
                 raise
@@ -98,14 +90,14 @@ def _open_source(settings: Settings, text: str) -> Source:
         wait_s = min(2 * wait_s, LAST_RETRY_S)
 
 
-def _open_once(settings: Settings, text: str) -> Source:
+def _open_once(settings: Settings) -> Source:
     """Open the source on a thread, so that a driver that does not answer holds up no signal."""
     future: Future[Source] = Future()
 
     def attempt() -> None:
         try:
             source = capture.open_source(
-                text,
+                str(settings.source),
                 width=settings.width,
                 height=settings.height,
                 fps=settings.fps,

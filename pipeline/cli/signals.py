@@ -15,7 +15,7 @@ class Interrupted(BaseException):
 
 
 class StopSignals:
-    """While entered, a first signal calls `stop`, or raises `Interrupted` where it is not set.
+    """While entered, a first signal calls `stop`, or leaves the block where it is not set yet.
 
     Once `stop` is set, whoever is in the middle of writing is left to finish for `PATIENCE_S`.
     Handlers take no locks, because the thread that they interrupt may hold any.
@@ -23,7 +23,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.stop: Callable[[], None] | None = None
-        self.received = False
 
     def __enter__(self) -> StopSignals:
         for number in STOPPING:
@@ -36,8 +35,9 @@ class StopSignals:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         self.be_patient()
+        return isinstance(error, Interrupted)
 
     def be_patient(self) -> None:
         """From now on nothing is broken off: files are being closed."""
@@ -46,7 +46,6 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         for stopping in STOPPING:
             signal.signal(stopping, signal.SIG_DFL)
-        self.received = True
         if self.stop is None:
             raise Interrupted
         self.stop()
