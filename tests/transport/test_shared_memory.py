@@ -1,0 +1,377 @@
+"""Rings of pictures in shared memory: never a torn one, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import RunError
+from pipeline.transport import shared_memory
+from pipeline.transport.shared_memory import (
+    MAX_LEASES,
+    Gone,
+    NoFreeSlot,
+    RingReader,
+    RingWriter,
+    remove_leftovers,
+)
+from pipeline.transport.wire import SharedReference
+
+pytestmark = pytest.mark.skipif(
+    not shared_memory.is_available(), reason="rings in shared memory need Linux with /dev/shm"
+)
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = (48, 64, 3)
+WAIT_S = 20
+
+
+@pytest.fixture
+def writer():
+    ring = RingWriter(int(np.prod(SHAPE)), slots=4)
+    yield ring
+    ring.close()
+
+
+def picture(value):
+    return np.full(SHAPE, value, np.uint8)
+
+
+def ring_files():
+    return [
+        path for path in Path(shared_memory.FOLDER).iterdir() if path.name.startswith("vision-")
+    ]
+
+
+def is_there(ring):
+    return os.path.exists(shared_memory._path(ring))
+
+
+def test_a_picture_is_read_in_place(writer):
+    sent = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    reader = RingReader(writer.ring)
+    got = reader.read(writer.write(sent), *SHAPE[:2])
+    np.testing.assert_array_equal(got, sent)
+    assert np.shares_memory(got, reader._bytes)
+    assert not got.flags.writeable
+
+
+def test_a_slice_of_a_picture_is_written_whole(writer):
+    large = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    part = large[10:58, 20:84]
+    got = RingReader(writer.ring).read(writer.write(part), *SHAPE[:2])
+    np.testing.assert_array_equal(got, part)
+
+
+def test_a_reader_that_comes_too_late_gets_gone(writer):
+    reader = RingReader(writer.ring)
+    first = writer.write(picture(0))
+    for value in range(1, writer.slots + 1):
+        writer.write(picture(value))
+    with pytest.raises(Gone):
+        reader.read(first, *SHAPE[:2])
+
+
+def test_a_picture_being_looked_at_is_never_written_over(writer):
+    reader = RingReader(writer.ring)
+    held = reader.read(writer.write(picture(7)), *SHAPE[:2])
+    for value in range(20):
+        writer.write(picture(value))
+    assert (held == 7).all()
+
+
+def test_a_view_of_a_view_holds_its_slot(writer):
+    reader = RingReader(writer.ring)
+    corner = reader.read(writer.write(picture(7)), *SHAPE[:2])[:10][:, :10]
+    gc.collect()
+    for value in range(20):
+        writer.write(picture(value))
+    assert (corner == 7).all()
+
+
+def test_a_dropped_picture_gives_its_slot_back(writer):
+    reader = RingReader(writer.ring)
+    for value in range(3 * writer.slots):
+        image = reader.read(writer.write(picture(value)), *SHAPE[:2])
+        assert np.shares_memory(image, reader._bytes)
+        del image
+    assert len(reader._unused) == MAX_LEASES
+
+
+def test_a_reader_may_hold_any_number_of_pictures():
+    ring = RingWriter(int(np.prod(SHAPE)), slots=MAX_LEASES + 2)
+    reader = RingReader(ring.ring)
+    held = [reader.read(ring.write(picture(value)), *SHAPE[:2]) for value in range(30)]
+    ring.close()
+    for value, image in enumerate(held):
+        assert (image == value).all()
+
+
+def test_the_same_reference_read_twice_holds_until_both_are_dropped(writer):
+    reader = RingReader(writer.ring)
+    reference = writer.write(picture(7))
+    first, second = (reader.read(reference, *SHAPE[:2]) for _ in range(2))
+    del first
+    for value in range(20):
+        writer.write(picture(value))
+    assert (second == 7).all()
+
+
+def test_a_ring_that_is_looked_at_everywhere_says_so(writer):
+    readers = [RingReader(writer.ring) for _ in range(writer.slots)]
+    held = [r.read(writer.write(picture(i)), *SHAPE[:2]) for i, r in enumerate(readers)]
+    with pytest.raises(NoFreeSlot):
+        writer.write(picture(9))
+    del held[0]
+    writer.write(picture(9))
+
+
+def test_pictures_outlive_the_ring_and_its_reader():
+    ring = RingWriter(int(np.prod(SHAPE)))
+    image = RingReader(ring.ring).read(ring.write(picture(7)), *SHAPE[:2])
+    ring.close()
+    del ring
+    gc.collect()
+    assert (image == 7).all()
+
+
+def test_readers_open_and_close_without_leaking_files(writer):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        RingReader(writer.ring).read(writer.write(picture(1)), *SHAPE[:2])
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_closing_leaves_nothing_behind():
+    ring = RingWriter(1000)
+    assert is_there(ring.ring)
+    ring.close()
+    ring.close()
+    assert not is_there(ring.ring)
+    with pytest.raises(Gone):
+        RingReader(ring.ring)
+
+
+def test_only_the_owner_may_open_a_ring(writer):
+    assert os.stat(shared_memory._path(writer.ring)).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"slot": 4, "generation": 1},
+        {"slot": 1023, "generation": 1},
+        {"slot": 0, "generation": 2},
+        {"slot": 1, "generation": 1},
+    ],
+    ids=str,
+)
+def test_a_reference_to_nothing_is_gone(writer, reference):
+    writer.write(picture(1))
+    with pytest.raises(Gone):
+        RingReader(writer.ring).read(SharedReference(ring=writer.ring, **reference), *SHAPE[:2])
+
+
+def test_a_picture_larger_than_its_slot_is_gone(writer):
+    reference = writer.write(picture(1))
+    with pytest.raises(Gone, match="bytes"):
+        RingReader(writer.ring).read(reference, 32_768, 32_768)
+
+
+def test_a_picture_that_does_not_fit_is_not_written(writer):
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.write(np.zeros((100, 100, 3), np.uint8))
+
+
+@pytest.mark.parametrize("ring", ["../../etc/passwd", "", "x", "1-0123456789abcdef/../x"])
+def test_an_id_that_is_none_opens_nothing(ring):
+    with pytest.raises(Gone):
+        RingReader(ring)
+
+
+def test_a_link_or_a_foreign_file_is_no_ring(tmp_path):
+    target = tmp_path / "file"
+    target.write_bytes(bytes(8192))
+    ring = f"{os.getpid()}-{'0' * 16}"
+    path = Path(shared_memory._path(ring))
+    try:
+        path.symlink_to(target)
+        with pytest.raises(Gone):
+            RingReader(ring)
+        path.unlink()
+        path.write_bytes(b"visionrg" + b"\xff" * 100)
+        with pytest.raises(Gone, match="laid out"):
+            RingReader(ring)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_a_full_shm_is_an_error_with_the_sizes():
+    before = ring_files()
+    with pytest.raises(RunError, match=r"[0-9.]+ MiB are needed and /dev/shm has [0-9.]+ MiB free"):
+        RingWriter(1 << 44)
+    assert ring_files() == before
+
+
+def test_memory_that_runs_out_later_is_an_error_too(monkeypatch):
+    def fail(fd, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(RunError, match="choose raw or jpeg"):
+        RingWriter(1000)
+
+
+def start(code):
+    """Another process that runs `code` and then waits; its first line of output."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}\nprint(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    return process, process.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def running(code):
+    process, line = start(code)
+    try:
+        yield process, line
+    finally:
+        process.kill()
+        process.communicate()
+
+
+WRITE = """
+from pipeline.transport.shared_memory import RingWriter
+import numpy as np
+ring = RingWriter(9216)
+ring.write(np.full((48, 64, 3), 7, np.uint8))
+print(ring.ring, end="")
+"""
+
+
+def test_the_next_start_removes_what_a_killed_writer_left():
+    with running(WRITE) as (process, ring):
+        reference = SharedReference(ring=ring, slot=0, generation=1)
+        image = RingReader(ring).read(reference, *SHAPE[:2])
+        remove_leftovers()
+        assert is_there(ring)  # the writer lives
+        process.send_signal(signal.SIGKILL)
+        process.wait(WAIT_S)
+        assert is_there(ring)
+        RingWriter(1000).close()
+        assert not is_there(ring)
+        assert (image == 7).all()
+
+
+READ = """
+from pipeline.transport.shared_memory import RingReader
+from pipeline.transport.wire import SharedReference
+reader = RingReader({ring!r})
+held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=1), 48, 64)
+"""
+
+
+def test_a_killed_reader_gives_back_what_it_held(writer):
+    references = [writer.write(picture(value)) for value in range(writer.slots)]
+    with contextlib.ExitStack() as stack:
+        readers = [
+            stack.enter_context(running(READ.format(ring=writer.ring, slot=reference.slot)))[0]
+            for reference in references
+        ]
+        with pytest.raises(NoFreeSlot):
+            writer.write(picture(9))
+        readers[2].send_signal(signal.SIGKILL)
+        readers[2].wait(WAIT_S)
+        assert writer.write(picture(9)).slot == 2
+
+
+def write_for(pipe, pictures):
+    ring = RingWriter(640 * 480 * 3, slots=3)
+    pipe.send(ring.ring)
+    image = np.empty((480, 640, 3), np.uint8)
+    for value in range(pictures):
+        image[:] = value % 251
+        with contextlib.suppress(NoFreeSlot):
+            reference = ring.write(image)
+            pipe.send((reference.slot, reference.generation, value % 251))
+    pipe.send(None)
+    pipe.recv()
+    ring.close()
+
+
+def test_no_picture_is_ever_torn_by_a_fast_writer():
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=write_for, args=(there, 1500))
+    process.start()
+    there.close()
+    reader = RingReader(here.recv())
+    held, whole, gone = [], 0, 0
+    while (message := here.recv()) is not None:
+        slot, generation, value = message
+        try:
+            image = reader.read(
+                SharedReference(ring=reader.ring, slot=slot, generation=generation), 480, 640
+            )
+        except Gone:
+            gone += 1
+            continue
+        held = [*held[-1:], (image, value)]
+        for one, expected in held:
+            assert (one == expected).all()
+        whole += 1
+    here.send("done")
+    process.join(WAIT_S)
+    assert process.exitcode == 0
+    assert whole > 0
+    assert whole + gone <= 1500
+
+
+def test_pictures_may_be_dropped_in_any_thread(writer):
+    reader = RingReader(writer.ring)
+    todo, lock, torn = [], threading.Condition(), []
+    stop = object()
+
+    def look():
+        while True:
+            with lock:
+                lock.wait_for(lambda: todo, WAIT_S)
+                item = todo.pop(0)
+            if item is stop:
+                return
+            image, value = item
+            if not (image == value).all():
+                torn.append(value)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for value in range(600):
+        with contextlib.suppress(NoFreeSlot):
+            item = reader.read(writer.write(picture(value % 251)), *SHAPE[:2]), value % 251
+            with lock:
+                todo.append(item)
+                lock.notify()
+            del item
+    with lock:
+        todo.extend([stop] * 3)
+        lock.notify_all()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert not torn
+    gc.collect()
+    assert len(reader._unused) == MAX_LEASES
