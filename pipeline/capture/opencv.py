@@ -6,6 +6,7 @@ import abc
 import threading
 
 import cv2
+import numpy as np
 
 from pipeline.capture.source import Source
 from pipeline.errors import FrameError
@@ -61,10 +62,15 @@ class OpenCVSource(Source):
             raise FrameError(f"{self.camera}: frame {seq} does not decode: {error.err}") from error
         if not ok or image is None or image.size == 0:
             raise FrameError(f"{self.camera}: frame {seq} does not decode")
-        if image.ndim == 2 or image.shape[2] == 1:
+        if image.ndim == 2:
+            image = image[..., None]
+        if image.size == image.shape[0] * image.shape[1] and image.dtype == np.uint8:
             return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
-        if image.shape[2] != 3:
-            raise FrameError(f"{self.camera}: frame {seq} has {image.shape[2]} channels, not 3")
+        if image.shape[2] != 3 or image.dtype != np.uint8:
+            raise FrameError(
+                f"{self.camera}: frame {seq} is no picture of 8-bit colours, "
+                f"but of shape {image.shape} and {image.dtype}"
+            )
         return image  # type: ignore[no-any-return]
 
 

@@ -26,8 +26,10 @@ FORM = "scene:?size=1280x720&fps=30&seed=0&frames=300"
 
 _FRAMES_PER_PHOTO = 100
 _SLOWEST_PAN = 0.25  # of the mean speed, where a photograph is in the middle
-_CLOSEST = 0.85  # of the photographs' height in view when zoomed in
+_CLOSEST = 0.8  # of the wall's height in view when zoomed in
 _WIDEST = 0.97
+_MARGIN = 0.3  # of a photograph's height; a face that fills the view is hard to tell
+_WALL_COLOR = (160, 160, 160)
 _ZOOM_FRAMES = 161.8  # out of step with the pan, so that hardly a view comes twice
 
 
@@ -59,7 +61,7 @@ class Wall:
         self._size = (settings.width, settings.height)
         # Finer than the widest view, so that a step of one pixel on the wall is a small one there.
         height = min(max(5 * settings.height // 4, 540), 1080)
-        hung = [_at_height(photo, height) for photo in photos]
+        hung = [_hang(photo, height) for photo in photos]
         edges = np.cumsum([0, *(photo.shape[1] for photo in hung)])
         self._ring = int(edges[-1])
         middles = (edges[:-1] + edges[1:]) / 2
@@ -216,9 +218,16 @@ def _parse(text: str) -> dict[str, float]:
     return values
 
 
-def _at_height(photo: Image, height: int) -> Image:
-    width = max(1, round(photo.shape[1] * height / photo.shape[0]))
-    return cv2.resize(photo, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[no-any-return]
+def _hang(photo: Image, height: int) -> Image:
+    """The photograph with wall around it, `height` pixels in all."""
+    inside = round(height / (1 + 2 * _MARGIN))
+    width = max(1, round(photo.shape[1] * inside / photo.shape[0]))
+    scaled = cv2.resize(photo, (width, inside), interpolation=cv2.INTER_CUBIC)
+    above, beside = (height - inside) // 2, round(_MARGIN * inside)
+    below = height - inside - above
+    return cv2.copyMakeBorder(  # type: ignore[no-any-return]
+        scaled, above, below, beside, beside, cv2.BORDER_CONSTANT, value=_WALL_COLOR
+    )
 
 
 def _between(low: float, high: float, part: float) -> float:

@@ -109,6 +109,8 @@ def open_video(path: Path, *, camera: str | None = None) -> Video:
 
 def _check_readable(path: Path) -> None:
     try:
+        if not path.is_file():
+            raise SourceError(f"{path}: no ordinary file; expected a video")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:

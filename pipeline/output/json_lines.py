@@ -27,20 +27,20 @@ class JsonLines:
     def __init__(self, path: str | Path) -> None:
         self._subject = "standard output" if str(path) == STDOUT else f"--jsonl {path}"
         try:
+            # Unbuffered, because every line goes out at once, and because what a full or broken
+            # pipe leaves behind in a buffer would hold up the end of the process.
             if str(path) == STDOUT:
-                # Our own buffer on it: what a broken pipe leaves behind in sys.stdout would make
-                # the interpreter complain at its end.
-                self._file = os.fdopen(os.dup(1), "wb")
+                self._file = os.fdopen(os.dup(1), "wb", buffering=0)
             else:
-                self._file = check_target(Path(path), "--jsonl").open("wb")
+                self._file = check_target(Path(path), "--jsonl").open("wb", buffering=0)
         except OSError as error:
             raise InputError(f"{self._subject}: cannot be opened: {error.strerror}") from error
 
     def write(self, result: Result) -> None:
-        line = msgspec.json.encode(result_to_dict(result)) + b"\n"
+        left = memoryview(msgspec.json.encode(result_to_dict(result)) + b"\n")
         try:
-            self._file.write(line)
-            self._file.flush()  # a line at a time, for whoever follows
+            while left:  # a pipe may take less than it is given
+                left = left[self._file.write(left) or 0 :]
         except BrokenPipeError:
             raise Stop(f"{self._subject}: the reader has gone") from None
         except OSError as error:

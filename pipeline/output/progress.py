@@ -25,9 +25,13 @@ Stats = Callable[[], Mapping[str, Any]]
 
 
 class ProgressBar:
-    """Frames done of a known number, with the rate and the time left."""
+    """Frames done of a known number, with the rate and the time left.
 
-    def __init__(self, frames: int, console: Console | None = None) -> None:
+    `stats` gives the figures so far in the form of `--stats`: a frame that was lost is done too.
+    """
+
+    def __init__(self, frames: int, stats: Stats, console: Console | None = None) -> None:
+        self._stats = stats
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,13 +43,10 @@ class ProgressBar:
             redirect_stdout=False,
         )
         self._task = self._bar.add_task("frames", total=frames, rate=0.0)
-        self._started = time.monotonic()
         self._throttle = _Throttle()
-        self._done = 0
         self._bar.start()
 
     def write(self, result: Result) -> None:
-        self._done += 1
         if self._throttle.due():
             self._update()
 
@@ -54,8 +55,10 @@ class ProgressBar:
         self._bar.stop()
 
     def _update(self) -> None:
-        rate = self._done / max(time.monotonic() - self._started, 1e-6)
-        self._bar.update(self._task, completed=self._done, rate=rate)
+        stats = self._stats()
+        done = sum(stats.get(name, 0) for name in ("processed", "dropped", "failed"))
+        lost = f"frames ({stats['failed']} lost)" if stats.get("failed") else "frames"
+        self._bar.update(self._task, completed=done, rate=stats.get("fps", 0.0), description=lost)
         self._bar.refresh()
 
 
@@ -116,7 +119,7 @@ def open_progress(
     console = console or Console(stderr=True)
     if quiet or not console.is_terminal:
         return None
-    return ProgressBar(frames, console) if frames else StatusLine(stats, console)
+    return ProgressBar(frames, stats, console) if frames else StatusLine(stats, console)
 
 
 def status_text(result: Result, stats: Mapping[str, Any]) -> str:

@@ -231,4 +231,4 @@ def test_pictures_of_the_users_folder_come_first(
     with open_source("scene:?fps=0&size=64x48") as source:
         frame = source.read()
     assert frame is not None
-    assert (frame.image == (255, 0, 0)).all()
+    assert (frame.image == (255, 0, 0)).all(axis=2).mean() > 0.2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.capture import open_source
+from pipeline.capture.camera import Camera
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.types import Frame
 
@@ -151,11 +156,88 @@ def test_video_that_lost_its_end_with_the_index(shared: Path, tmp_path: Path) ->
         open_source(str(path))
 
 
-def test_opencv_adds_no_lines_of_its_own_to_an_error(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_opencv_adds_no_lines_of_its_own_to_an_error(tmp_path: Path) -> None:
+    """In a process of its own, since OpenCV asks once how loud FFmpeg shall be."""
     path = tmp_path / "noise.mp4"
     path.write_bytes(np.random.default_rng(0).bytes(5000))
-    with pytest.raises(SourceError):
+    program = (
+        "from pipeline.capture import open_source\nfrom pipeline.errors import SourceError\n"
+        f"try: open_source({str(path)!r})\nexcept SourceError as error: print(error)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.stdout.startswith(f"{path}: not a video")
+    assert done.stderr == ""
+
+
+def test_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.mp4"
+    os.mkfifo(path)
+    with pytest.raises(SourceError, match="no ordinary file"):
         open_source(str(path))
-    assert capfd.readouterr() == ("", "")
+
+
+class Recorded:
+    """Stands for an OpenCV capture whose frames are given."""
+
+    def __init__(self, *images: np.ndarray | None) -> None:
+        self._images = list(images)
+        self.released = 0
+
+    def get(self, key: int) -> float:
+        return 0.0
+
+    def grab(self) -> bool:
+        return bool(self._images)
+
+    def retrieve(self) -> tuple[bool, np.ndarray | None]:
+        image = self._images.pop(0)
+        return image is not None, image
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def test_grey_camera_gives_three_channels_and_a_deep_one_is_refused() -> None:
+    grey = np.full((4, 6), 9, np.uint8)
+    source = Camera(Recorded(grey, grey[..., None], np.zeros((4, 6), np.uint16), None), "c", "x")
+    for _ in range(2):
+        frame = source.read()
+        assert frame is not None
+        assert frame.image.shape == (4, 6, 3)
+        assert (frame.image == 9).all()
+    with pytest.raises(FrameError, match="frame 2 is no picture of 8-bit colours"):
+        source.read()
+    with pytest.raises(FrameError, match="frame 3 does not decode"):
+        source.read()
+
+
+def test_camera_that_goes_away_is_broken_and_counts_its_frames() -> None:
+    source = Camera(Recorded(np.zeros((4, 6, 3), np.uint8)), "c", "/dev/video99")
+    assert source.read() is not None
+    with pytest.raises(CaptureError, match="camera /dev/video99: it was unplugged; after 1 frames"):
+        source.read()
+
+
+def test_capture_is_not_released_under_a_running_grab() -> None:
+    """Closing while a grab runs leaves the release to the reader."""
+    grabbing, go_on = threading.Event(), threading.Event()
+
+    class Slow(Recorded):
+        def grab(self) -> bool:
+            grabbing.set()
+            assert go_on.wait(10)
+            assert self.released == 0
+            return super().grab()
+
+    capture = Slow(np.zeros((4, 6, 3), np.uint8))
+    source = Camera(capture, "c", "x")
+    reader = threading.Thread(target=source.read)
+    reader.start()
+    assert grabbing.wait(10)
+    source.close()
+    assert capture.released == 0
+    go_on.set()
+    reader.join(10)
+    assert capture.released == 1
+    assert source.read() is None

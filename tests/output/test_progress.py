@@ -19,16 +19,19 @@ def terminal() -> tuple[Console, io.StringIO]:
     return Console(file=text, force_terminal=True, width=120, color_system=None), text
 
 
-def test_bar_counts_to_the_end_and_shows_the_rate() -> None:
+def test_bar_counts_to_the_end_and_shows_rate_and_losses() -> None:
     console, text = terminal()
-    bar = open_progress(25, dict, console=console)
+    stats = {"processed": 0, "dropped": 0, "failed": 2, "fps": 51.26}
+    bar = open_progress(25, lambda: stats, console=console)
     assert isinstance(bar, ProgressBar)
-    for number in range(25):
+    for number in range(23):
+        stats["processed"] += 1
         bar.write(make_result(seq=number))
     bar.close()
     bar.close()
     assert "25/25" in text.getvalue()
-    assert "fps" in text.getvalue()
+    assert "51.3 fps" in text.getvalue()
+    assert "(2 lost)" in text.getvalue()
 
 
 def test_status_line_of_a_source_without_end() -> None:
@@ -74,7 +77,7 @@ def test_nothing_is_shown_where_nobody_looks(frames: int | None) -> None:
 
 
 def test_progress_is_not_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
-    bar = ProgressBar(2)
+    bar = ProgressBar(2, dict)
     bar.write(make_result())
     bar.close()
     assert capfd.readouterr().out == ""
