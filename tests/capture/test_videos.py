@@ -165,7 +165,9 @@ def test_opencv_adds_no_lines_of_its_own_to_an_error(tmp_path: Path) -> None:
         f"try: open_source({str(path)!r})\nexcept SourceError as error: print(error)"
     )
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith(f"{path}: not a video")
     assert done.stderr == ""
 
