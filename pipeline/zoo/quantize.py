@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 PIXEL_RANGE = Range(0.0, 255.0)
 
 _WEIGHTED = ("Conv", "Gemm")
-_SCALE_KEEPING = ("MaxPool", "Slice", "Resize", "Flatten", "Transpose", "Concat", "Identity")
+_PRODUCT = "MatMul"
+"""Weights (in, out) as the second input, no bias, and a float output."""
+_SCALE_KEEPING = (
+    *("MaxPool", "Slice", "Resize", "Flatten", "Reshape", "Transpose", "Concat", "Identity"),
+)
 """Nodes whose output values all stand in their inputs: in and out share one scale, at no cost."""
-_COMPUTING = (*_WEIGHTED, "LeakyRelu", "Add", "GlobalAveragePool", "Clip", "Relu")
+_COMPUTING = (*_WEIGHTED, _PRODUCT, "LeakyRelu", "Add", "GlobalAveragePool", "Clip", "Relu")
 _CLIPPING = ("Clip", "Relu")
 """Fused into the convolution before them: the range of their output does the clipping."""
 
@@ -117,7 +121,8 @@ class QuantizationPlan:
         names: dict[str, None] = {}
         for node in self._quantized:
             names.update(dict.fromkeys(self.activations(node)))
-            names[node.output[0]] = None
+            if node.op_type != _PRODUCT:
+                names[node.output[0]] = None
         fused = {node.output[0] for node in self._quantized if self._is_clipped(node)}
         return [name for name in names if name not in fused and name not in self.pixels]
 
@@ -183,6 +188,8 @@ class _QdqWriter:
         output = node.output[0]
         if node.name in self._plan.nodes and node.op_type in _WEIGHTED:
             copy.input[:] = [self._dequantized(node.input[0]), *self._weights(node)]
+        elif node.name in self._plan.nodes and node.op_type == _PRODUCT:
+            copy.input[:] = [self._dequantized(node.input[0]), self._factor(node.input[1])]
         else:
             activations = set(self._plan.activations(node))
             copy.input[:] = [
@@ -216,19 +223,27 @@ class _QdqWriter:
         step = self._ranges[self._plan.activations(node)[0]].scale
         bias_scale = (scale * step).astype(np.float32)
         bias_values = np.clip(np.rint(bias / bias_scale), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        names = list(node.input[1:3])
-        for name, array, scales in (
-            (names[0], values, scale),
-            (names[1], bias_values, bias_scale),
-        ):
-            zeros = np.zeros(len(scales), array.dtype)
-            parts = [
-                self._constant(f"{name}.q", array),
-                self._constant(f"{name}.scale", scales),
-                self._constant(f"{name}.zero", zeros),
-            ]
-            self._node("DequantizeLinear", parts, f"{name}.dq", axis=0)
-        return [f"{name}.dq" for name in names]
+        return [
+            self._stored(node.input[1], values, scale, axis=0),
+            self._stored(node.input[2], bias_values, bias_scale, axis=0),
+        ]
+
+    def _factor(self, name: str) -> str:
+        """The dequantised second factor of a matrix product."""
+        values, scale = quantize_weight(self._onnx.numpy_helper.to_array(self._floats[name]).T)
+        return self._stored(name, np.ascontiguousarray(values.T), scale, axis=1)
+
+    def _stored(
+        self, name: str, values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int
+    ) -> str:
+        zeros = np.zeros(len(scales), values.dtype)
+        parts = [
+            self._constant(f"{name}.q", values),
+            self._constant(f"{name}.scale", scales),
+            self._constant(f"{name}.zero", zeros),
+        ]
+        self._node("DequantizeLinear", parts, f"{name}.dq", axis=axis)
+        return f"{name}.dq"
 
     def _dequantize(self, quantized: str, output: str) -> None:
         tensor = output.removesuffix(".dq")
