@@ -19,24 +19,32 @@ _opencv_log = getattr(cv2.utils, "logging", cv2)
 
 
 @contextlib.contextmanager
-def quiet_opencv(**environment: str) -> Iterator[None]:
-    """Silence OpenCV and FFmpeg within this block; debug logging lets everything through.
-
-    `environment` holds OpenCV's settings for this block only. What the user has set in the
-    environment wins.
-    """
+def quiet_opencv() -> Iterator[None]:
+    """Silence OpenCV within this block; debug logging lets everything through."""
     if log.isEnabledFor(logging.DEBUG):
-        with _environment(environment):
-            yield
+        yield
         return
     level = _opencv_log.getLogLevel()
     _opencv_log.setLogLevel(_SILENT)
     try:
-        # OpenCV reads FFmpeg's level once, when it first uses FFmpeg; so it holds for the process.
-        with _environment({"OPENCV_FFMPEG_LOGLEVEL": _FFMPEG_SILENT, **environment}):
-            yield
+        yield
     finally:
         _opencv_log.setLogLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_opening(**environment: str) -> Iterator[None]:
+    """Silence OpenCV and what lies below it while a device, a file or a window is opened.
+
+    `environment` holds their settings for this block only. What the user has set in the
+    environment wins. Not for every frame: other threads may read the environment meanwhile.
+    """
+    settings = dict(environment)
+    if not log.isEnabledFor(logging.DEBUG):
+        # OpenCV reads FFmpeg's level once, when it first uses FFmpeg; so it holds for the process.
+        settings["OPENCV_FFMPEG_LOGLEVEL"] = _FFMPEG_SILENT
+    with quiet_opencv(), _environment(settings):
+        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import cv2
 from pipeline.capture.opencv import OpenCVSource
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, ConfigError, SourceError
-from pipeline.quiet import quiet_opencv
+from pipeline.quiet import quiet_opening
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def open_camera(
         _check_device(path)
     # OpenCV reads this once; whole seconds, and 10 where it is not set.
     select_s = str(max(1, math.ceil(open_timeout_s)))
-    with quiet_opencv(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=select_s):
+    with quiet_opening(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=select_s):
         backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
         capture = cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
         if not capture.isOpened():

@@ -13,7 +13,7 @@ import cv2
 from pipeline.capture.opencv import OpenCVSource, open_parameters
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, FrameError, SourceError
-from pipeline.quiet import quiet_opencv
+from pipeline.quiet import quiet_opening
 from pipeline.types import Frame
 
 SCHEMES = ("http", "https", "rtsp", "rtsps")
@@ -70,8 +70,8 @@ class Video(OpenCVSource):
         self._lost += 1
         if self._lost > MAX_LOST:
             raise CaptureError(
-                f"{self._subject}: nothing decodes after frame {self._seq - self._lost}, "
-                f"{missing_s:.0f} s before the end; the file is cut off or damaged"
+                f"{self._subject}: nothing decodes from frame {self._seq - self._lost + 1} on, "
+                f"{missing_s:.1f} s before the end; the file is cut off or damaged"
             )
         seq, self._seq = self._seq, self._seq + 1
         raise FrameError(f"{self._subject}: frame {seq} does not decode")
@@ -81,9 +81,11 @@ class Video(OpenCVSource):
 
         Told by time rather than by count: of files with a varying rate the count is a guess.
         """
-        if self.frames is None or self.fps is None or self._first_ms is None:
+        if self.frames is None or self.fps is None:
             return 0.0
         duration_s = self.frames / self.fps
+        if self._first_ms is None:
+            return duration_s
         missing_s = duration_s - (self._last_ms - self._first_ms) / 1000
         return missing_s if missing_s > max(1.0, 0.05 * duration_s) else 0.0
 
@@ -94,7 +96,7 @@ def open_video(path: Path, *, camera: str | None = None) -> Video:
     Raises `SourceError` where the file cannot be read or is no video.
     """
     _check_readable(path)
-    with quiet_opencv():
+    with quiet_opening():
         # An absolute path cannot be mistaken for a protocol. One thread decodes with less CPU time
         # than several and, at the sizes detectors see, no slower.
         capture = cv2.VideoCapture(
@@ -143,7 +145,7 @@ def open_stream(url: str, *, open_timeout_s: float = 5.0, camera: str | None = N
     )
     started = time.monotonic()
     rtsp = url.lower().startswith("rtsp")
-    with quiet_opencv(**({"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if rtsp else {})):
+    with quiet_opening(**({"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if rtsp else {})):
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.errors import InputError, OutputError
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
-from pipeline.quiet import quiet_opencv
+from pipeline.quiet import quiet_opening
 from pipeline.types import Image, Result
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class VideoFile:
         writer, self._writer = self._writer, None
         if writer is None:
             return
-        with quiet_opencv():
+        with quiet_opening():
             writer.release()
             check = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)
             readable = check.isOpened()
@@ -115,7 +115,7 @@ class VideoFile:
         """Open under another name: a recording that cannot start leaves an older one alone."""
         partial = self._path.with_name(f".{os.getpid()}.{self._path.name}")
         for codec in self._codecs:  # an encoder may refuse this size and another take it
-            with quiet_opencv():
+            with quiet_opening():
                 writer = _writer(partial, codec, self._fps, self._size)
             if writer.isOpened():
                 os.replace(partial, self._path)
@@ -152,7 +152,7 @@ def _codecs_here(path: Path) -> list[str]:
             f"--record {path}: unknown kind of video '{path.suffix}'; "
             f"expected one of {', '.join(_CODECS)}"
         )
-    with tempfile.TemporaryDirectory() as folder, quiet_opencv():
+    with tempfile.TemporaryDirectory() as folder, quiet_opening():
         probe = Path(folder, f"probe{path.suffix}")
         here = [codec for codec in codecs if _writer(probe, codec, 30.0, (64, 64)).isOpened()]
     if not here:

@@ -12,7 +12,7 @@ import cv2
 from pipeline.errors import InputError, OutputError
 from pipeline.output.drawing import annotated
 from pipeline.output.output import Stop
-from pipeline.quiet import quiet_opencv
+from pipeline.quiet import quiet_opening
 from pipeline.types import Result
 
 _ESCAPE = 27
@@ -72,7 +72,7 @@ class Window:
     def _open(self, width: int, height: int) -> None:
         scale = min(1.0, _LARGEST[0] / width, _LARGEST[1] / height)
         # Qt complains about fonts that nothing here uses.
-        with quiet_opencv(QT_LOGGING_RULES="*.warning=false"):
+        with quiet_opening(QT_LOGGING_RULES="*.warning=false"):
             cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         cv2.resizeWindow(self._title, max(1, round(width * scale)), max(1, round(height * scale)))
         self._opened = True

@@ -125,7 +125,18 @@ def test_damaged_frames_are_lost_one_by_one_and_the_rest_goes_on(
 
 def test_file_of_which_the_rest_is_damaged_is_an_error(shared: Path, tmp_path: Path) -> None:
     path = damage(shared / "videos" / "bottle-detection.mp4", tmp_path / "damaged.mp4", 200_000)
-    with pytest.raises(CaptureError, match=r"nothing decodes after frame 4\d\d, 2\d s before"):
+    with pytest.raises(CaptureError, match=r"nothing decodes from frame 450 on, 24\.\d s before"):
+        read_all(path)
+
+
+def test_file_of_which_nothing_decodes_is_an_error(shared: Path, tmp_path: Path) -> None:
+    data = bytearray((shared / "videos" / "bottle-detection.mp4").read_bytes())
+    start = data.index(b"mdat") + 4
+    end = data.index(b"moov") - 4
+    data[start:end] = bytes(end - start)
+    path = tmp_path / "zeros.mp4"
+    path.write_bytes(data)
+    with pytest.raises((CaptureError, SourceError), match=r"zeros\.mp4"):
         read_all(path)
 
 
