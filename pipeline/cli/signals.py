@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-PATIENCE_S = 1.5  # how long an output may hold up the end; a reader of our pipe may never read on
+PATIENCE_S = 1.0  # how long an output may hold up the end; a reader of our pipe may never read on
 
 
 class Interrupted(BaseException):
@@ -23,11 +24,12 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.stop: Callable[[], None] | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         for number in STOPPING:
-            signal.signal(number, self._handle)
-        signal.signal(signal.SIGALRM, self._give_up)
+            self._before[number] = signal.signal(number, self._handle)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
         return self
 
     def __exit__(
@@ -37,6 +39,8 @@ class StopSignals:
         traceback: TracebackType | None,
     ) -> bool:
         self.be_patient()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         return isinstance(error, Interrupted)
 
     def be_patient(self) -> None:

@@ -1,0 +1,66 @@
+"""Running the command as users do: inside this process, or as a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipeline.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def vision(capfd, monkeypatch):
+    """Run the command in this process; gives its exit code and what it printed."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Outcome(code, *capfd.readouterr())
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for place in ("pipeline", "nodes"):
+        logging.getLogger(place).setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command as a process in an empty folder; it is ended with the test."""
+    processes = []
+
+    def start(*arguments: object, **settings) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **settings,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()

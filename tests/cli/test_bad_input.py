@@ -1,0 +1,154 @@
+"""Whatever is wrong with what the user gave: one line that says so, and exit code 2."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+
+
+def huge_png() -> bytes:
+    """A valid PNG header that promises 40000 x 40000 pixels."""
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    )
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with one of everything that is not what it should be, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    Path("words.mp4").write_text("these are words\n" * 50)
+    Path("noise.mp4").write_bytes(bytes(range(256)) * 400)
+    Path("empty.mp4").touch()
+    Path("huge.png").write_bytes(huge_png())
+    Path("folder").mkdir()
+    Path("folder", "readme.txt").write_text("no pictures here")
+    Path("damaged.onnx").write_bytes((MODELS / "yolov4-tiny-int8.onnx").read_bytes()[:100_000])
+    Path("unknown-key.yaml").write_text("scor: 0.5\n")
+    Path("bad-value.yaml").write_text("source: 'scene:'\nscore: high\n")
+    Path("bad-switch.yaml").write_text("every-frame: 3\n")
+    Path("list.yaml").write_text("- score\n")
+    Path("broken.yaml").write_text("score: [\n")
+    return tmp_path
+
+
+SOURCES = {
+    "none-given": ([], "SOURCE is missing; expected a camera number"),
+    "empty-text": ([""], "expected a camera number"),
+    "missing-file": (["nothing.mp4"], "'nothing.mp4': no such file"),
+    "misspelled-file": (["word.mp4"], "did you mean words.mp4?"),
+    "text-as-video": (["words.mp4"], "the file is text; expected a video"),
+    "noise-as-video": (["noise.mp4"], "noise.mp4: not a video that can be read"),
+    "empty-file": (["empty.mp4"], "the file is empty; expected a video"),
+    "picture-too-large": (["huge.png"], "40000"),
+    "folder-without-pictures": (["folder"], "holds no pictures"),
+    "glob-without-match": (["*.jpg"], "*.jpg: the pattern matches no files"),
+    "camera-absent": (["63"], "camera /dev/video63: No such file or directory"),
+    "device-that-is-no-camera": (["/dev/null"], "camera /dev/null: not a camera device"),
+    "unknown-scheme": (["gopher://robot/cam"], "unknown kind 'gopher://'"),
+    "nothing-listens": (
+        ["http://127.0.0.1:9/stream", "--open-timeout", "1"],
+        "nothing answers at 127.0.0.1:9",
+    ),
+    "scene-misspelled": (["scene:?siez=640x480"], "siez"),
+}
+MODELS_GIVEN = {
+    "unknown-name": (["--detector", "yolov4-tiny-int9"], "did you mean yolov4-tiny-int8?"),
+    "no-such-file": (["--detector", "mine/model.onnx"], "model mine/model.onnx: no such file"),
+    "damaged": (["--detector", "damaged.onnx"], "damaged.onnx: not a usable ONNX model"),
+    "classifier-as-detector": (
+        ["--detector", "mobilenetv2-int8"],
+        "expected a model that can detect, but it can classify",
+    ),
+    "detector-as-classifier": (
+        ["--classifier", "yolov4-tiny-int8"],
+        "expected a model that can classify, but it can detect",
+    ),
+}
+OPTIONS = {
+    "score-too-high": (["--score", "1.5"], "--score: expected a number from 0 to 1, but got 1.5"),
+    "score-not-a-number": (["--score", "nan"], "--score: expected a number from 0 to 1"),
+    "score-a-word": (["--score", "high"], "--score"),
+    "nms-negative": (["--nms", "-0.1"], "--nms: expected a number from 0 to 1, but got -0.1"),
+    "nms-kind-unknown": (["--nms-kind", "soft"], "--nms-kind: expected iou or darknet"),
+    "top-zero": (["--top", "0"], "--top: expected a whole number from 1 to 1000, but got 0"),
+    "threads-zero": (["--threads", "0"], "--threads: expected a whole number from 1"),
+    "max-frames-zero": (["--max-frames", "0"], "--max-frames: expected a whole number of at least"),
+    "duration-zero": (["--duration", "0"], "--duration: expected a number of seconds"),
+    "open-timeout-zero": (["--open-timeout", "0"], "--open-timeout: expected a number of seconds"),
+    "width-zero": (["--width", "0"], "--width: expected a number of pixels"),
+    "fps-negative": (["--fps", "-1"], "--fps: expected frames per second"),
+    "fourcc-short": (["--fourcc", "MJ"], "--fourcc: expected four characters such as MJPG"),
+    "unknown-option": (["--thread", "2"], "No such option: --thread"),
+    "value-missing": (["--score"], "--score"),
+}
+CONFIGS = {
+    "no-such-file": ("absent.yaml", "config absent.yaml: cannot be read: No such file"),
+    "unknown-key": ("unknown-key.yaml", "'scor' is not a setting; did you mean score?"),
+    "bad-value": ("bad-value.yaml", "score: expected a number from 0 to 1, but got 'high'"),
+    "bad-switch": ("bad-switch.yaml", "every-frame: expected true or false, but got 3"),
+    "not-a-mapping": ("list.yaml", "expected lines such as 'score: 0.4'"),
+    "not-yaml": ("broken.yaml", "not valid YAML"),
+}
+OUTPUTS = {
+    "record-into-missing-folder": (["--record", "gone/a.mp4"], "there is no folder gone"),
+    "record-of-unknown-kind": (["--record", "a.xyz"], "unknown kind of video '.xyz'"),
+    "jsonl-is-a-folder": (["--jsonl", "folder"], "--jsonl folder: is a folder"),
+    "stats-into-missing-folder": (["--stats", "gone/a.json"], "there is no folder gone"),
+    "show-without-screen": (["--show"], "--show: there is no screen"),
+}
+
+
+def assert_refused(outcome, message):
+    assert outcome.code == 2, outcome.err
+    assert message in outcome.err
+    assert outcome.err.startswith("vision: error: ")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), SOURCES.values(), ids=SOURCES)
+def test_a_source_that_cannot_be_used(vision, place, arguments, message):
+    assert_refused(vision("run", *arguments), message)
+
+
+@pytest.mark.parametrize(("arguments", "message"), MODELS_GIVEN.values(), ids=MODELS_GIVEN)
+def test_a_model_that_cannot_be_used(vision, place, arguments, message):
+    assert_refused(vision("run", "scene:", *arguments), message)
+
+
+@pytest.mark.parametrize(("arguments", "message"), OPTIONS.values(), ids=OPTIONS)
+def test_an_option_out_of_its_range(vision, place, arguments, message):
+    assert_refused(vision("run", "scene:", *arguments), message)
+
+
+@pytest.mark.parametrize(("file", "message"), CONFIGS.values(), ids=CONFIGS)
+def test_a_configuration_that_cannot_be_used(vision, place, file, message):
+    assert_refused(vision("run", "scene:", "--config", file), message)
+
+
+@pytest.mark.parametrize(("arguments", "message"), OUTPUTS.values(), ids=OUTPUTS)
+def test_an_output_that_cannot_be_written(vision, place, arguments, message):
+    assert_refused(vision("run", "scene:", "--max-frames", "2", *arguments), message)
+
+
+def test_an_unknown_command(vision):
+    assert_refused(vision("rum"), "No such command 'rum'")
+
+
+def test_a_mistyped_model_leaves_an_earlier_recording_alone(vision, place):
+    Path("results.jsonl").write_text("earlier\n")
+    outcome = vision("run", "scene:", "--detector", "nothing", "--jsonl", "results.jsonl")
+    assert outcome.code == 2
+    assert Path("results.jsonl").read_text() == "earlier\n"
+
+
+def test_demo_refuses_a_folder_that_is_not_there(vision, place):
+    assert_refused(vision("demo", "-o", "gone/picture.jpg"), "there is no folder gone")

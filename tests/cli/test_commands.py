@@ -1,0 +1,113 @@
+"""The other subcommands, and the command as such."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"cv2", "numpy", "numba", "onnxruntime", "yaml", "rich", "psutil", "onnx"}
+CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
+CUPS = {"espresso", "cup", "coffee mug"}
+
+
+def names_in(text: str) -> set[str]:
+    """The names of a cell such as `tabby 0.42, tiger cat 0.20`."""
+    return {part.strip().rpartition(" ")[0] for part in text.split(",")}
+
+
+def test_help_loads_nothing_heavy():
+    program = (
+        "import sys\nfrom pipeline.cli.main import main\n"
+        "assert main(['--help']) == 0\nprint('modules', *sys.modules)"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(outcome.stdout.rpartition("modules ")[2].split())
+    assert "pipeline.cli.run" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "doctor", "models", "import-darknet"])
+def test_every_command_has_help(vision, command):
+    outcome = vision(command, "--help")
+    assert outcome.code == 0
+    assert f"Usage: vision {command}" in outcome.out
+    assert outcome.err == ""
+
+
+def test_the_command_alone_shows_its_help(vision):
+    outcome = vision()
+    assert outcome.code == 2
+    assert "Usage: vision" in outcome.out + outcome.err
+
+
+def test_demo_finds_the_person_the_cat_and_the_cup(start, tmp_path):
+    process = start("demo", "--jsonl", "found.jsonl")
+    out, errors = (text.decode() for text in process.communicate(timeout=300))
+    assert process.returncode == 0, errors
+    rows = {}
+    for line in out.splitlines()[1:]:
+        cells = [cell.strip() for cell in line.split("  ") if cell.strip()]
+        if len(cells) == 4:
+            rows[cells[0]] = (int(cells[1]), float(cells[2]), names_in(cells[3]))
+    assert {"person", "cat", "cup"} <= set(rows)
+    assert rows["cat"][2] & CATS
+    assert rows["cup"][2] & CUPS
+    assert "300 frames" in errors
+
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert len(lines) == 300
+    for label, (frames, best, _) in rows.items():
+        scores = [
+            [thing["score"] for thing in line["objects"] if thing["label"] == label]
+            for line in lines
+        ]
+        assert frames == sum(map(bool, scores))
+        assert best == pytest.approx(max(max(some, default=0) for some in scores), abs=0.006)
+
+    picture = tmp_path / "vision-demo.jpg"
+    assert f"annotated picture: {picture}" in out
+    assert cv2.imread(str(picture)) is not None
+
+
+def test_models_are_listed_with_their_facts(vision):
+    outcome = vision("models", "list")
+    assert outcome.code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in outcome.out.splitlines()}
+    assert rows["yolov4-tiny-int8"][:3] == ["detect", "416x416", "80"]
+    assert rows["mobilenetv2-int8"][:3] == ["classify", "224x224", "1000"]
+
+
+@pytest.fixture
+def damaged_model(tmp_path, monkeypatch):
+    (tmp_path / "mine.onnx").write_bytes(b"not a model")
+    monkeypatch.setenv("VISION_MODELS", str(tmp_path))
+
+
+def test_a_damaged_model_is_listed_as_unusable(vision, damaged_model):
+    outcome = vision("models", "list")
+    assert outcome.code == 0
+    assert "unusable" in next(line for line in outcome.out.splitlines() if "mine" in line)
+
+
+def test_doctor_says_what_is_there_and_what_to_do(vision, damaged_model):
+    outcome = vision("doctor")
+    assert outcome.code == 0
+    for subject in ("processor", "memory", "packages", "ONNX Runtime", "OpenCV", "ROS 2"):
+        assert subject in outcome.out
+    assert "model mine: replace the file" in outcome.out
+    assert "window: --show needs a display" in outcome.out
+
+
+def test_doctor_answers_in_json_as_well(vision):
+    findings = json.loads(vision("doctor", "--json").out)
+    states = {finding["subject"]: finding["state"] for finding in findings}
+    assert states["model yolov4-tiny-int8"] == states["model mobilenetv2-int8"] == "ok"
+    assert all(finding["advice"] for finding in findings if finding["state"] == "warn")

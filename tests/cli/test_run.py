@@ -1,0 +1,135 @@
+"""`vision run`: what goes in comes out, in every output, and faults end it cleanly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from pipeline.cli import session
+
+FRAMES = 6
+
+
+def lines_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def frames_in(video: Path) -> int:
+    capture = cv2.VideoCapture(str(video))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+def test_every_output_has_every_frame(vision, tmp_path):
+    video, lines, stats = (tmp_path / name for name in ("a.mp4", "a.jsonl", "a.json"))
+    outcome = vision(
+        *("run", "scene:?fps=0&size=640x360", "--max-frames", FRAMES),
+        *("--record", video, "--jsonl", lines, "--stats", stats),
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == ""
+    assert [line["seq"] for line in lines_of(lines.read_text())] == list(range(FRAMES))
+    assert frames_in(video) == FRAMES
+    figures = json.loads(stats.read_text())
+    assert figures["processed"] == FRAMES
+    assert figures["captured"] == sum(figures[what] for what in ("processed", "dropped", "failed"))
+    assert {"preprocess", "detect", "classify", "output"} <= set(figures["stages"])
+    assert f"{FRAMES} frames in" in outcome.err
+
+
+def test_results_go_to_standard_output_and_nothing_else_does(vision):
+    outcome = vision("run", "scene:?fps=0", "--max-frames", FRAMES, "--jsonl", "-")
+    found = lines_of(outcome.out)
+    assert len(found) == FRAMES
+    assert any(line["objects"] for line in found)
+    assert all(len(thing["classes"]) == 5 for line in found for thing in line["objects"])
+
+
+def test_quiet_says_nothing(vision):
+    outcome = vision("run", "scene:?fps=0", "--max-frames", 2, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_without_a_classifier_there_are_no_finer_names(vision):
+    outcome = vision(
+        *("run", "scene:?fps=0", "--max-frames", FRAMES, "--jsonl", "-", "--classifier", "none")
+    )
+    found = lines_of(outcome.out)
+    assert any(line["objects"] for line in found)
+    assert not any(thing["classes"] for line in found for thing in line["objects"])
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(vision, tmp_path):
+    config = tmp_path / "robot.yaml"
+    config.write_text(
+        "source: 'scene:?fps=0'\nmax-frames: 50\nscore: 1.0\ntop: 2\njsonl: '-'\nquiet: true\n"
+    )
+    outcome = vision("run", "--config", config, "--max-frames", FRAMES, "--score", "0.3")
+    found = lines_of(outcome.out)
+    things = [thing for line in found for thing in line["objects"]]
+    assert len(found) == FRAMES
+    assert {len(thing["classes"]) for thing in things} == {2}
+    assert min(thing["score"] for thing in things) < 1.0
+    assert outcome.err == ""
+
+
+def test_duration_ends_a_source_without_an_end(vision):
+    outcome = vision("run", "scene:?size=320x240", "--duration", "0.5", "--jsonl", "-")
+    assert outcome.code == 0
+    assert lines_of(outcome.out)
+
+
+def test_a_full_disk_is_a_fault_and_the_other_outputs_are_whole(vision, tmp_path):
+    video, stats = tmp_path / "a.mp4", tmp_path / "a.json"
+    outcome = vision(
+        *("run", "scene:?fps=0&size=640x360", "--max-frames", FRAMES),
+        *("--jsonl", "/dev/full", "--record", video, "--stats", stats),
+    )
+    assert outcome.code == 1
+    assert "vision: error: --jsonl /dev/full: cannot be written: No space left on device" in (
+        outcome.err
+    )
+    assert "Traceback" not in outcome.err
+    assert json.loads(stats.read_text())["captured"] >= 1
+
+
+def test_a_broken_picture_is_counted_and_passed_over(vision, tmp_path):
+    good = Path(__file__).resolve().parents[2] / "models" / "samples" / "cat.jpg"
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(good.read_bytes() if i != 1 else b"no picture")
+    stats = tmp_path / "a.json"
+    outcome = vision("run", folder, "--stats", stats)
+    assert outcome.code == 0
+    assert "1.jpg" in outcome.err
+    figures = json.loads(stats.read_text())
+    assert (figures["processed"], figures["failed"]) == (2, 1)
+
+
+@pytest.fixture
+def broken_engine(monkeypatch):
+    def fail(*arguments, **settings):
+        raise ZeroDivisionError("never\nmind")
+
+    monkeypatch.setattr(session, "Pipeline", fail)
+
+
+def test_what_nobody_expected_is_one_line(vision, broken_engine):
+    outcome = vision("run", "scene:")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "vision: internal error: ZeroDivisionError: never mind; run again with --debug\n"
+    )
+
+
+def test_debug_gives_the_traceback(vision, broken_engine):
+    outcome = vision("run", "scene:", "--debug")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "in fail" in outcome.err

@@ -1,0 +1,110 @@
+"""Settings: names, ranges, and messages that say what was expected."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Settings, load_config, settings_from
+from pipeline.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "settings.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_nothing_given_gives_the_defaults(file):
+    assert settings_from({}) == settings_from({"score": None}, file("")) == Settings()
+
+
+EVERY_SETTING = """
+source: '0'
+detector: mine.onnx
+classifier: none
+score: 0.5
+nms: 0.6
+nms_kind: darknet
+top: 3
+threads: 2
+every_frame: false
+max_frames: 9
+duration: 1.5
+open_timeout: 2
+retry: true
+width: 640
+height: 480
+fps: 15
+fourcc: MJPG
+show: true
+record: a.mp4
+jsonl: '-'
+stats: a.json
+quiet: true
+debug: true
+"""
+
+
+def test_every_setting_can_stand_in_a_file_under_its_name_or_its_option(file):
+    settings = load_config(file(EVERY_SETTING))
+    assert set(settings) == set(Settings.__struct_fields__)
+    assert load_config(file(EVERY_SETTING.replace("_", "-"))) == settings
+    assert Settings(**settings).nms_kind == "darknet"
+    assert Settings(**settings).every_frame is False
+
+
+def test_an_option_wins_over_the_file_and_the_file_over_the_default(file):
+    settings = settings_from({"score": 0.9, "nms": None}, file("score: 0.1\nnms: 0.2\n"))
+    assert (settings.score, settings.nms, settings.top) == (0.9, 0.2, Settings().top)
+
+
+def test_a_camera_number_in_a_file_needs_no_quotes(file):
+    assert settings_from({}, file("source: 0")).source == 0
+
+
+WRONG = {
+    "typo": ("treads: 2", "'treads' is not a setting; did you mean threads?"),
+    "dashed-typo": ("max-frame: 2", "did you mean max_frames?"),
+    "latest": ("latest: true", "write 'every_frame: false'"),
+    "nothing-near": ("xyzzy: 2", "known are source, detector"),
+    "twice": ("nms-kind: iou\nnms_kind: iou", "nms_kind is set twice"),
+    "text-for-number": ("score: high", "score: expected a number from 0 to 1, but got 'high'"),
+    "bool-for-number": ("threads: true", "threads: expected a whole number"),
+    "number-for-text": ("record: 7", "record: expected a text, but got 7"),
+    "fraction-for-whole": ("threads: 1.5", "expected a whole number from 1 to 1024"),
+    "list-for-number": ("score: [1, 2]", "expected a number from 0 to 1, but got [1, 2]"),
+    "not-a-mapping": ("just words", "expected lines such as 'score: 0.4', but got 'just words'"),
+    "code-in-yaml": ("score: !!python/object:os.system {}", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_in_a_file_is_named(file, text, message):
+    path = file(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"config {path}: ")
+    assert message in str(caught.value)
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_a_fraction_is_taken_exactly_where_it_is_one(value):
+    if not math.isnan(value) and 0 <= value <= 1:
+        assert settings_from({"score": value}).score == value
+    else:
+        with pytest.raises(ConfigError, match="--score: expected a number from 0 to 1, but got"):
+            settings_from({"score": value})
+
+
+@given(st.sampled_from(["threads", "max_frames", "top", "width"]), st.integers(max_value=0))
+def test_counts_begin_at_one(name, value):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: expected .* from|at least"):
+        settings_from({name: value})
