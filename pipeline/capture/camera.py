@@ -18,7 +18,7 @@ import cv2
 from pipeline.capture.opencv import OpenCVSource
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, ConfigError, SourceError
-from pipeline.quiet import quiet_opening
+from pipeline.quiet import quiet_opencv, quiet_opening
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ class Camera(OpenCVSource):
 
     def _read(self) -> Frame | None:
         started = time.monotonic()
-        if not self._capture.grab():
+        with quiet_opencv():
+            ok = self._capture.grab()
+        if not ok:
             waited_s = time.monotonic() - started
             gone = _LINUX and self._device.startswith("/") and not os.path.exists(self._device)
             why = "it was unplugged" if gone else f"no picture came for {waited_s:.1f} s"

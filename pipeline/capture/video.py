@@ -13,7 +13,7 @@ import cv2
 from pipeline.capture.opencv import OpenCVSource, open_parameters
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, FrameError, SourceError
-from pipeline.quiet import quiet_opening
+from pipeline.quiet import quiet_opencv, quiet_opening
 from pipeline.types import Frame
 
 SCHEMES = ("http", "https", "rtsp", "rtsps")
@@ -45,7 +45,8 @@ class Video(OpenCVSource):
 
     def _read(self) -> Frame | None:
         started = time.monotonic()
-        ok = self._capture.grab()
+        with quiet_opencv():
+            ok = self._capture.grab()
         stamp_ns = time.time_ns()
         if not ok:
             self._nothing_came(time.monotonic() - started)

@@ -19,6 +19,7 @@ Box = tuple[int, int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FULL_HEIGHT = 32  # pixels from the top of a capital to the foot of a g, at font scale 1
 _GOLDEN = 0.618033988749895
+_SATURATIONS = (0.75, 0.95, 0.5)  # tell apart the classes whose hues come close
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
 # From version 5 on OpenCV writes UTF-8; before, it has ASCII alone.
 _UNICODE = hasattr(cv2, "FontFace")
@@ -99,7 +100,8 @@ def annotated(result: Result) -> Image:
 @lru_cache(maxsize=4096)
 def class_color(class_id: int) -> Color:
     """A bright colour (blue, green, red) for a class; neighbours differ by the golden ratio."""
-    red, green, blue = colorsys.hsv_to_rgb((class_id * _GOLDEN + 0.05) % 1, 0.75, 1.0)
+    hue, saturation = (class_id * _GOLDEN + 0.05) % 1, _SATURATIONS[class_id % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
     return round(255 * blue), round(255 * green), round(255 * red)
 
 

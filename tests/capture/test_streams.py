@@ -44,7 +44,7 @@ def test_end_of_a_live_stream_is_an_error_that_counts_the_frames(server: Server)
 
 
 def test_stream_that_falls_silent_is_an_error(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(video, "READ_TIMEOUT_S", 1.5)
     server.paths["/cam"] = send_pictures(9, lambda sent: sent == 7 and server.gone.wait(30))
@@ -53,6 +53,7 @@ def test_stream_that_falls_silent_is_an_error(
         pytest.raises(CaptureError, match=r"sent nothing for \d"),
     ):
         drain(source)
+    assert "WARN" not in capfd.readouterr().err
 
 
 def test_close_from_another_thread_ends_a_read_that_waits(
