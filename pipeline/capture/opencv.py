@@ -62,16 +62,14 @@ class OpenCVSource(Source):
             raise FrameError(f"{self.camera}: frame {seq} does not decode: {error.err}") from error
         if not ok or image is None or image.size == 0:
             raise FrameError(f"{self.camera}: frame {seq} does not decode")
-        if image.ndim == 2:
-            image = image[..., None]
-        if image.size == image.shape[0] * image.shape[1] and image.dtype == np.uint8:
-            return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # type: ignore[no-any-return]
-        if image.shape[2] != 3 or image.dtype != np.uint8:
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        if channels not in {1, 3} or image.dtype != np.uint8:
             raise FrameError(
                 f"{self.camera}: frame {seq} is no picture of 8-bit colours, "
                 f"but of shape {image.shape} and {image.dtype}"
             )
-        return image  # type: ignore[no-any-return]
+        picture: Image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if channels == 1 else image
+        return picture
 
 
 def open_parameters(**properties: float) -> list[int]:

@@ -27,6 +27,7 @@ MAX_LOST = 100
 _RTSP_OPTIONS = "rtsp_transport;tcp|flags;low_delay"
 _DEFAULT_PORT = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
+_SILENCE_S = 1.0  # a grab that fails sooner did not fail for want of data
 _PROBE_TIMEOUT_S = 1.0
 
 
@@ -62,8 +63,8 @@ class Video(OpenCVSource):
 
     def _nothing_came(self, waited_s: float) -> None:
         """The end of the file is no error; a lost frame and the end of a live stream are."""
-        if self.live:
-            why = f"sent nothing for {waited_s:.1f} s" if waited_s > 1 else "ended"
+        if self.live or waited_s > _SILENCE_S:
+            why = f"sent nothing for {waited_s:.1f} s" if waited_s > _SILENCE_S else "ended"
             raise CaptureError(f"{self._subject}: the stream {why}; after {self._seq} frames")
         missing_s = self._missing_s()
         if missing_s <= 0:

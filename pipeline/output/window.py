@@ -15,7 +15,7 @@ from pipeline.output.output import Stop
 from pipeline.quiet import quiet_opening
 from pipeline.types import Result
 
-_ESCAPE = 27
+_ESCAPE, _SPACE = 27, 32
 _PAUSE_POLL_MS = 50
 _LARGEST = (1280, 720)
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1); cv2.destroyAllWindows()"
@@ -65,9 +65,9 @@ class Window:
             # Here, since a window belongs to the thread that opens it.
             self._open(image.shape[1], image.shape[0])
         cv2.imshow(self._title, image)
-        if self._key(1) == ord(" "):
-            while self._key(_PAUSE_POLL_MS) != ord(" ") and not self._closed.is_set():
-                pass
+        paused = self._key(1) == _SPACE
+        while paused and not self._closed.is_set():
+            paused = self._key(_PAUSE_POLL_MS) != _SPACE
 
     def _open(self, width: int, height: int) -> None:
         scale = min(1.0, _LARGEST[0] / width, _LARGEST[1] / height)

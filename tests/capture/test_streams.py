@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,32 @@ def test_file_of_another_tool_on_a_web_server_loses_no_frame(server: Server, sha
     server.paths["/v.mp4"] = send_file(shared / "videos" / "car-detection.mp4")
     with open_source(server.url("/v.mp4")) as source:
         assert drain(source) == 377
+
+
+def test_file_on_a_web_server_that_falls_silent_is_given_up_at_once(
+    server: Server, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "READ_TIMEOUT_S", 2.0)
+    data = (shared / "videos" / "car-detection.mp4").read_bytes()
+
+    def send_half(request: BaseHTTPRequestHandler) -> None:
+        first = int(request.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
+        request.send_response(206)
+        request.send_header("Accept-Ranges", "bytes")
+        request.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+        request.send_header("Content-Length", str(len(data) - first))
+        request.end_headers()
+        half = len(data) // 2
+        request.wfile.write(data[first:] if first >= half else data[first:half])
+        if first < half:
+            server.gone.wait(30)
+
+    server.paths["/v.mp4"] = send_half
+    with (
+        open_source(server.url("/v.mp4")) as source,
+        pytest.raises(CaptureError, match=r"sent nothing for \d\.\d s; after \d+ frames"),
+    ):
+        drain(source)
 
 
 def test_missing_path_says_that_the_server_answers_and_hides_the_password(server: Server) -> None:

@@ -20,7 +20,6 @@ from pipeline.output.window import Window, check_display
 from .conftest import make_result
 
 ROOT = Path(__file__).resolve().parents[2]
-SPACE = ord(" ")
 
 
 def show_all(output: Window) -> None:
