@@ -143,7 +143,7 @@ def test_address_where_nobody_answers() -> None:
 
 def test_server_that_never_answers_is_given_up_after_the_open_timeout(server: Server) -> None:
     server.paths["/mute"] = lambda _: server.gone.wait(30)
-    with pytest.raises(SourceError, match=r"no video came within 1\.\d s"):
+    with pytest.raises(SourceError, match=r"no video came within \d+\.\d s"):
         open_source(server.url("/mute"), open_timeout_s=1.0)
 
 
