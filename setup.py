@@ -38,7 +38,13 @@ setup(
     extras_require={
         "convert": ["onnx>=1.15"],
         "evaluate": ["pycocotools>=2.0.7"],
-        "test": ["onnx>=1.15", "pycocotools>=2.0.7", "pytest>=8", "hypothesis>=6.100"],
+        "test": [
+            "onnx>=1.15",
+            "pycocotools>=2.0.7",
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "setuptools>=70.1",  # builds the wheel that the tests install
+        ],
         "dev": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-psutil"],
     },
     entry_points={"console_scripts": ["vision = pipeline.cli.main:main"]},
