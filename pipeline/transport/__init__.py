@@ -1,1 +1,26 @@
 """Frames and results between processes and machines, over ZeroMQ and shared memory."""
+
+from pipeline.transport.address import is_address, parse_address
+from pipeline.transport.publisher import Publisher
+from pipeline.transport.security import KeyPair, Security, load_key_pair, load_public_key, make_keys
+from pipeline.transport.source import FrameSubscription, ResultSubscription, open_subscription
+from pipeline.transport.subscriber import Received, Subscriber
+from pipeline.transport.wire import Limits, WireError
+
+__all__ = [
+    "FrameSubscription",
+    "KeyPair",
+    "Limits",
+    "Publisher",
+    "Received",
+    "ResultSubscription",
+    "Security",
+    "Subscriber",
+    "WireError",
+    "is_address",
+    "load_key_pair",
+    "load_public_key",
+    "make_keys",
+    "open_subscription",
+    "parse_address",
+]

@@ -249,7 +249,8 @@ def _create(size: int) -> tuple[int, str]:
             break
         os.close(fd)
     try:
-        if size > _space()[0]:  # looked up first, so as not to fill the memory only to fail
+        free, total = _space()
+        if total and size > free:  # looked up first, so as not to fill the memory only to fail
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(fd, 0, size)
     except OSError as error:

@@ -32,6 +32,7 @@ RING_PATTERN = r"\A[0-9]{1,10}-[0-9a-f]{16}\Z"
 
 Camera = Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN, max_length=MAX_CAMERA)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=_INT64)]
+Difference = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 Pixels = Annotated[int, msgspec.Meta(ge=1, le=32_768)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
@@ -62,6 +63,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - `sent_ns`: when it was sent, in ns since the epoch on the sender's clock
     - `steady_ns`: the same moment on the sender's monotonic clock, which nobody sets back
     - `clock_port`: the TCP port of the sender's clock service, 0 where it has none
+    - `clock_offset_ns`, `clock_error_ns`: how far the clock that `stamp_ns` was read from is ahead
+      of the sender's clock, and how far that may be off; both 0 where it is the sender's own
     """
 
     version: int = VERSION
@@ -73,6 +76,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sent_ns: Number
     steady_ns: Number
     clock_port: Port = 0
+    clock_offset_ns: Difference = 0
+    clock_error_ns: Number = 0
     width: Pixels
     height: Pixels
 

@@ -1,0 +1,109 @@
+"""Addresses as users write them: `zmq+tcp://host:port/camera`, `zmq+ipc:///path?camera=name`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+import zmq
+
+from pipeline.errors import ConfigError
+from pipeline.transport.wire import CAMERA_PATTERN, MAX_CAMERA
+
+PREFIXES = ("zmq+tcp://", "zmq+ipc://")
+FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc:///PATH[?camera=CAMERA]"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where messages go or come from.
+
+    - `text`: as the user wrote it
+    - `endpoint`: as ZeroMQ takes it
+    - `host`: of TCP, else empty
+    - `camera`: the only camera that is meant, None for all
+    - `bind`: whether this end waits for the others (`?bind`) or goes to them (`?connect`); None is
+      what is usual: publishers wait, subscribers go
+    - `is_local`: whether it cannot be reached from another machine
+    """
+
+    text: str
+    endpoint: str
+    host: str
+    camera: str | None
+    bind: bool | None
+    is_local: bool
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is meant as an address between processes, well-formed or not."""
+    return text.lower().startswith(PREFIXES)
+
+
+def parse_address(text: str) -> Address:
+    """The address that `text` stands for.
+
+    Raises `ConfigError` where it is none.
+    """
+    if not is_address(text):
+        raise ConfigError(f"address '{text}': expected {FORMS}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"address '{text}': {error}; expected {FORMS}") from error
+    camera, bind = _options(text, parts.query)
+    if parts.scheme == "zmq+ipc":
+        return Address(text, _ipc(text, parts.netloc + parts.path), "", camera, bind, True)
+    host = parts.netloc.rpartition(":")[0]
+    if not host or port is None or parts.fragment or parts.username is not None:
+        raise ConfigError(f"address '{text}': has no host or no port; expected {FORMS}")
+    in_path = parts.path.strip("/")
+    if in_path:
+        camera = _camera(text, in_path)
+    return Address(text, f"tcp://{host}:{port}", host, camera, bind, _is_loopback(host))
+
+
+def _ipc(text: str, path: str) -> str:
+    # The name of the socket's file; with @ in front a name of the kernel's own, without a file.
+    if not path.startswith(("/", "@")) or len(path) < 2:
+        raise ConfigError(f"address '{text}': has no absolute path; expected {FORMS}")
+    longest = int(zmq.IPC_PATH_MAX_LEN)
+    if len(path.encode()) > longest:
+        raise ConfigError(f"address '{text}': its path is longer than {longest} bytes")
+    return f"ipc://{path}"
+
+
+def _options(text: str, query: str) -> tuple[str | None, bool | None]:
+    camera: str | None = None
+    bind: bool | None = None
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == "camera":
+            camera = _camera(text, value)
+        elif name in {"bind", "connect"} and not value:
+            bind = name == "bind"
+        else:
+            raise ConfigError(
+                f"address '{text}': unknown setting '{name}'; known are camera, bind and connect"
+            )
+    return camera, bind
+
+
+def _camera(text: str, name: str) -> str:
+    if len(name) > MAX_CAMERA or not re.search(CAMERA_PATTERN, name):
+        raise ConfigError(
+            f"address '{text}': '{name}' cannot be a camera's name; letters, digits and _ are "
+            f"allowed, parts are separated by / and none begins with a digit"
+        )
+    return name
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,234 @@
+"""Sends frames and results to whoever has subscribed to them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+import time
+from collections import Counter
+from typing import Any, Literal
+
+import zmq
+
+from pipeline.errors import ConfigError, RunError
+from pipeline.transport import shared_memory, wire
+from pipeline.transport.address import Address, parse_address
+from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
+from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
+from pipeline.transport.security import Security
+from pipeline.transport.sockets import Endpoint
+from pipeline.transport.wire import FrameHeader, ResultHeader, WireError
+from pipeline.transport.wire_result import result_fields, result_payload
+from pipeline.types import Frame, Image, Result
+
+PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
+Kind = Literal["raw", "jpeg", "shm"]
+MAX_SUBSCRIPTION = 1024  # bytes; all that a subscriber may send
+MAX_SUBSCRIPTIONS = 10_000
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes frames and results at an address, until it is closed.
+
+    - `payload`: how pixels travel: `raw`, `jpeg`, `shm` (shared memory), or `auto`: shared memory
+      where the address cannot be reached from another machine, JPEG where it can
+    - `quality`: of JPEG, 1 to 100
+    - `streams`: how many cameras' frames and results are sent here, so that the queue to each
+      subscriber has room for the newest of all
+    - `slots`: how many pictures a ring in shared memory holds
+
+    It belongs to the thread that made it. Nothing is encoded or sent that nobody has subscribed to,
+    and nobody is waited for: what a subscriber is too slow for is dropped on the way to it.
+    `counts` holds for each topic what was `sent`, what was `unwanted`, and which pictures went
+    `inline` because all of shared memory was being looked at.
+
+    Raises `ConfigError` where the address cannot be used or needs keys.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        payload: PayloadKind = "auto",
+        quality: int = DEFAULT_QUALITY,
+        streams: int = 1,
+        slots: int = shared_memory.DEFAULT_SLOTS,
+        security: Security | None = None,
+    ) -> None:
+        security = security or Security()
+        parsed = parse_address(address)
+        self._payload: Kind = _choose(payload, parsed)
+        self._may_fall_back = payload == "auto"
+        if not 1 <= quality <= 100:
+            raise ConfigError(f"JPEG quality: expected 1 to 100, but got {quality}")
+        self._quality = quality
+        self._slots = slots
+        self._thread = threading.get_ident()
+        self._sender = secrets.randbits(63)
+        self._next_count: Counter[bytes] = Counter()
+        self._rings: dict[str, shared_memory.RingWriter] = {}
+        self._subscribed: set[bytes] = set()
+        self.counts: dict[str, Counter[str]] = {}
+        self._clock: ClockServer | None = None
+        self._endpoint = Endpoint(zmq.XPUB, security, MAX_SUBSCRIPTION, streams)
+        try:
+            bind = parsed.bind is not False
+            self._endpoint.open(parsed, bind)
+            self.endpoint = self._endpoint.last_endpoint()
+            """Where it really is, with the port that was free where port 0 or * was asked for."""
+            if bind and not parsed.is_local:
+                self._clock = ClockServer(_at(parsed, self.endpoint), security)
+        except BaseException:
+            self._endpoint.close()
+            raise
+
+    def wants_frames(self, camera: str) -> bool:
+        """Whether anybody has subscribed to the frames of a camera."""
+        return self._is_wanted(_topic(wire.frame_topic, camera))
+
+    def wants_results(self, camera: str) -> bool:
+        """Whether anybody has subscribed to the results on a camera."""
+        return self._is_wanted(_topic(wire.result_topic, camera))
+
+    def send_frame(self, frame: Frame, clock: Offset = SAME_CLOCK) -> bool:
+        """Send a frame; False where nobody wants it.
+
+        `clock` tells how far the clock that stamped it is ahead of this machine's. Raises
+        `WireError` where no receiver would take it, `RunError` where shared memory cannot be had.
+        """
+        header = frame.header
+        topic = _topic(wire.frame_topic, header.camera)
+        if not self._is_wanted(topic):
+            self._count(topic, "unwanted")
+            return False
+        kind, payload = self._encode(topic, header.camera, frame.image)
+        fields = self._envelope(topic, header, clock)
+        self._send(topic, FrameHeader(**fields, kind=kind), payload)
+        return True
+
+    def send_result(self, result: Result, clock: Offset = SAME_CLOCK) -> bool:
+        """Send a result without its image; False where nobody wants it.
+
+        Raises `WireError` where no receiver would take it.
+        """
+        topic = _topic(wire.result_topic, result.header.camera)
+        if not self._is_wanted(topic):
+            self._count(topic, "unwanted")
+            return False
+        fields = {**self._envelope(topic, result.header, clock), **result_fields(result)}
+        self._send(topic, ResultHeader(**fields), result_payload(result))
+        return True
+
+    def close(self) -> None:
+        """Close at once; calling it again does nothing."""
+        self._endpoint.close()
+        if self._clock is not None:
+            self._clock.close()
+            self._clock = None
+        for ring in self._rings.values():
+            ring.close()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def _is_wanted(self, topic: bytes) -> bool:
+        self._hear_subscriptions()
+        return any(topic.startswith(prefix) for prefix in self._subscribed)
+
+    def _hear_subscriptions(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("a Publisher belongs to the thread that made it")
+        socket = self._endpoint.socket
+        while True:
+            try:
+                message = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if message[:1] == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
+                self._subscribed.add(message[1:])
+            elif message[:1] == b"\x00":
+                self._subscribed.discard(message[1:])
+
+    def _encode(self, topic: bytes, camera: str, image: Image) -> tuple[Kind, Any]:
+        if self._payload == "jpeg":
+            return "jpeg", encode_jpeg(image, self._quality)
+        if self._payload == "shm":
+            try:
+                return "shm", wire.encode(self._ring(camera, image.nbytes).write(image))
+            except shared_memory.NoFreeSlot:
+                self._count(topic, "inline")
+            except RunError as error:
+                if not self._may_fall_back:
+                    raise
+                log.warning("%s; sending raw pixels instead", error)
+                self._payload = "raw"
+        return "raw", encode_raw(image)
+
+    def _ring(self, camera: str, nbytes: int) -> shared_memory.RingWriter:
+        ring = self._rings.get(camera)
+        if ring is None or ring.slot_bytes < nbytes:
+            if ring is not None:
+                ring.close()
+            ring = self._rings[camera] = shared_memory.RingWriter(nbytes, self._slots)
+        return ring
+
+    def _envelope(self, topic: bytes, header: Any, clock: Offset) -> dict[str, Any]:
+        return {
+            "sender": self._sender,
+            "count": self._next_count[topic],
+            "camera": header.camera,
+            "seq": header.seq,
+            "stamp_ns": header.stamp_ns,
+            "sent_ns": time.time_ns(),
+            "steady_ns": time.monotonic_ns(),
+            "clock_port": self._clock.port if self._clock is not None else 0,
+            "clock_offset_ns": clock.offset_ns,
+            "clock_error_ns": clock.error_ns,
+            "width": header.width,
+            "height": header.height,
+        }
+
+    def _send(self, topic: bytes, header: FrameHeader | ResultHeader, payload: Any) -> None:
+        parts = [topic, wire.encode(header), payload]
+        self._endpoint.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        self._next_count[topic] += 1
+        self._count(topic, "sent")
+
+    def _count(self, topic: bytes, what: str) -> None:
+        self.counts.setdefault(topic.decode(), Counter())[what] += 1
+
+
+def _choose(payload: PayloadKind, address: Address) -> Kind:
+    if payload == "auto":
+        if not address.is_local:
+            return "jpeg"
+        return "shm" if shared_memory.is_available() else "raw"
+    if payload not in {"raw", "jpeg", "shm"}:
+        raise ConfigError(f"payload: expected auto, raw, jpeg or shm, but got '{payload}'")
+    if payload == "shm" and not address.is_local:
+        raise ConfigError(
+            f"address '{address.text}': shared memory does not reach another machine; "
+            f"choose jpeg or raw, or an address of this machine"
+        )
+    return payload
+
+
+def _topic(make: Any, camera: str) -> bytes:
+    if len(camera) > wire.MAX_CAMERA or not re.search(wire.CAMERA_PATTERN, camera):
+        raise WireError("topic", f"camera name '{camera[:200]}': cannot be part of a topic")
+    topic: bytes = make(camera)
+    return topic
+
+
+def _at(address: Address, endpoint: str) -> Address:
+    """The same address with the port that was really bound."""
+    port = endpoint.rpartition(":")[2]
+    host = f"tcp://{address.host}:{port}"
+    return Address(address.text, host, address.host, address.camera, address.bind, False)

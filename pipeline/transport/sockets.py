@@ -1,0 +1,138 @@
+"""ZeroMQ sockets as both ends use them: bounded queues, bounded messages, no waiting at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket as unix
+import stat
+from types import TracebackType
+from typing import TypeVar
+
+import zmq
+
+from pipeline.errors import ConfigError
+from pipeline.transport.address import Address
+from pipeline.transport.security import Doorkeeper, Security, protect
+
+QUEUED = 2
+"""Messages that may wait for one subscriber, per stream; further ones are dropped there."""
+
+HEARTBEAT_MS = 1000
+DEAD_MS = 3000  # a peer that is silent for so long is disconnected
+RECONNECT_MS = (100, 1000)  # the first wait and the longest
+HANDSHAKE_MS = 5000
+LOCAL_BUFFER = 4 << 20  # a whole raw picture, so that it passes without a wait between
+REMOTE_BUFFER = 256 << 10  # little, because what waits in it grows old on a slow link
+
+Context = zmq.Context[zmq.Socket[bytes]]
+E_ = TypeVar("E_", bound="Endpoint")
+
+_WHY = {
+    errno.EADDRINUSE: "is in use by another process",
+    errno.EADDRNOTAVAIL: "is not an address of this machine",
+    errno.ENODEV: "is not an address or interface of this machine",
+    errno.EACCES: "may not be used by this user",
+    errno.ENOENT: "lies in a folder that does not exist",
+}
+
+
+class Endpoint:
+    """One socket with a context of its own, made and used in one thread.
+
+    Raises `ConfigError` where an address cannot be used.
+    """
+
+    def __init__(self, kind: int, security: Security, max_part_bytes: int, streams: int) -> None:
+        self._security = security
+        self._context: Context = zmq.Context()
+        self._doorkeeper: Doorkeeper | None = None
+        self.socket = self._context.socket(kind)
+        self.addresses: list[Address] = []
+        queued = QUEUED * streams
+        self.socket.sndhwm = self.socket.rcvhwm = queued
+        self.socket.maxmsgsize = max_part_bytes
+        set_common_options(self.socket)
+
+    def open(self, address: Address, bind: bool) -> None:
+        """Bind or connect; a socket may have several addresses, all with the same security."""
+        buffer = LOCAL_BUFFER if address.is_local else REMOTE_BUFFER
+        self.socket.sndbuf = self.socket.rcvbuf = buffer
+        protect(self.socket, address, self._security, bind)
+        if bind and self._security.keys is not None and self._doorkeeper is None:
+            self._doorkeeper = Doorkeeper(self._context, self._security.peers)
+        if bind:
+            check_ipc_path(address)
+        try:
+            (self.socket.bind if bind else self.socket.connect)(address.endpoint)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"address '{address.text}': {_why(error)}") from error
+        self.addresses.append(address)
+
+    def last_endpoint(self) -> str:
+        """The endpoint that was opened last, with its real port."""
+        return last_endpoint(self.socket)
+
+    def close(self) -> None:
+        """Close at once; what has not been sent is dropped. Calling it again does nothing."""
+        if self.socket.closed:
+            return
+        self.socket.close(0)
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
+        self._context.term()
+
+    def __enter__(self: E_) -> E_:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def set_common_options(socket: zmq.Socket[bytes]) -> None:
+    """What every socket here has, whatever its kind."""
+    socket.linger = 0
+    socket.ipv6 = True
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = socket.heartbeat_ttl = DEAD_MS
+    socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS
+    socket.handshake_ivl = socket.connect_timeout = HANDSHAKE_MS
+    socket.tcp_keepalive = 1
+
+
+def last_endpoint(socket: zmq.Socket[bytes]) -> str:
+    """The endpoint that a socket has bound or connected last, with its real port."""
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    return bytes(endpoint).rstrip(b"\0").decode()
+
+
+def check_ipc_path(address: Address) -> None:
+    """Binding removes what lies at the path, so make sure that this is nothing of value.
+
+    Raises `ConfigError` where it is another's socket in use, or no socket.
+    """
+    path = address.endpoint.removeprefix("ipc://")
+    if path == address.endpoint or path.startswith("@"):
+        return
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return  # binding will say why, if it matters
+    if not is_socket:
+        raise ConfigError(f"address '{address.text}': there is a file that is no socket")
+    with contextlib.closing(unix.socket(unix.AF_UNIX)) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return  # left behind by a process that died
+    raise ConfigError(f"address '{address.text}': {_WHY[errno.EADDRINUSE]}")
+
+
+def _why(error: zmq.ZMQError) -> str:
+    return _WHY.get(error.errno or 0) or f"cannot be used: {error.strerror}"

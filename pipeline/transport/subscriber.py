@@ -1,0 +1,284 @@
+"""Receives frames and results, the newest of each camera, and counts what became of the others."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from pipeline.errors import ConfigError
+from pipeline.transport import payload, wire
+from pipeline.transport.address import Address, parse_address
+from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
+from pipeline.transport.security import Security
+from pipeline.transport.shared_memory import Gone, RingReader
+from pipeline.transport.sockets import Endpoint
+from pipeline.transport.streams import Streams
+from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
+from pipeline.transport.wire_result import result_of
+from pipeline.types import Frame, Image, Result
+
+MAX_DRAIN = 100  # messages that are taken at once; a flood must not keep the newest from its user
+MAX_RINGS = 16
+MAX_CLOCKS = 16
+FRESHER_S = 0.1  # a message that was long on its way has a fresher one behind, to be waited for
+WARN_EVERY_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Received:
+    """What came: a frame or a result, and what its header tells beside it.
+
+    `clock` says how far the clock that stamped the frame is ahead of this machine's, None where
+    that is not known (yet).
+    """
+
+    item: Frame | Result
+    header: Envelope
+    clock: Offset | None
+
+    def age_ns(self) -> int:
+        """How long ago the frame was captured, by this machine's clock as far as that is known."""
+        ahead = self.clock.offset_ns if self.clock is not None else 0
+        return time.time_ns() - (self.header.stamp_ns - ahead)
+
+
+class Subscriber:
+    """Subscribes to the frames, the results or both of publishers.
+
+    - `addresses`: one or several; publishers may start before or after, and start again. Where they
+      name cameras, only those are wanted
+    - `streams`: how many cameras' frames and results are expected
+    - `limits`: the largest pictures that are taken
+
+    It belongs to one thread. Only the newest message of each camera and kind is given; the others
+    are counted, in `counts` by topic: `received` (all that came), of them `given`, `superseded` (a
+    newer one was there), `gone` (no longer in shared memory), `invalid` and `repeated`; and `lost`
+    on the way. Messages that are not valid count under the topic `?`.
+
+    Raises `ConfigError` where an address cannot be used or needs keys.
+    """
+
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        *,
+        frames: bool = True,
+        results: bool = False,
+        streams: int = 1,
+        limits: Limits | None = None,
+        security: Security | None = None,
+    ) -> None:
+        texts = [addresses] if isinstance(addresses, str) else addresses
+        parsed = [parse_address(text) for text in texts]
+        self._limits = limits or Limits()
+        self._security = security or Security()
+        self._topics = _topics(parsed, frames, results)
+        self._pending: dict[bytes, tuple[Message, str]] = {}
+        self._rings: dict[str, RingReader] = {}
+        self._clocks: dict[str, ClockClient] = {}
+        self._warned_at_s: dict[str, float] = {}
+        self._streams = Streams()
+        self.counts = self._streams.counts
+        self._endpoint = Endpoint(zmq.SUB, self._security, self._limits.max_part_bytes, streams)
+        try:
+            for topic in self._topics:
+                self._endpoint.socket.setsockopt(zmq.SUBSCRIBE, topic)
+            for address in parsed:
+                self._endpoint.open(address, address.bind is True)
+        except BaseException:
+            self._endpoint.close()
+            raise
+
+    def receive(self, timeout_s: float) -> Received | None:
+        """The newest of the camera whose turn it is; None where nothing came in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = 0.0 if self._pending else max(deadline_s - time.monotonic(), 0.0)
+            self._drain(left_s)
+            while self._pending:
+                received = self._take_turn()
+                if received is not None:
+                    return received
+            if time.monotonic() >= deadline_s:
+                return None
+
+    def close(self) -> None:
+        """Close at once; calling it again does nothing."""
+        self._endpoint.close()
+        for clock in self._clocks.values():
+            clock.close()
+        self._clocks.clear()
+        self._pending.clear()
+        self._rings.clear()
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    # --- taking messages in -----------------------------------------------------------------
+
+    def _drain(self, wait_s: float) -> None:
+        """Take in all that is there, waiting for the first at most so long."""
+        socket = self._endpoint.socket
+        socket.rcvtimeo = int(wait_s * 1000)
+        try:
+            self._accept(socket.recv_multipart(copy=False))
+            for _ in range(MAX_DRAIN):
+                self._accept(socket.recv_multipart(zmq.NOBLOCK, copy=False))
+        except zmq.Again:
+            return
+
+    def _accept(self, parts: list[zmq.Frame]) -> None:
+        try:
+            message = wire.decode([part.buffer for part in parts], self._limits)
+        except WireError as error:
+            self._refuse(parts, error)
+            return
+        topic = bytes(parts[0].buffer)
+        if not self._is_wanted(topic):
+            return  # libzmq matches beginnings: frame/front is also that of frame/front_left
+        if self._streams.admit(topic.decode(), message.header):
+            if topic in self._pending:
+                self.counts[topic.decode()]["superseded"] += 1
+            self._pending[topic] = message, _peer(parts[0])
+
+    def _is_wanted(self, topic: bytes) -> bool:
+        return any(
+            topic == wanted or (wanted.endswith(b"/") and topic.startswith(wanted))
+            for wanted in self._topics
+        )
+
+    def _refuse(self, parts: Sequence[zmq.Frame], error: WireError) -> None:
+        self._streams.refuse()
+        self._warn(error.reason, "a message from %s was refused: %s", _peer(parts[0]), error)
+
+    # --- giving them out --------------------------------------------------------------------
+
+    def _take_turn(self) -> Received | None:
+        topic = next(iter(self._pending))
+        message, peer = self._pending.pop(topic)
+        stream = self._streams.of(topic.decode(), message.header)
+        if stream.is_late:
+            message, peer = self._fresher(topic, message, peer)
+        count = self.counts[topic.decode()]
+        try:
+            item = self._item(message)
+        except Gone as error:
+            count["gone"] += 1
+            self._warn("gone", "%s", error)
+            return None
+        except WireError as error:
+            count["invalid"] += 1
+            self._warn(error.reason, "a message from %s was refused: %s", peer, error)
+            return None
+        count["given"] += 1
+        return Received(item, message.header, self._clock(message.header, peer))
+
+    def _fresher(self, topic: bytes, message: Message, peer: str) -> tuple[Message, str]:
+        """The first message that is not late, or the newest where none comes soon."""
+        deadline_s = time.monotonic() + FRESHER_S
+        while True:
+            self._pending[topic] = message, peer
+            self._drain(max(deadline_s - time.monotonic(), 0.0))
+            message, peer = self._pending.pop(topic)
+            stream = self._streams.of(topic.decode(), message.header)
+            if not stream.is_late:
+                return message, peer
+            if time.monotonic() >= deadline_s:
+                stream.settle()
+                return message, peer
+
+    def _item(self, message: Message) -> Frame | Result:
+        if not isinstance(message, FrameMessage):
+            return result_of(message)
+        header = message.header
+        return Frame(self._image(message), header.stamp_ns, header.seq, header.camera)
+
+    def _image(self, message: FrameMessage) -> Image:
+        header, reference = message.header, message.reference
+        if reference is not None:
+            return self._ring(reference.ring).read(reference, header.height, header.width)
+        if header.kind == "raw":
+            return payload.decode_raw(header, message.payload)
+        return payload.decode_jpeg(header, message.payload)
+
+    def _ring(self, ring: str) -> RingReader:
+        reader = self._rings.pop(ring, None) or RingReader(ring)
+        self._rings[ring] = reader  # the last used comes last
+        if len(self._rings) > MAX_RINGS:
+            del self._rings[next(iter(self._rings))]
+        return reader
+
+    def _clock(self, header: Envelope, peer: str) -> Offset | None:
+        """How far the stamp's clock is ahead: by way of the sender's."""
+        stamp = Offset(header.clock_offset_ns, header.clock_error_ns)
+        sender: Offset | None = SAME_CLOCK
+        if not _is_here(peer):
+            sender = self._ask_clock(header.clock_port, peer) if header.clock_port else None
+        return sender.plus(stamp) if sender is not None else None
+
+    def _ask_clock(self, port: int, peer: str) -> Offset | None:
+        client = self._clocks.get(peer)
+        if client is not None and client.port != port:
+            if not self._is_time(f"clock {peer}"):
+                return None
+            client.close()
+            client = None
+        if client is None:
+            if len(self._clocks) >= MAX_CLOCKS:
+                return None
+            host = f"[{peer}]" if ":" in peer else peer
+            address = self._endpoint.addresses[0]
+            client = self._clocks[peer] = ClockClient(host, port, address, self._security)
+        return client.estimate()
+
+    def _warn(self, kind: str, text: str, *arguments: Any) -> None:
+        """Log a warning, but of each kind not more than one in `WARN_EVERY_S`."""
+        if self._is_time(kind):
+            log.warning(text, *arguments)
+
+    def _is_time(self, kind: str) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._warned_at_s.get(kind, -WARN_EVERY_S) < WARN_EVERY_S:
+            return False
+        self._warned_at_s[kind] = now_s
+        return True
+
+
+def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[bytes]:
+    """What to subscribe to: a topic, or a beginning of topics that ends with a slash."""
+    if not addresses:
+        raise ConfigError("subscribe: no address was given")
+    cameras = {address.camera for address in addresses}
+    topics = []
+    for camera in {None} if None in cameras else cameras:
+        if frames:
+            topics.append(wire.frame_topic(camera) if camera else b"frame/")
+        if results:
+            topics.append(wire.result_topic(camera) if camera else b"result/")
+    return topics
+
+
+def _peer(part: zmq.Frame) -> str:
+    """The network address of who sent it, empty within this machine over ipc."""
+    with contextlib.suppress(zmq.ZMQError):
+        return str(part.get("Peer-Address"))
+    return ""
+
+
+def _is_here(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return True  # over ipc there is no address
