@@ -63,7 +63,7 @@ def parse_address(text: str) -> Address:
     in_path = parts.path.strip("/")
     if in_path:
         camera = _camera(text, in_path)
-    return Address(text, f"tcp://{host}:{port}", host, camera, bind, _is_loopback(host))
+    return Address(text, f"tcp://{host}:{port}", host, camera, bind, is_loopback(host))
 
 
 def _ipc(text: str, path: str) -> str:
@@ -100,10 +100,13 @@ def _camera(text: str, name: str) -> str:
     return name
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or number, is this machine and no other can mean it."""
     if host.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        number = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    mapped = getattr(number, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a socket for both
+    return (mapped or number).is_loopback

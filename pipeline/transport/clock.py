@@ -34,6 +34,7 @@ INTERVAL_S = 1.0
 QUICK_SAMPLES = 8
 ANSWER_TIMEOUT_S = 1.0
 POLL_MS = 50  # how often a thread looks whether it is to end
+MAX_PART_BYTES = 1024  # of times few are needed, of the handshake before them more
 
 _QUESTION = struct.Struct("<8sQ")  # magic, t1
 _ANSWER = struct.Struct("<8sQQQ")  # magic, t1, t2, t3
@@ -153,7 +154,8 @@ class ClockServer:
         with self._context.socket(zmq.REP) as socket:
             try:
                 set_common_options(socket)
-                socket.maxmsgsize = _ANSWER.size
+                socket.maxmsgsize = MAX_PART_BYTES
+                socket.ipv6 = address.host.startswith("[")
                 protect(socket, address, security, bind=True)
                 opened.set_result(_bind_beside(socket, address))
             except ConfigError as error:
@@ -213,7 +215,8 @@ class ClockClient:
             set_common_options(socket)
             # A lost answer must not end the asking, and a late one must not be taken for another.
             socket.req_relaxed = socket.req_correlate = True
-            socket.maxmsgsize = _ANSWER.size
+            socket.maxmsgsize = MAX_PART_BYTES
+            socket.ipv6 = self._host.startswith("[")
             protect(socket, self._address, self._security, bind=False)
             socket.connect(f"tcp://{self._host}:{self.port}")
             asked = 0

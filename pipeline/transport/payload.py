@@ -23,9 +23,9 @@ _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))  # markers that stand alone
 _NO_FRAME = frozenset((0xC4, 0xC8, 0xCC))  # within C0 to CF, yet no start of a frame
 
 
-def encode_raw(image: Image) -> Image:
-    """The pixels in one piece; the image itself where it is so already."""
-    return np.ascontiguousarray(image)
+def encode_raw(image: Image) -> memoryview:
+    """The pixels in one piece; the image's own memory where it is so already."""
+    return np.ascontiguousarray(image).data.cast("B")
 
 
 def decode_raw(header: FrameHeader, payload: memoryview) -> Image:

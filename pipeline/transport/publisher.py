@@ -18,13 +18,14 @@ from pipeline.transport.address import Address, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
 from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
 from pipeline.transport.security import Security
-from pipeline.transport.sockets import Endpoint
+from pipeline.transport.sockets import Endpoint, is_readable
 from pipeline.transport.wire import FrameHeader, ResultHeader, WireError
 from pipeline.transport.wire_result import result_fields, result_payload
 from pipeline.types import Frame, Image, Result
 
 PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
+NO_COPY_BYTES = 16384  # from this size on, handing memory over is cheaper than copying it
 MAX_SUBSCRIPTION = 1024  # bytes; all that a subscriber may send
 MAX_SUBSCRIPTIONS = 10_000
 
@@ -146,11 +147,8 @@ class Publisher:
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Publisher belongs to the thread that made it")
         socket = self._endpoint.socket
-        while True:
-            try:
-                message = socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while is_readable(socket):
+            message = socket.recv()
             if message[:1] == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
                 self._subscribed.add(message[1:])
             elif message[:1] == b"\x00":
@@ -196,8 +194,10 @@ class Publisher:
         }
 
     def _send(self, topic: bytes, header: FrameHeader | ResultHeader, payload: Any) -> None:
-        parts = [topic, wire.encode(header), payload]
-        self._endpoint.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        socket = self._endpoint.socket
+        socket.send(topic, zmq.SNDMORE)
+        socket.send(wire.encode(header), zmq.SNDMORE)
+        socket.send(payload, copy=len(payload) < NO_COPY_BYTES)
         self._next_count[topic] += 1
         self._count(topic, "sent")
 

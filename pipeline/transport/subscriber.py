@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import time
 from collections.abc import Sequence
@@ -14,11 +13,11 @@ import zmq
 
 from pipeline.errors import ConfigError
 from pipeline.transport import payload, wire
-from pipeline.transport.address import Address, parse_address
+from pipeline.transport.address import Address, is_loopback, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
 from pipeline.transport.security import Security
 from pipeline.transport.shared_memory import Gone, RingReader
-from pipeline.transport.sockets import Endpoint
+from pipeline.transport.sockets import Endpoint, is_readable
 from pipeline.transport.streams import Streams
 from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
 from pipeline.transport.wire_result import result_of
@@ -131,13 +130,12 @@ class Subscriber:
     def _drain(self, wait_s: float) -> None:
         """Take in all that is there, waiting for the first at most so long."""
         socket = self._endpoint.socket
-        socket.rcvtimeo = int(wait_s * 1000)
-        try:
-            self._accept(socket.recv_multipart(copy=False))
-            for _ in range(MAX_DRAIN):
-                self._accept(socket.recv_multipart(zmq.NOBLOCK, copy=False))
-        except zmq.Again:
+        if not zmq.zmq_poll([(socket, zmq.POLLIN)], int(wait_s * 1000)):
             return
+        for _ in range(MAX_DRAIN):
+            self._accept(socket.recv_multipart(copy=False))
+            if not is_readable(socket):
+                return
 
     def _accept(self, parts: list[zmq.Frame]) -> None:
         try:
@@ -278,7 +276,4 @@ def _peer(part: zmq.Frame) -> str:
 
 
 def _is_here(peer: str) -> bool:
-    try:
-        return ipaddress.ip_address(peer).is_loopback
-    except ValueError:
-        return True  # over ipc there is no address
+    return not peer or is_loopback(peer)  # over ipc there is no address

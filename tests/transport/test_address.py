@@ -1,0 +1,94 @@
+"""Addresses between processes, and which of them need keys."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.transport.address import is_address, parse_address
+from pipeline.transport.security import KeyPair, Security, check_policy
+
+KEYS = Security(KeyPair(b"p", b"s"), (b"q",))
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint", "camera", "bind", "is_local"),
+    [
+        ("zmq+tcp://127.0.0.1:5555", "tcp://127.0.0.1:5555", None, None, True),
+        ("zmq+tcp://localhost:5555/front", "tcp://localhost:5555", "front", None, True),
+        ("zmq+tcp://[::1]:5555/", "tcp://[::1]:5555", None, None, True),
+        ("zmq+tcp://127.8.9.1:1", "tcp://127.8.9.1:1", None, None, True),
+        ("zmq+tcp://10.0.0.7:5555/left/rear", "tcp://10.0.0.7:5555", "left/rear", None, False),
+        ("zmq+tcp://*:0?bind", "tcp://*:0", None, True, False),
+        ("zmq+tcp://drone.local:5555?connect", "tcp://drone.local:5555", None, False, False),
+        ("zmq+tcp://0.0.0.0:5555", "tcp://0.0.0.0:5555", None, None, False),
+        ("zmq+tcp://[fe80::1]:5555", "tcp://[fe80::1]:5555", None, None, False),
+        ("zmq+ipc:///run/cam.ipc", "ipc:///run/cam.ipc", None, None, True),
+        ("zmq+ipc:///run/cam.ipc?camera=front", "ipc:///run/cam.ipc", "front", None, True),
+        ("zmq+ipc://@cam", "ipc://@cam", None, None, True),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) and "zmq" in value else "",
+)
+def test_an_address_is_read(text, endpoint, camera, bind, is_local):
+    address = parse_address(text)
+    assert (address.endpoint, address.camera, address.bind) == (endpoint, camera, bind)
+    assert address.is_local == is_local
+    assert is_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("tcp://127.0.0.1:5555", "expected zmq"),
+        ("zmq+tcp://127.0.0.1", "no port"),
+        ("zmq+tcp://:5555", "no host"),
+        ("zmq+tcp://host:99999", "Port out of range"),
+        ("zmq+tcp://host:port", "expected zmq"),
+        ("zmq+tcp://me:secret@host:5555", "expected zmq"),
+        ("zmq+tcp://host:5555/9lives", "'9lives' cannot be a camera"),
+        ("zmq+tcp://host:5555/../x", "cannot be a camera"),
+        ("zmq+tcp://host:5555?topic=x", "unknown setting 'topic'"),
+        ("zmq+tcp://host:5555?bind=yes", "unknown setting 'bind'"),
+        ("zmq+ipc://run/cam.ipc", "no absolute path"),
+        ("zmq+ipc://", "no absolute path"),
+        ("zmq+ipc:///" + "x" * 200, "longer than"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_what_is_no_address_is_refused(text, why):
+    with pytest.raises(ConfigError, match=why):
+        parse_address(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_address_or_a_config_error(text):
+    for prefix in ("zmq+tcp://", "zmq+ipc://", ""):
+        try:
+            parse_address(prefix + text)
+        except ConfigError as error:
+            assert "\n" not in str(error).replace(text, "")  # noqa: PT017 - either is right
+
+
+@pytest.mark.parametrize(
+    ("text", "security", "allowed"),
+    [
+        ("zmq+tcp://127.0.0.1:1", Security(), True),
+        ("zmq+ipc:///x", Security(), True),
+        ("zmq+tcp://10.0.0.7:1", Security(), False),
+        ("zmq+tcp://*:1", Security(), False),
+        ("zmq+tcp://drone:1", Security(), False),
+        ("zmq+tcp://*:1", Security(insecure=True), True),
+        ("zmq+tcp://*:1", KEYS, True),
+        ("zmq+tcp://127.0.0.1:1", Security(peers=(b"q",)), False),
+    ],
+    ids=["loopback", "ipc", "lan", "all", "name", "insecure", "keys", "peers only"],
+)
+def test_leaving_the_machine_needs_keys_or_saying_so(text, security, allowed):
+    address = parse_address(text)
+    if allowed:
+        check_policy(address, security)
+    else:
+        with pytest.raises(ConfigError, match="vision keys"):
+            check_policy(address, security)

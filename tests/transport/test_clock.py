@@ -1,0 +1,177 @@
+"""Estimating another machine's clock."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+import pytest
+import zmq
+
+from pipeline.errors import ConfigError
+from pipeline.transport.address import parse_address
+from pipeline.transport.clock import (
+    WINDOW,
+    ClockClient,
+    ClockServer,
+    Offset,
+    OffsetFilter,
+    Sample,
+)
+from pipeline.transport.security import Security, load_key_pair, make_keys
+
+MS = 1_000_000
+WAIT_S = 10.0
+
+
+def ask(offset_ns, at_ns, there_ns, back_ns):
+    """A sample by two perfect clocks, the other one `offset_ns` ahead."""
+    arrives = at_ns + there_ns
+    return Sample(at_ns, arrives + offset_ns, arrives + offset_ns + 1000, arrives + 1000 + back_ns)
+
+
+def fed(samples):
+    estimator = OffsetFilter()
+    for sample in samples:
+        estimator.add(sample, sample.t4)
+    return estimator
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_truth_lies_within_the_error(seed):
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
+    offset = rng.randrange(-(10**12), 10**12)
+    samples = [
+        ask(offset, i * 1000 * MS, rng.randrange(10 * MS), rng.randrange(10 * MS))
+        for i in range(50)
+    ]
+    estimator = fed(samples)
+    estimate = estimator.estimate(samples[-1].t4)
+    assert abs(estimate.offset_ns - offset) <= estimate.error_ns < 10 * MS
+
+
+def test_the_quickest_answer_is_believed_over_newer_slow_ones():
+    samples = [ask(5 * MS, 0, 100_000, 100_000)]
+    samples += [ask(5 * MS, i * 100 * MS, 30 * MS, 1 * MS) for i in range(1, 20)]
+    estimate = fed(samples).estimate(samples[-1].t4)
+    assert abs(estimate.offset_ns - 5 * MS) < 1 * MS
+
+
+def test_the_estimate_follows_a_drifting_clock():
+    estimator = OffsetFilter()
+    for i in range(600):
+        at = i * 1000 * MS
+        sample = ask(round(50e-6 * at), at, MS // 2, MS // 2)
+        estimator.add(sample, sample.t4)
+        estimate = estimator.estimate(sample.t4)
+        assert abs(estimate.offset_ns - round(50e-6 * sample.t4)) <= estimate.error_ns
+    assert estimate.offset_ns > 25 * MS
+
+
+@pytest.mark.parametrize("step_ms", [-3_600_000, -80, 80, 3_600_000])
+def test_a_clock_that_is_set_is_believed_at_once(step_ms):
+    samples = [ask(0, i * 1000 * MS, MS, MS) for i in range(WINDOW)]
+    estimator = fed(samples)
+    after = ask(step_ms * MS, (WINDOW + 1) * 1000 * MS, 2 * MS, MS)
+    estimator.add(after, after.t4)
+    assert abs(estimator.estimate(after.t4).offset_ns - step_ms * MS) <= 2 * MS
+
+
+def test_the_error_grows_while_nothing_is_heard():
+    sample = ask(0, 0, MS, MS)
+    estimator = fed([sample])
+    early, late = (estimator.estimate(sample.t4 + s * 1000 * MS).error_ns for s in (0, 100))
+    assert late - early == pytest.approx(10 * MS, rel=0.01)
+
+
+def test_answers_that_cannot_be_are_ignored():
+    estimator = fed([Sample(100, 50, 40, 200), Sample(100, 0, 1000, 200)])
+    assert estimator.estimate(300) is None
+
+
+def test_offsets_add_up_along_a_chain_of_machines():
+    assert Offset(5, 2).plus(Offset(-9, 3)) == Offset(-4, 5)
+
+
+def await_true(condition):
+    """What the condition gives as soon as that is true; another thread makes it so."""
+    deadline = time.monotonic() + WAIT_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return value
+
+
+def await_estimate(client):
+    return await_true(client.estimate)
+
+
+@pytest.fixture
+def server_and_client():
+    address = parse_address("zmq+tcp://127.0.0.1:0")
+    opened = []
+
+    def make(ahead_ns, there=None, here=None):
+        there, here = there or Security(), here or Security()
+        server = ClockServer(address, there, lambda: time.time_ns() + ahead_ns)
+        client = ClockClient("127.0.0.1", server.port, address, here)
+        opened.extend([client, server])
+        return server, client
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 2000, -2000])
+def test_a_real_server_is_measured_and_a_far_clock_warned_of(server_and_client, caplog, ahead_ms):
+    with caplog.at_level(logging.WARNING):
+        _, client = server_and_client(ahead_ms * MS)
+        await_true(lambda: (e := client.estimate()) and e.error_ns < 20 * MS)
+        if ahead_ms:
+            await_true(lambda: "of 127.0.0.1 is 2000 ms" in caplog.text)
+    estimate = client.estimate()
+    assert abs(estimate.offset_ns - ahead_ms * MS) <= estimate.error_ns
+    assert bool(caplog.text) == bool(ahead_ms)
+
+
+def test_the_clock_is_asked_under_the_same_keys(server_and_client, tmp_path):
+    pairs = [load_key_pair(make_keys(tmp_path, name)[1]) for name in ("a", "b", "c")]
+    there, here, other = (
+        Security(pairs[i], (pairs[j].public,)) for i, j in ((0, 1), (1, 0), (2, 0))
+    )
+    server, client = server_and_client(0, there, here)
+    await_estimate(client)
+    stranger = ClockClient("127.0.0.1", server.port, parse_address("zmq+tcp://127.0.0.1:0"), other)
+    time.sleep(0.5)  # what must not happen has no event to wait for
+    assert stranger.estimate() is None
+    stranger.close()
+
+
+def test_nonsense_does_not_stop_the_server(server_and_client):
+    server, client = server_and_client(0)
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.rcvtimeo = int(WAIT_S * 1000)
+        socket.connect(f"tcp://127.0.0.1:{server.port}")
+        for question in (b"", b"x" * 16, b"visclk01"):
+            socket.send(question)
+            assert socket.recv() == b""
+    await_estimate(client)
+
+
+def test_the_next_port_is_taken_where_it_is_free():
+    with zmq.Context() as context, context.socket(zmq.REP) as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        server = ClockServer(parse_address(f"zmq+tcp://127.0.0.1:{port}"), Security())
+        assert server.port in {port + 1, server.port}
+        other = ClockServer(parse_address(f"zmq+tcp://127.0.0.1:{port}"), Security())
+        assert other.port not in {port, server.port}
+        server.close()
+        other.close()
+
+
+def test_no_port_at_all_is_an_error():
+    with pytest.raises(ConfigError, match="no port can be had"):
+        ClockServer(parse_address("zmq+tcp://192.0.2.1:5000"), Security(insecure=True))
