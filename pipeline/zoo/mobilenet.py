@@ -7,14 +7,15 @@ The graph takes the camera's pixels as they are, uint8 BGR [N, 224, 224, 3].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import DependencyError, ModelError
+from pipeline.errors import ModelError
+from pipeline.zoo.onnx_file import IR_VERSION, OPSET, require_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -25,13 +26,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels scaled to [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-           (6, 320, 1, 1))  # fmt: skip
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """Expansion, output channels, repeats and first stride of each stage (the paper's t, c, n, s)."""
 _STEM_CHANNELS = 32
+_GROUP = 4  # pixels of a row that the stem reads at once
+_OUTPUTS = _GROUP // 2  # pixels of a row that it writes at once
+_GROUPED_CHANNELS = 4 * _GROUP  # blue, green, red of each, and a quarter for what is constant
 _BATCH_NORM_EPSILON = 1e-5
-_OPSET = 17
-_IR_VERSION = 8
 
 Float = npt.NDArray[np.float32]
 State = Mapping[str, npt.NDArray[Any]]
@@ -50,7 +59,7 @@ class Convolution:
 
     @property
     def padding(self) -> int:
-        return self.weight.shape[-1] // 2
+        return int(self.weight.shape[-1]) // 2
 
 
 @dataclass(frozen=True)
@@ -133,19 +142,33 @@ def _tensor(state: State, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
     return state[name].astype(np.float64)
 
 
-def fold_pixels(stem: Convolution) -> Convolution:
-    """The stem for four channels: raw blue, green, red and a constant 255.
+def fold_pixels(stem: Convolution) -> tuple[Float, Float]:
+    """Weight and bias of the stem over raw pixels, four of a row at a time.
+
+    Four neighbours of a row are twelve channels that lie together in memory, and four more hold
+    255: (out, 3, 3, 3) becomes (2 * out, 16, 3, 2) with strides 2 and 1, whose channels are two
+    output pixels side by side. Integer kernels are slow on the three channels of single pixels.
 
     Normalising is (pixel / 255 - mean) / std. The mean cannot go into the bias: the network pads
-    with zeros after normalising, so at the border the mean must be absent from the padded taps. A
-    fourth channel that is 255 inside the picture and 0 in the padding carries it exactly.
+    with zeros after normalising, so at the border the mean must be absent from the padded taps.
+    The channels that are 255 inside the picture and 0 in its padding carry it exactly.
     """
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
-    scaled = stem.weight.astype(np.float64) / std[:, None, None]
-    offset = -(scaled * mean[:, None, None]).sum(axis=1, keepdims=True)
-    weight = np.concatenate([scaled[:, ::-1], offset], axis=1) / 255.0
-    return Convolution(
-        stem.name, weight.astype(np.float32), stem.bias, stem.stride, stem.groups, stem.relu6
+    scaled = stem.weight.astype(np.float64) / std[:, None, None] / 255.0
+    offset = -(scaled * mean[:, None, None]).sum(axis=1)
+    bgr = scaled[:, ::-1]
+    out = len(scaled)
+    weight = np.zeros((_OUTPUTS, out, _GROUPED_CHANNELS, 3, 2))
+    for output in range(_OUTPUTS):
+        for tap in range(3):
+            # Relative to the first pixel of the group that the output belongs to; -1 lies before.
+            pixel = stem.stride * output + tap - stem.padding
+            group, place = divmod(pixel, _GROUP)
+            weight[output, :, 3 * place : 3 * place + 3, :, group + 1] += bgr[..., tap]
+            weight[output, :, 3 * _GROUP :, :, group + 1] += offset[:, None, :, tap] / _GROUP
+    return (
+        weight.reshape(_OUTPUTS * out, _GROUPED_CHANNELS, 3, 2).astype(np.float32),
+        np.tile(stem.bias, _OUTPUTS),
     )
 
 
@@ -156,14 +179,8 @@ def build_mobilenet(state: State, head: tuple[Float, Float] | None = None) -> on
     `logits` [N, classes]. Raises `ModelError` where `state` does not fit, `DependencyError`
     without the onnx package.
     """
-    try:
-        import onnx  # noqa: PLC0415  (an extra, needed only to build models)
-    except ImportError as error:
-        raise DependencyError(
-            "onnx: needed to build models, but not installed; pip install 'vision[convert]'"
-        ) from error
+    onnx = require_onnx()
     blocks = read_blocks(state)
-    blocks[0] = Block((fold_pixels(blocks[0].convolutions[0]),), residual=False)
     graph = _GraphWriter(onnx)
     output, width = graph.network(blocks, head)
     value = onnx.helper.make_tensor_value_info
@@ -175,8 +192,8 @@ def build_mobilenet(state: State, head: tuple[Float, Float] | None = None) -> on
             [value(output, onnx.TensorProto.FLOAT, ["N", width])],
             graph.initializers,
         ),
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
         producer_name="vision",
     )
 
@@ -188,10 +205,11 @@ class _GraphWriter:
         self._onnx = onnx
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
+        self._has_bounds = False
 
     def network(self, blocks: list[Block], head: tuple[Float, Float] | None) -> tuple[str, int]:
-        tensor = self._pixels()
-        for index, block in enumerate(blocks):
+        tensor = self._stem(blocks[0].convolutions[0])
+        for index, block in enumerate(blocks[1:], start=1):
             tensor = self._block(tensor, block, f"block{index}")
         tensor = self._node("GlobalAveragePool", [tensor], "pool")
         if head is None:
@@ -201,42 +219,68 @@ class _GraphWriter:
         bias = self._constant("head.bias", head[1])
         return self._node("Gemm", [tensor, weight, bias], "logits", transB=1), len(head[1])
 
-    def _pixels(self) -> str:
-        """Channels first, the constant channel behind them, then float."""
-        tensor = self._node("Transpose", ["image"], "channels_first", perm=[0, 3, 1, 2])
-        pads = self._constant("inside.pads", np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64))
-        inside = self._constant("inside.value", np.array(255, np.uint8))
-        tensor = self._node("Pad", [tensor, pads, inside], "pixels")
-        return self._node("Cast", [tensor], "pixels_float", to=self._onnx.TensorProto.FLOAT)
+    def _stem(self, stem: Convolution) -> str:
+        """From pixels in groups of four to channels first, as `fold_pixels` describes."""
+        size, columns = INPUT_SIZE, INPUT_SIZE // _GROUP
+        grouped = self._shape("stem.in", [0, size, columns, 3 * _GROUP])
+        tensor = self._node("Reshape", ["image", grouped], "stem.grouped")
+        pads = self._shape("stem.pads", [0, 0, 0, 0, 0, 0, 0, _GROUPED_CHANNELS - 3 * _GROUP])
+        inside = self._constant("stem.inside", np.array(255, np.uint8))
+        tensor = self._node("Pad", [tensor, pads, inside], "stem.padded")
+        tensor = self._node("Transpose", [tensor], "stem.pixels", perm=[0, 3, 1, 2])
+        to_float = self._onnx.TensorProto.FLOAT
+        tensor = self._node("Cast", [tensor], "stem.float", to=to_float)
+        weight, bias = fold_pixels(stem)
+        tensor = self._convolution(
+            tensor, "stem", weight, bias, strides=[stem.stride, 1], pads=[1, 1, 0, 0], group=1
+        )
+        tensor = self._relu6(tensor, "stem")
+        tensor = self._node("Transpose", [tensor], "stem.rows", perm=[0, 2, 3, 1])
+        halved = size // stem.stride
+        ungrouped = self._shape("stem.out", [0, halved, halved, len(stem.bias)])
+        tensor = self._node("Reshape", [tensor, ungrouped], "stem.ungrouped")
+        return self._node("Transpose", [tensor], "stem.output", perm=[0, 3, 1, 2])
 
     def _block(self, tensor: str, block: Block, name: str) -> str:
         entry = tensor
-        for index, convolution in enumerate(block.convolutions):
-            tensor = self._convolution(tensor, convolution, f"{name}.{index}")
+        for index, part in enumerate(block.convolutions):
+            part_name = f"{name}.{index}"
+            tensor = self._convolution(
+                tensor,
+                part_name,
+                part.weight,
+                part.bias,
+                strides=[part.stride] * 2,
+                pads=[part.padding] * 4,
+                group=part.groups,
+            )
+            if part.relu6:
+                tensor = self._relu6(tensor, part_name)
         return self._node("Add", [entry, tensor], f"{name}.sum") if block.residual else tensor
 
-    def _convolution(self, tensor: str, convolution: Convolution, name: str) -> str:
-        weight = self._constant(f"{name}.weight", convolution.weight)
-        bias = self._constant(f"{name}.bias", convolution.bias)
-        tensor = self._node(
-            "Conv",
-            [tensor, weight, bias],
-            f"{name}.conv",
-            kernel_shape=list(convolution.weight.shape[2:]),
-            strides=[convolution.stride] * 2,
-            pads=[convolution.padding] * 4,
-            group=convolution.groups,
-        )
-        if not convolution.relu6:
-            return tensor
-        if not any(tensor.name == "zero" for tensor in self.initializers):
+    def _convolution(
+        self, tensor: str, name: str, weight: Float, bias: Float, **attributes: Any
+    ) -> str:
+        inputs = [
+            tensor,
+            self._constant(f"{name}.weight", weight),
+            self._constant(f"{name}.bias", bias),
+        ]
+        kernel = list(weight.shape[2:])
+        return self._node("Conv", inputs, f"{name}.conv", kernel_shape=kernel, **attributes)
+
+    def _relu6(self, tensor: str, name: str) -> str:
+        if not self._has_bounds:
             self._constant("zero", np.array(0, np.float32))
             self._constant("six", np.array(6, np.float32))
+            self._has_bounds = True
         return self._node("Clip", [tensor, "zero", "six"], f"{name}.relu6")
 
+    def _shape(self, name: str, sizes: list[int]) -> str:
+        return self._constant(name, np.array(sizes, np.int64))
+
     def _constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        # Copied: a reversed view has negative strides, which the protobuf writer cannot take.
-        self.initializers.append(self._onnx.numpy_helper.from_array(array.copy(), name))
+        self.initializers.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -244,9 +288,3 @@ class _GraphWriter:
             self._onnx.helper.make_node(kind, inputs, [output], name=output, **attributes)
         )
         return output
-
-
-def blocks_of(blocks: list[Block]) -> Iterator[Convolution]:
-    """All convolutions in the order in which they run."""
-    for block in blocks:
-        yield from block.convolutions

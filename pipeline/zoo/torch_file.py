@@ -215,4 +215,4 @@ def _array(name: str, value: object, storages: Mapping[str, bytes]) -> npt.NDArr
     view = np.lib.stride_tricks.as_strided(
         flat[value.offset :], value.shape, [stride * step for stride in value.strides]
     )
-    return view.copy()
+    return np.array(view)
