@@ -222,7 +222,7 @@ class Subscriber:
         """How far the stamp's clock is ahead: by way of the sender's."""
         stamp = Offset(header.clock_offset_ns, header.clock_error_ns)
         sender: Offset | None = SAME_CLOCK
-        if not _is_here(peer):
+        if not is_loopback(peer):
             sender = self._ask_clock(header.clock_port, peer) if header.clock_port else None
         return sender.plus(stamp) if sender is not None else None
 
@@ -269,11 +269,8 @@ def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[b
 
 
 def _peer(part: zmq.Frame) -> str:
-    """The network address of who sent it, empty within this machine over ipc."""
+    """The network address of who sent it; over ipc that is localhost."""
     with contextlib.suppress(zmq.ZMQError):
-        return str(part.get("Peer-Address"))
-    return ""
-
-
-def _is_here(peer: str) -> bool:
-    return not peer or is_loopback(peer)  # over ipc there is no address
+        peer = str(part.get("Peer-Address"))
+        return peer if not peer.startswith("localhost:") else "localhost"  # :user:group:process
+    return "localhost"

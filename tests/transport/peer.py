@@ -1,0 +1,66 @@
+"""The other process of a test: publishes or receives until its standard input ends.
+
+`peer.py publish ADDRESS KIND FPS CAMERA...` or `peer.py receive ADDRESS`. One JSON object a line
+goes to standard output: of a receiver one for each frame, of both the counts at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+import time
+
+import numpy as np
+
+from pipeline.transport import Publisher, Subscriber
+from pipeline.types import Frame
+
+SHAPE = (480, 640, 3)
+
+
+def say(**fields):
+    print(json.dumps(fields), flush=True)  # noqa: T201 - this is how it answers
+
+
+def is_over():
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
+def publish(address, kind, fps, *cameras):
+    images = [np.full(SHAPE, value, np.uint8) for value in range(251)]
+    start_s = time.monotonic()
+    slowest_s = 0.0
+    with Publisher(address, payload=kind, quality=50, streams=len(cameras)) as publisher:
+        say(endpoint=publisher.endpoint)
+        seq = 0
+        while not is_over():
+            before_s = time.monotonic()
+            for camera in cameras:
+                publisher.send_frame(Frame(images[seq % 251], time.time_ns(), seq, camera))
+            slowest_s = max(slowest_s, time.monotonic() - before_s)
+            seq += 1
+            time.sleep(max(start_s + seq / float(fps) - time.monotonic(), 0))
+        # One more, so that whoever hears it knows of every loss before.
+        for camera in cameras:
+            publisher.send_frame(Frame(images[0], time.time_ns(), 10**6, camera))
+        time.sleep(0.3)
+        counts = {topic: dict(count) for topic, count in publisher.counts.items()}
+        say(counts=counts, slowest_ms=slowest_s * 1e3, seq=seq)
+
+
+def receive(address):
+    with Subscriber(address, streams=4) as subscriber:
+        say(ready=True)
+        while not is_over():
+            received = subscriber.receive(0.05)
+            if received is not None:
+                frame = received.item
+                is_whole = bool((frame.image == frame.image[0, 0, 0]).all())
+                age_ms = received.age_ns() / 1e6
+                say(camera=frame.camera, seq=frame.seq, age_ms=age_ms, is_whole=is_whole)
+        say(counts={topic: dict(count) for topic, count in subscriber.counts.items()})
+
+
+if __name__ == "__main__":
+    {"publish": publish, "receive": receive}[sys.argv[1]](*sys.argv[2:])

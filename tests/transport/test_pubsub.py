@@ -1,0 +1,459 @@
+"""Publishers and subscribers of one process, on real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket as unix
+import threading
+import time
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from pipeline.errors import ConfigError, RunError
+from pipeline.transport import (
+    Limits,
+    Publisher,
+    Security,
+    Subscriber,
+    WireError,
+    publisher,
+    shared_memory,
+)
+from pipeline.transport.clock import Offset
+from pipeline.types import Classifications, Detections, Frame, Header, Result
+
+WAIT_S = 10.0
+SHAPE = (48, 64, 3)
+
+needs_shm = pytest.mark.skipif(
+    not shared_memory.is_available(), reason="shared memory needs Linux with /dev/shm"
+)
+
+
+@pytest.fixture
+def address(tmp_path):
+    return f"zmq+ipc://{tmp_path}/socket"
+
+
+@pytest.fixture
+def pair(address):
+    """Makes a publisher and a subscriber that have found each other; both end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(cameras=("front",), subscriber_options=None, **options):
+            sender = stack.enter_context(Publisher(address, **options))
+            receiver = stack.enter_context(Subscriber(address, **(subscriber_options or {})))
+            for camera in cameras:
+                await_true(lambda camera=camera: sender.wants_frames(camera))
+            return sender, receiver
+
+        yield make
+
+
+def await_true(condition):
+    deadline = time.monotonic() + WAIT_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return value
+
+
+def exchanged(sender, receiver, sent=None):
+    """What the receiver gets of frames that are sent until it gets one."""
+
+    def attempt():
+        sender.send_frame(sent or frame())
+        return receiver.receive(0.05)  # also where nobody was there: it is how a newcomer is met
+
+    return await_true(attempt)
+
+
+def frame(seq=0, camera="front", value=None, shape=SHAPE):
+    image = np.full(shape, seq % 251 if value is None else value, np.uint8)
+    return Frame(image, 1_700_000_000_000_000_000 + seq, seq, camera)
+
+
+def result(seq=0, camera="front", n=2):
+    boxes = np.tile(np.array([1, 2, 30, 40], np.float32), (n, 1))
+    labels = [f"thing {i}" for i in range(80)]
+    ids = np.arange(n, dtype=np.int32)
+    detections = Detections(boxes, np.linspace(1, 0.5, n, dtype=np.float32), ids, labels)
+    finer = Classifications(ids[:, None], np.ones((n, 1), np.float32), labels)
+    return Result(Header(camera, seq, 7, 64, 48), detections, finer, {"detect": 5})
+
+
+def sums(count):
+    """What became of the received messages, which must be all of them."""
+    fates = ("given", "superseded", "gone", "invalid", "repeated")
+    return sum(count[fate] for fate in fates)
+
+
+@pytest.mark.parametrize("payload", ["raw", "jpeg", pytest.param("shm", marks=needs_shm)])
+def test_a_frame_arrives_as_it_was_sent(pair, payload):
+    sender, receiver = pair(payload=payload)
+    sent = frame(5)
+    assert sender.send_frame(sent)
+    got = receiver.receive(WAIT_S)
+    assert got.item.header == sent.header
+    np.testing.assert_allclose(got.item.image, sent.image, atol=2 if payload == "jpeg" else 0)
+    assert not got.item.image.flags.writeable
+    assert got.clock == Offset()
+
+
+@pytest.mark.parametrize("payload", ["raw", "jpeg", pytest.param("shm", marks=needs_shm)])
+def test_a_slice_of_an_image_arrives_whole(pair, payload):
+    sender, receiver = pair(payload=payload)
+    large = np.random.default_rng(0).integers(100, 110, (100, 100, 3), np.uint8)
+    sender.send_frame(Frame(large[10:58, 20:84], 1, 1, "front"))
+    np.testing.assert_allclose(receiver.receive(WAIT_S).item.image, large[10:58, 20:84], atol=12)
+
+
+@needs_shm
+def test_a_change_of_size_is_followed(pair):
+    sender, receiver = pair(payload="shm")
+    for seq, shape in enumerate([(48, 64, 3), (480, 640, 3), (24, 32, 3)]):
+        sender.send_frame(frame(seq, shape=shape))
+        assert receiver.receive(WAIT_S).item.image.shape == shape
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_result_arrives_as_it_was_sent(pair, n):
+    sender, receiver = pair((), {"frames": False, "results": True})
+    await_true(lambda: sender.wants_results("front"))
+    assert not sender.wants_frames("front")
+    sender.send_result(result(4, n=n), Offset(50, 7))
+    got = receiver.receive(WAIT_S)
+    assert got.item.header == result(4).header
+    assert got.item.image is None
+    np.testing.assert_array_equal(got.item.detections.boxes, result(4, n=n).detections.boxes)
+    assert [got.item.detections.labels[i] for i in got.item.detections.class_ids] == [
+        f"thing {i}" for i in range(n)
+    ]
+    assert got.clock == Offset(50, 7)  # of the stamp's clock, by way of the sender's
+
+
+def test_what_nobody_subscribed_to_is_neither_encoded_nor_sent(address, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("encoded for nobody")
+
+    monkeypatch.setattr(publisher, "encode_jpeg", fail)
+    with Publisher(address, payload="jpeg") as sender:
+        assert not sender.send_frame(frame())
+        assert not sender.send_result(result())
+        assert sender.counts == {"frame/front": {"unwanted": 1}, "result/front": {"unwanted": 1}}
+
+
+def test_a_camera_whose_name_begins_like_another_is_told_apart(address):
+    with Publisher(address, streams=4) as sender, Subscriber(f"{address}?camera=front") as one:
+        await_true(lambda: sender.wants_frames("front"))
+        for camera in ("front_left", "front/left", "front"):
+            sender.send_frame(frame(camera=camera))
+        assert one.receive(WAIT_S).item.camera == "front"
+        assert one.receive(0) is None
+        assert set(one.counts) == {"frame/front"}
+
+
+def test_every_camera_gets_its_turn(pair):
+    sender, receiver = pair(("a", "b"), {"streams": 8}, streams=8)
+    for seq in range(3):
+        sender.send_frame(frame(seq, "a"))
+    sender.send_frame(frame(0, "b"))
+    await_true(lambda: receiver._drain(0.01) or len(receiver._pending) == 2)
+    cameras = {receiver.receive(WAIT_S).item.camera for _ in range(2)}
+    assert cameras == {"a", "b"}
+
+
+def test_the_newest_is_given_and_the_older_ones_are_counted(pair):
+    sender, receiver = pair((*"a",), {"streams": 16}, streams=16, payload="raw")
+    for seq in range(10):
+        sender.send_frame(frame(seq, "a"))
+    count = receiver.counts["frame/a"]
+    await_true(lambda: receiver._drain(0.01) or count["received"] == 10)
+    assert receiver.receive(WAIT_S).item.seq == 9
+    assert count["superseded"] == 9
+    assert sums(count) == count["received"] == sender.counts["frame/a"]["sent"]
+
+
+def test_a_queue_never_grows_and_what_it_dropped_is_counted(pair):
+    sender, receiver = pair(payload="raw")
+    for seq in range(200):
+        sender.send_frame(frame(seq, shape=(480, 640, 3)))
+    while receiver.receive(0.2) is not None:
+        pass
+    exchanged(sender, receiver, frame(10**6))
+    count = receiver.counts["frame/front"]
+    assert count["lost"] > 0
+    assert count["received"] + count["lost"] == sender.counts["frame/front"]["sent"]
+    assert sums(count) == count["received"]
+
+
+@needs_shm
+def test_a_frame_that_left_shared_memory_is_counted_as_gone(pair):
+    sender, receiver = pair(subscriber_options={"streams": 16}, slots=2, streams=16)
+    for seq in range(5):
+        sender.send_frame(frame(seq))
+    ring = next(iter(sender._rings.values()))
+    for _ in range(2):
+        ring.write(frame(99).image)
+    assert receiver.receive(0.3) is None
+    assert receiver.counts["frame/front"]["gone"] >= 1
+    sender.send_frame(frame(6))
+    assert receiver.receive(WAIT_S).item.seq == 6
+
+
+@needs_shm
+def test_frames_go_inline_while_all_of_shared_memory_is_looked_at(pair):
+    sender, receiver = pair(slots=2)
+    held = []
+    for seq in range(5):
+        sender.send_frame(frame(seq))
+        held.append(receiver.receive(WAIT_S).item)
+    assert [f.seq for f in held] == list(range(5))
+    assert all((f.image == f.seq).all() for f in held)
+    assert sender.counts["frame/front"]["inline"] == 3
+
+
+@needs_shm
+@pytest.mark.parametrize("payload", ["auto", "shm"])
+def test_a_full_shm_is_an_error_or_raw_pixels_where_the_choice_is_free(
+    pair, payload, monkeypatch, caplog
+):
+    monkeypatch.setattr(shared_memory, "_space", lambda: (1000, 2000))
+    sender, receiver = pair(payload=payload)
+    if payload == "shm":
+        with pytest.raises(RunError, match="MiB free"):
+            sender.send_frame(frame())
+        return
+    with caplog.at_level(logging.WARNING):
+        for seq in range(3):
+            sender.send_frame(frame(seq))
+            assert receiver.receive(WAIT_S).item.seq == seq
+    assert caplog.text.count("sending raw pixels instead") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"payload": "pickle"}, "expected auto, raw, jpeg or shm"),
+        ({"quality": 0}, "1 to 100"),
+        ({"quality": 101}, "1 to 100"),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_its_range_is_refused(address, options, why):
+    with pytest.raises(ConfigError, match=why):
+        Publisher(address, **options)
+
+
+def test_shared_memory_does_not_leave_the_machine():
+    with pytest.raises(ConfigError, match="does not reach another machine"):
+        Publisher("zmq+tcp://*:0", payload="shm")
+
+
+def test_an_address_off_the_machine_needs_keys():
+    for end in (Publisher, Subscriber):
+        with pytest.raises(ConfigError, match="--insecure"):
+            end("zmq+tcp://192.0.2.1:5555")
+
+
+@pytest.mark.parametrize("camera", ["", "a b", "a/../b", "x" * 129, "ä"])
+def test_a_camera_that_no_receiver_would_take_is_refused_at_home(address, camera):
+    with Publisher(address) as sender, pytest.raises(WireError, match="topic"):
+        sender.send_frame(frame(camera=camera))
+
+
+def test_an_address_in_use_is_an_error(address):
+    with Publisher(address), pytest.raises(ConfigError, match="in use by another process"):
+        Publisher(address)
+    with (
+        Publisher("zmq+tcp://127.0.0.1:0") as first,
+        pytest.raises(ConfigError, match="in use by another process"),
+    ):
+        Publisher(f"zmq+{first.endpoint}")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("zmq+tcp://192.0.2.1:5555?bind", "not an address"),
+        ("zmq+ipc:///nowhere/socket", "folder that does not exist"),
+    ],
+)
+def test_an_address_that_cannot_be_bound_says_why(text, why):
+    with pytest.raises(ConfigError, match=why):
+        Publisher(text, security=Security(insecure=True))
+
+
+def test_a_file_at_the_address_is_not_removed(tmp_path):
+    path = tmp_path / "diary.txt"
+    path.write_text("dear")
+    with pytest.raises(ConfigError, match="no socket"):
+        Publisher(f"zmq+ipc://{path}")
+    assert path.read_text() == "dear"
+
+
+def test_the_socket_of_a_dead_process_is_taken_over(tmp_path):
+    path = tmp_path / "socket"
+    with unix.socket(unix.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Publisher(f"zmq+ipc://{path}") as sender, Subscriber(f"zmq+ipc://{path}"):
+        await_true(lambda: sender.wants_frames("front"))
+
+
+def test_several_publishers_come_to_one_subscriber(address):
+    with (
+        Subscriber(f"{address}?bind", streams=4) as receiver,
+        Publisher(f"{address}?connect", payload="raw") as one,
+        Publisher(f"{address}?connect", payload="raw") as two,
+    ):
+        for sender, camera in ((one, "a"), (two, "b")):
+            assert exchanged(sender, receiver, frame(camera=camera)).item.camera == camera
+
+
+def test_two_ways_to_one_publisher_give_each_frame_once(tmp_path):
+    address = f"zmq+ipc://{tmp_path}/socket"
+    os.symlink(tmp_path / "socket", tmp_path / "other")
+    with (
+        Publisher(address, payload="raw") as sender,
+        Subscriber([address, f"zmq+ipc://{tmp_path}/other"], streams=8) as receiver,
+    ):
+        seen = []
+        count = receiver.counts["frame/front"]
+        seq = 0
+        while count["repeated"] < 3 and seq < 1000:
+            sender.send_frame(frame(seq))
+            seq += 1
+            got = receiver.receive(0.02)
+            seen += [got.item.seq] if got else []
+    assert count["repeated"] >= 3
+    assert seen == sorted(set(seen))
+
+
+def test_a_second_subscriber_hears_the_same(pair, address):
+    sender, receiver = pair(payload="raw")
+    with Subscriber(address) as second:
+        exchanged(sender, second)
+        sender.send_frame(frame(77))
+        for each in (receiver, second):
+            assert await_true(lambda each=each: each.receive(0.1)).item.seq in {0, 77}
+
+
+def test_it_is_noticed_when_the_last_subscriber_leaves(pair):
+    sender, receiver = pair()
+    receiver.close()
+    await_true(lambda: not sender.wants_frames("front"))
+
+
+def test_another_thread_may_not_send(pair):
+    sender, _ = pair()
+    caught = []
+
+    def send():
+        try:
+            sender.send_frame(frame())
+        except RuntimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    assert "thread" in str(caught[0])
+
+
+def test_closing_is_quick_and_may_be_done_twice(pair):
+    sender, receiver = pair(payload="raw")
+    for seq in range(10):
+        sender.send_frame(frame(seq, shape=(480, 640, 3)))
+    before = time.monotonic()
+    for end in (sender, receiver, sender, receiver):
+        end.close()
+    assert time.monotonic() - before < WAIT_S / 2
+
+
+# --- who sends something else ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stranger(address, kind=zmq.PUB):
+    """A bare socket at the other end."""
+    with zmq.Context() as context, context.socket(kind) as socket:
+        socket.linger = 0
+        yield socket
+
+
+def test_garbage_is_refused_counted_and_survived(address, caplog):
+    random = np.random.default_rng(0)
+    header = {"version": 1, "camera": "front"}
+    garbage = [
+        [b"frame/front"],
+        [b"frame/front", b"", b"", b"", b""],
+        [b"frame/front", random.bytes(100), random.bytes(100)],
+        [b"frame/front", msgspec.msgpack.encode(header), b""],
+        [b"frame/front", msgspec.msgpack.encode({"version": 9}), b""],
+        [b"frame/" + random.bytes(50), random.bytes(5), b""],
+    ]
+    with (
+        Subscriber(f"{address}?bind", streams=16) as receiver,
+        stranger(address) as socket,
+        caplog.at_level(logging.WARNING),
+    ):
+        socket.connect(address.removeprefix("zmq+"))
+        await_true(
+            lambda: (
+                [socket.send_multipart(m) for m in garbage]
+                and receiver.receive(0.05) is None
+                and receiver.counts["?"]["invalid"] >= 3 * len(garbage)
+            )
+        )
+        with Publisher(f"{address}?connect", payload="raw") as sender:
+            exchanged(sender, receiver)
+    assert "version 9 came" in caplog.text
+    assert caplog.text.count("parts came") == 1  # one line, not one a message
+
+
+def test_a_part_larger_than_allowed_ends_the_connection_before_it_is_taken_in(address):
+    with (
+        Subscriber(f"{address}?bind", limits=Limits(max_frame_mb=1)) as receiver,
+        stranger(address) as socket,
+    ):
+        socket.connect(address.removeprefix("zmq+"))
+        huge = bytes(8 << 20)
+        for _ in range(20):
+            socket.send_multipart([b"frame/front", b"x", huge])
+            assert receiver.receive(0.02) is None
+        assert receiver.counts["?"]["received"] == 0
+        with Publisher(f"{address}?connect", payload="raw") as sender:
+            exchanged(sender, receiver)
+
+
+def test_a_picture_above_the_limit_is_refused(pair):
+    sender, receiver = pair(payload="jpeg", subscriber_options={"limits": Limits(max_frame_mb=1)})
+    sender.send_frame(frame(1, shape=(600, 800, 3)))
+    assert receiver.receive(0.3) is None
+    assert receiver.counts["?"]["invalid"] == 1
+
+
+def test_a_socket_that_does_not_speak_zeromq_is_survived():
+    with Publisher("zmq+tcp://127.0.0.1:0") as sender:
+        port = int(sender.endpoint.rpartition(":")[2])
+        for bits in (b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 1000, bytes(1000)):
+            with unix.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(bits)
+        with Subscriber(f"zmq+{sender.endpoint}") as receiver:
+            exchanged(sender, receiver)
+
+
+def test_a_subscriber_that_talks_back_is_not_listened_to(address):
+    with Publisher(address, payload="raw") as sender, stranger(address, zmq.XSUB) as socket:
+        socket.connect(address.removeprefix("zmq+"))
+        socket.send(b"\x01frame/")
+        await_true(lambda: sender.wants_frames("front"))
+        for bits in (b"", b"\x02hello", b"\x00never subscribed", bytes(100)):
+            socket.send(bits)
+        socket.send(b"\x00frame/")
+        await_true(lambda: not sender.wants_frames("front"))
