@@ -84,7 +84,7 @@ def evaluate_detector(
     COCO's figure counts the 100 best detections of each class and picture, also those of very low
     score: `detect` should keep scores down to 0.001.
 
-    Raises `DependencyError` without pycocotools.
+    Raises `DependencyError` without pycocotools and `InputError` where there are no true boxes.
     """
     ground_truth, coco_eval = _require_pycocotools()
     images: list[dict[str, Any]] = []
@@ -97,11 +97,16 @@ def evaluate_detector(
         for truth in _truths(picture, width, height):
             truths.append({**truth, "id": len(truths) + 1, "image_id": image_id})
         results.append(_results(detect(image), image_id))
+    if not truths:
+        raise InputError("evaluation: expected pictures with true boxes, but none has any")
+    found = np.concatenate(results)
+    if not len(found):  # pycocotools does not take an empty list
+        return Accuracy(0.0, 0.0, len(pictures))
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
         truth = ground_truth()
         truth.dataset = {"images": images, "annotations": truths, "categories": _categories(truths)}
         truth.createIndex()
-        evaluation = coco_eval(truth, truth.loadRes(np.concatenate(results)), "bbox")
+        evaluation = coco_eval(truth, truth.loadRes(found), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
