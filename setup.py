@@ -30,7 +30,7 @@ setup(
         "pyzmq>=25",
         "msgspec>=0.18",
         "pyyaml>=6",
-        "typer>=0.12",
+        "typer>=0.12.5",
         "rich>=13",
         "platformdirs>=4",
         "psutil>=5.9",

@@ -28,6 +28,7 @@ Source = Annotated[
     typer.Argument(
         help="camera number or device, video file, picture folder or glob, rtsp:// or http:// "
         "address, or scene: for the built-in demo scene",
+        metavar="SOURCE",
         show_default=False,
     ),
 ]
