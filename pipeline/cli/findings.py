@@ -16,6 +16,7 @@ TILES = 3
 LARGE = (1280, 720)
 SMALL = (640, 360)
 JPEG_QUALITY = 85
+LEAST_MEAN = 0.02
 
 
 @dataclass(slots=True)
@@ -30,9 +31,13 @@ class Found:
     names: dict[str, float] = field(default_factory=dict)
 
     def finer_names(self, count: int) -> list[tuple[str, float]]:
-        """The likeliest finer names and their mean probabilities over all objects, best first."""
-        ranked = sorted(self.names.items(), key=lambda item: -item[1])
-        return [(name, total / self.objects) for name, total in ranked[:count]]
+        """The likeliest finer names and their mean probabilities over all objects, best first.
+
+        Those below `LEAST_MEAN` are left out: what the classifier has no name for gets many.
+        """
+        means = ((name, total / self.objects) for name, total in self.names.items())
+        likely = [(name, mean) for name, mean in means if mean >= LEAST_MEAN]
+        return sorted(likely, key=lambda item: -item[1])[:count]
 
 
 class Findings:
