@@ -54,7 +54,7 @@ class Finding(NamedTuple):
 def all_findings() -> list[Finding]:
     """Every check, in the order in which they are worth reading."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        processor,
+        cpu,
         memory,
         packages,
         onnxruntime_providers,
@@ -80,11 +80,12 @@ def _finding(subject: str, found: str, *, good: bool = True, advice: str = "") -
     return Finding(subject, "ok" if good else "warn", found, "" if good else advice)
 
 
-def processor() -> Iterator[Finding]:
+def cpu() -> Iterator[Finding]:
     """The processor, what it has for int8 models, and the cores that this process may use."""
+    from pipeline.inference.processor import processor
     from pipeline.inference.session import available_threads
 
-    name, features = _cpu()
+    name, features = processor()
     yield _finding("processor", name)
     present = [feature for feature in CPU_FEATURES if feature in features]
     yield _finding(
@@ -95,16 +96,6 @@ def processor() -> Iterator[Finding]:
     )
     usable, total = available_threads(), os.cpu_count() or 1
     yield _finding("cores", f"{usable} of {total} usable; Python {platform.python_version()}")
-
-
-def _cpu() -> tuple[str, set[str]]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine(), set()
-    fields = dict(re.findall(r"^(model name|Model|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE))
-    name = fields.get("model name") or fields.get("Model") or platform.machine()
-    return name, set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def memory() -> Iterator[Finding]:

@@ -1,0 +1,38 @@
+"""What the processor is and can do, as far as the system tells."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+_VNNI = {"avx512_vnni", "avx_vnni"}
+
+
+class Processor(NamedTuple):
+    """The processor's name and its features, as Linux spells them; none where it does not tell."""
+
+    name: str
+    features: frozenset[str]
+
+
+@functools.cache
+def processor() -> Processor:
+    """The processor that this process runs on."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return Processor(platform.processor() or platform.machine(), frozenset())
+    fields = dict(re.findall(r"^(model name|Model|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE))
+    name = fields.get("model name") or fields.get("Model") or platform.machine()
+    return Processor(name, frozenset((fields.get("flags") or fields.get("Features") or "").split()))
+
+
+def adds_int8_in_16_bits(features: frozenset[str]) -> bool:
+    """Whether the int8 products of these CPU features can overflow: x86 before VNNI.
+
+    There one instruction adds two products of uint8 and int8 in 16 bits and clips the sum.
+    """
+    return "sse2" in features and not features & _VNNI
