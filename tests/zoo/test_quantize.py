@@ -251,9 +251,3 @@ def test_weights_are_rounded_to_the_nearest_of_their_channel():
     error = np.abs(values * scale[:, None, None, None] - weight).max(axis=(1, 2, 3))
     assert (error <= scale / 2 * 1.0001).all()
     assert not values[2].any()
-
-
-def test_official_detector_is_within_its_size(shared):
-    model = Path(__file__).parents[2] / "models/yolov4-tiny-int8.onnx"
-    assert shared.is_dir()
-    assert model.stat().st_size <= 6_600_000
