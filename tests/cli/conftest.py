@@ -54,8 +54,7 @@ def start(tmp_path):
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **settings,
+            **{"stderr": subprocess.PIPE, **settings},
         )
         processes.append(process)
         return process

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,6 +15,7 @@ import pytest
 from pipeline.cli import session
 
 FRAMES = 6
+CAT = Path(__file__).resolve().parents[2] / "models" / "samples" / "cat.jpg"
 
 
 def lines_of(text: str) -> list[dict]:
@@ -78,6 +83,39 @@ def test_options_win_over_the_file_and_the_file_over_defaults(vision, tmp_path):
     assert outcome.err == ""
 
 
+def test_retry_waits_for_a_source_that_comes_later(start, tmp_path):
+    process = start("run", "later.jpg", "--retry", "--jsonl", "-")
+    assert b"later.jpg" in process.stderr.readline()
+    shutil.copy(CAT, tmp_path / "later.part")
+    (tmp_path / "later.part").rename(tmp_path / "later.jpg")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert [line["camera"] for line in lines_of(out.decode())] == ["later"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [([], True), (["--quiet"], False)], ids=["plain", "quiet"]
+)
+def test_progress_is_shown_on_a_terminal_and_not_with_quiet(start, options, shown):
+    ours, theirs = pty.openpty()
+    process = start("run", "scene:?fps=0&frames=20", *options, stderr=theirs)
+    os.close(theirs)
+    text = read_all(ours)
+    assert process.wait(timeout=120) == 0
+    assert ("20/20" in text) == shown
+    assert bool(text) == shown
+
+
+def read_all(terminal: int) -> str:
+    """What a process writes to a terminal until it ends, which Linux reports as an error."""
+    parts = []
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()
+
+
 def test_duration_ends_a_source_without_an_end(vision):
     outcome = vision("run", "scene:?size=320x240", "--duration", "0.5", "--jsonl", "-")
     assert outcome.code == 0
@@ -99,11 +137,10 @@ def test_a_full_disk_is_a_fault_and_the_other_outputs_are_whole(vision, tmp_path
 
 
 def test_a_broken_picture_is_counted_and_passed_over(vision, tmp_path):
-    good = Path(__file__).resolve().parents[2] / "models" / "samples" / "cat.jpg"
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
-        (folder / f"{i}.jpg").write_bytes(good.read_bytes() if i != 1 else b"no picture")
+        (folder / f"{i}.jpg").write_bytes(CAT.read_bytes() if i != 1 else b"no picture")
     stats = tmp_path / "a.json"
     outcome = vision("run", folder, "--stats", stats)
     assert outcome.code == 0
