@@ -27,7 +27,7 @@ PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
 NO_COPY_BYTES = 16384  # from this size on, handing memory over is cheaper than copying it
 MAX_SUBSCRIPTION = 1024  # bytes; all that a subscriber may send
-MAX_SUBSCRIPTIONS = 10_000
+MAX_SUBSCRIPTIONS = 1000
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,9 @@ class Publisher:
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Publisher belongs to the thread that made it")
         socket = self._endpoint.socket
-        while is_readable(socket):
+        for _ in range(MAX_SUBSCRIPTIONS):  # a flood of them must not hold up the frame
+            if not is_readable(socket):
+                return
             message = socket.recv()
             if message[:1] == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
                 self._subscribed.add(message[1:])

@@ -19,8 +19,11 @@ from pipeline.transport.security import Doorkeeper, Security, protect
 QUEUED = 2
 """Messages that may wait for one subscriber, per stream; further ones are dropped there."""
 
-HEARTBEAT_MS = 1000
-DEAD_MS = 3000  # a peer that is silent for so long is disconnected
+# A peer whose machine or cable is gone is noticed by the kernel's own heartbeats, within 5 s. Those
+# of ZeroMQ are left off: where they fall due on a connection that has broken while its queue was
+# full, libzmq 4.3.5 aborts the process (out_event asserts !_io_error).
+IDLE_S, PROBE_S, PROBES = 2, 1, 3
+UNACKNOWLEDGED_MS = 5000
 RECONNECT_MS = (100, 1000)  # the first wait and the longest
 HANDSHAKE_MS = 5000
 LOCAL_BUFFER = 4 << 20  # a whole raw picture, so that it passes without a wait between
@@ -101,11 +104,12 @@ class Endpoint:
 def set_common_options(socket: zmq.Socket[bytes]) -> None:
     """What every socket here has, whatever its kind."""
     socket.linger = 0
-    socket.heartbeat_ivl = HEARTBEAT_MS
-    socket.heartbeat_timeout = socket.heartbeat_ttl = DEAD_MS
     socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS
     socket.handshake_ivl = socket.connect_timeout = HANDSHAKE_MS
     socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle, socket.tcp_keepalive_intvl = IDLE_S, PROBE_S
+    socket.tcp_keepalive_cnt = PROBES
+    socket.tcp_maxrt = UNACKNOWLEDGED_MS
 
 
 def is_readable(socket: zmq.Socket[bytes]) -> bool:

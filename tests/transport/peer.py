@@ -1,7 +1,7 @@
 """The other process of a test: publishes or receives until its standard input ends.
 
-`peer.py publish ADDRESS KIND FPS CAMERA...` or `peer.py receive ADDRESS`. One JSON object a line
-goes to standard output: of a receiver one for each frame, of both the counts at the end.
+`peer.py publish ADDRESS KIND FPS CAMERA...` or `peer.py receive ADDRESS [DOZE_S]`. It says one JSON
+object a line on standard output: as a receiver one for each frame, as both the counts at the end.
 """
 
 from __future__ import annotations
@@ -49,9 +49,14 @@ def publish(address, kind, fps, *cameras):
         say(counts=counts, slowest_ms=slowest_s * 1e3, seq=seq)
 
 
-def receive(address):
+def receive(address, doze_s="0"):
     with Subscriber(address, streams=4) as subscriber:
         say(ready=True)
+        if float(doze_s):  # between the first message and the next, with the queue running full
+            while subscriber.receive(1) is None:
+                pass
+            say(dozing=True)
+            time.sleep(float(doze_s))
         while not is_over():
             received = subscriber.receive(0.05)
             if received is not None:

@@ -1,0 +1,218 @@
+"""Real processes that start in any order, are killed, stopped, and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.transport import Subscriber, shared_memory
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = Path(__file__).with_name("peer.py")
+WAIT_S = 30.0
+FPS = 30
+FRESH_MS = 500  # generous, as many processes share few cores; history would be seconds old
+KINDS = ["raw", "jpeg"] + (["shm"] if shared_memory.is_available() else [])
+
+
+class Peer:
+    """Another process; a thread reads what it says, so that nobody is held up by a full pipe."""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, str(PEER), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self._said = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.first = self.next()
+
+    def _listen(self):
+        for line in self.process.stdout:
+            self._said.put(json.loads(line))
+
+    def next(self):
+        return self._said.get(timeout=WAIT_S)
+
+    def forget(self):
+        """Drop what it has said so far."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._said.get_nowait()
+
+    def until(self, condition):
+        """The first thing it says from now on that meets the condition."""
+        deadline = time.monotonic() + WAIT_S
+        while not condition(said := self.next()):
+            assert time.monotonic() < deadline
+        return said
+
+    def signal(self, number):
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait(WAIT_S)
+
+    def end(self):
+        """Ask it to end; its last words."""
+        self.process.stdin.close()
+        return self.until(lambda said: "counts" in said)
+
+
+@pytest.fixture
+def start():
+    peers = []
+
+    def one(*arguments):
+        peers.append(Peer(*arguments))
+        return peers[-1]
+
+    yield one
+    for peer in peers:
+        peer.process.send_signal(signal.SIGCONT)
+        peer.process.kill()
+        peer.process.wait()
+        peer.process.stdout.close()
+        with contextlib.suppress(OSError):
+            peer.process.stdin.close()
+    if shared_memory.is_available():
+        shared_memory.remove_leftovers()
+
+
+@pytest.fixture
+def address(tmp_path):
+    return f"zmq+ipc://{tmp_path}/socket"
+
+
+def is_frame(said):
+    return "seq" in said
+
+
+def is_fresh(said):
+    return is_frame(said) and said["age_ms"] < FRESH_MS
+
+
+def sums(count):
+    fates = ("given", "superseded", "gone", "invalid", "repeated")
+    return sum(count.get(fate, 0) for fate in fates)
+
+
+def our_rings(pids):
+    return [
+        name
+        for name in os.listdir(shared_memory.FOLDER)
+        if name.startswith(tuple(f"{shared_memory.PREFIX}{pid}-" for pid in pids))
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_counts_add_up_on_both_sides(start, address, kind):
+    receiver = start("receive", address)
+    sender = start("publish", address, kind, FPS, "front")
+    first = receiver.until(is_frame)
+    assert first["is_whole"]
+    receiver.until(lambda said: is_frame(said) and said["seq"] > first["seq"] + 30)
+    sent = sender.end()["counts"]["frame/front"]
+    last = receiver.until(lambda said: is_frame(said) and said["seq"] == 10**6)
+    assert last["is_whole"]
+    received = receiver.end()["counts"]["frame/front"]
+    assert received["received"] + received["lost"] == sent["sent"]
+    assert sums(received) == received["received"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_publisher_is_replaced_by_the_next(start, address, kind):
+    receiver = start("receive", address)
+    pids = []
+    for _ in range(3):
+        sender = start("publish", address, kind, FPS, "front")
+        pids.append(sender.process.pid)
+        receiver.forget()
+        said = receiver.until(is_fresh)
+        assert said["is_whole"]
+        sender.signal(signal.SIGKILL)
+    if kind == "shm":
+        start("publish", address, kind, FPS, "front")
+        receiver.until(is_fresh)
+        assert our_rings(pids) == []
+
+
+def test_killed_subscribers_hold_nobody_up(start, address):
+    sender = start("publish", address, KINDS[-1], FPS, "front")
+    for _ in range(3):
+        receiver = start("receive", address)
+        receiver.until(is_fresh)
+        receiver.signal(signal.SIGKILL)
+    start("receive", address).until(is_fresh)
+    assert sender.end()["slowest_ms"] < 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_subscriber_slows_nobody_and_goes_on_with_the_newest(start, address, kind):
+    sender = start("publish", address, kind, FPS, "front")
+    stopped, other = start("receive", address), start("receive", address)
+    stopped.until(is_fresh)
+    stopped.signal(signal.SIGSTOP)
+    stopped.forget()
+    other.forget()
+    first = other.until(is_frame)["seq"]
+    started = time.monotonic()
+    while (said := other.until(is_frame))["seq"] < first + 4 * FPS:
+        assert said["is_whole"]
+    assert time.monotonic() - started < 8  # for what takes 4 s
+    stopped.signal(signal.SIGCONT)
+    resumed = stopped.until(is_frame)
+    assert resumed["is_whole"]
+    if resumed["age_ms"] > FRESH_MS:  # it may have been stopped with that one in its hands
+        resumed = stopped.until(is_frame)
+    assert resumed["age_ms"] < FRESH_MS
+    assert sender.end()["slowest_ms"] < 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_publisher_that_dies_while_its_subscriber_dozes_is_replaced(start, address, kind):
+    sender = start("publish", address, kind, FPS, "front")
+    receiver = start("receive", address, 3)
+    receiver.until(lambda said: "dozing" in said)
+    time.sleep(0.5)  # for the queue to run full
+    sender.signal(signal.SIGKILL)
+    start("publish", address, kind, FPS, "front")
+    assert receiver.until(is_fresh)["is_whole"]
+
+
+def test_several_cameras_share_an_address(start, address):
+    start("publish", address, "raw", FPS, "left", "right")
+    receiver = start("receive", address)
+    for camera in ("left", "right", "left", "right"):
+        receiver.until(lambda said, camera=camera: is_fresh(said) and said["camera"] == camera)
+
+
+def test_loopback_tcp_is_as_good(start):
+    sender = start("publish", "zmq+tcp://127.0.0.1:0", "auto", FPS, "front")
+    endpoint = f"zmq+{sender.first['endpoint']}/front"
+    for _ in range(2):
+        start("receive", endpoint).until(is_fresh)
+
+
+@pytest.mark.skipif(not shared_memory.is_available(), reason="shared memory needs Linux")
+def test_a_frame_outlives_the_publisher_that_was_killed(start, address):
+    sender = start("publish", address, "shm", FPS, "front")
+    with Subscriber(address) as subscriber:
+        frame = subscriber.receive(WAIT_S).item
+        sender.signal(signal.SIGKILL)
+        start("publish", address, "shm", FPS, "front")
+        after = subscriber.receive(WAIT_S)
+        assert after is not None
+        assert (frame.image == frame.image[0, 0, 0]).all()

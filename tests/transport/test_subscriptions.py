@@ -1,0 +1,170 @@
+"""Other processes' frames as a source, and their results to iterate over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import count
+
+import numpy as np
+import pytest
+
+from pipeline.engine import Pipeline
+from pipeline.errors import ConfigError, SourceError
+from pipeline.sources import open_source
+from pipeline.transport import Publisher, ResultSubscription, open_subscription
+from pipeline.types import Detections, Frame, Result
+
+WAIT_S = 10.0
+
+
+@pytest.fixture
+def address(tmp_path):
+    return f"zmq+ipc://{tmp_path}/socket"
+
+
+class Sender:
+    """Publishes from a thread of its own, frames or frames with results, until it is ended."""
+
+    def __init__(self, address, what="frames", fps=100, camera="front"):
+        self._stop = threading.Event()
+        arguments = (address, what, fps, camera)
+        self._thread = threading.Thread(target=self._run, args=arguments)
+        self._thread.start()
+
+    def _run(self, address, what, fps, camera):
+        with Publisher(address, streams=4) as publisher:
+            for seq in count():
+                if self._stop.wait(1 / fps):
+                    return
+                image = np.full((48, 64, 3), seq % 251, np.uint8)
+                frame = Frame(image, time.time_ns(), seq, camera)
+                publisher.send_frame(frame)
+                if what == "results":
+                    publisher.send_result(Result(frame.header, Detections.empty(("thing",))))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *reason):
+        self._stop.set()
+        self._thread.join()
+
+
+class Finder:
+    """A detector that finds nothing."""
+
+    def use_threads(self, threads):
+        pass
+
+    def warm_up(self):
+        pass
+
+    def prepare(self, image):
+        return image
+
+    def infer(self, image):
+        return Detections.empty(("thing",))
+
+
+def test_frames_come_newer_and_newer(address):
+    with Sender(address), open_source(address) as source:
+        assert source.live
+        frames = [source.read() for _ in range(5)]
+    seqs = [frame.seq for frame in frames]
+    assert seqs == sorted(set(seqs))
+    assert all((frame.image == frame.seq % 251).all() for frame in frames)
+    assert source.counts()["frame/front"]["given"] == 5
+
+
+@pytest.mark.parametrize(
+    ("suffix", "camera", "source_name", "frame_name"),
+    [
+        ("", None, "cameras", "front"),
+        ("?camera=front", None, "front", "front"),
+        ("", "drone", "drone", "drone"),
+    ],
+    ids=["all", "one", "renamed"],
+)
+def test_the_name_is_the_publishers_or_the_one_that_is_given(
+    address, suffix, camera, source_name, frame_name
+):
+    with Sender(address), open_source(address + suffix, camera=camera) as source:
+        assert source.camera == source_name
+        assert source.read().camera == frame_name
+
+
+def test_a_source_that_nobody_publishes_cannot_be_opened(address):
+    with pytest.raises(SourceError, match=r"no frame came within 0\.2 s"):
+        open_source(address, open_timeout_s=0.2)
+    with (
+        Sender(address, camera="rear"),
+        pytest.raises(SourceError, match=r"no frame of front came within 0\.2 s"),
+    ):
+        open_source(f"{address}?camera=front", open_timeout_s=0.2)
+
+
+def test_a_name_that_no_topic_can_have_is_refused(address):
+    with pytest.raises(ConfigError, match="camera name"):
+        open_source(address, camera="a b")
+
+
+def test_what_is_no_address_is_captured(tmp_path):
+    with pytest.raises(SourceError, match="none"):
+        open_source(str(tmp_path / "none.mp4"))
+
+
+def test_a_reader_that_waits_is_woken_by_closing(address):
+    with Sender(address):
+        source = open_subscription(address)
+    got = []
+    reader = threading.Thread(target=lambda: got.extend(iter(source.read, None)))
+    reader.start()
+    source.close()
+    reader.join(WAIT_S)
+    assert not reader.is_alive()
+    source.close()
+    assert source.read() is None
+
+
+def test_the_publisher_may_be_started_again(address):
+    with Sender(address):
+        source = open_subscription(address)
+        before = source.read()
+    with Sender(address):
+        after = source.read()
+        while after.stamp_ns < before.stamp_ns + 1 or after.seq > before.seq + 1000:
+            after = source.read()
+    assert after.stamp_ns > before.stamp_ns
+    source.close()
+
+
+def test_the_pipeline_runs_on_it_and_its_counts_add_up(address):
+    with Sender(address):
+        with Pipeline(open_source(address), Finder(), max_frames=10) as pipeline:
+            results = list(pipeline)
+        stats = pipeline.stats()
+    assert len(results) == 10
+    assert stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_results_come_with_their_images_where_asked(address, images):
+    with Sender(address, "results"), ResultSubscription(address, images=images) as results:
+        seen = []
+        for result in results:
+            seen.append(result)
+            if len(seen) == 20:
+                results.stop()
+    with_image = [result for result in seen if result.image is not None]
+    assert bool(with_image) == images
+    assert all((result.image == result.header.seq % 251).all() for result in with_image)
+    seqs = [result.header.seq for result in seen]
+    assert seqs == sorted(set(seqs))
+
+
+def test_a_result_that_does_not_come_is_not_waited_for_longer_than_asked(address):
+    with ResultSubscription(address) as results:
+        started = time.monotonic()
+        assert results.receive(0.2) is None
+        assert time.monotonic() - started < WAIT_S / 2
