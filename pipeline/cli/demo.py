@@ -43,11 +43,10 @@ def demo(
     source, every_frame = "scene:?fps=0", True
     settings = opt.settings_of({**locals(), "top": NAMES})
     with StopSignals() as signals:
-        from pipeline.cli.findings import Findings
+        from pipeline.cli.findings import Findings, check_picture_target
         from pipeline.cli.session import run_session
-        from pipeline.output.files import check_target
 
-        check_target(output, "--output")
+        check_picture_target(output)
         findings = Findings()
         run_session(settings, signals, [findings])
         _report(findings, output)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from pipeline.errors import OutputError
+from pipeline.errors import InputError, OutputError
 from pipeline.output.drawing import draw
+from pipeline.output.files import check_target
 from pipeline.types import Image, Result
 
 TILES = 3
-LARGE = (1280, 720)
-SMALL = (640, 360)
+TILE = 480  # pixels of a side
+MARGIN = 0.15  # around the object, of its longer side
+SMALLEST = 240  # pixels of the frame that a tile shows at least
 JPEG_QUALITY = 85
 LEAST_MEAN = 0.02
+
+
+class View(NamedTuple):
+    """One object in one frame; whole ones are better than cut-off ones, then the score counts."""
+
+    is_whole: bool
+    score: float
+    box: tuple[float, ...]
+    result: Result
 
 
 @dataclass(slots=True)
@@ -27,7 +39,7 @@ class Found:
     frames: int = 0
     objects: int = 0
     best_score: float = 0.0
-    best: Result | None = None
+    view: View | None = None
     names: dict[str, float] = field(default_factory=dict)
 
     def finer_names(self, count: int) -> list[tuple[str, float]]:
@@ -41,7 +53,7 @@ class Found:
 
 
 class Findings:
-    """An output that keeps the best frame of each class and counts the rest."""
+    """An output that keeps the best view of each class and counts the rest."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Found] = {}
@@ -54,8 +66,10 @@ class Findings:
             found = self.objects.setdefault(label, Found(label))
             found.frames += label not in labels[:i]
             found.objects += 1
-            if detections.scores[i] > found.best_score:
-                found.best_score, found.best = float(detections.scores[i]), result
+            view = _view(result, i)
+            found.best_score = max(found.best_score, view.score)
+            if found.view is None or view[:2] > found.view[:2]:
+                found.view = view
             finer = result.classifications
             if finer is not None:
                 for class_id, score in zip(finer.ids[i], finer.scores[i], strict=True):
@@ -70,36 +84,50 @@ class Findings:
         return sorted(self.objects.values(), key=lambda found: (-found.frames, found.label))
 
     def write_picture(self, path: Path) -> None:
-        """Write the best frames of the classes seen most: one large, two small below it.
+        """Write the best views of the classes seen most, side by side.
 
         Raises `OutputError`.
         """
-        results = {id(found.best): found.best for found in self.most_seen() if found.best}
-        picture = _mosaic(list(results.values())[:TILES])
-        encoded, data = cv2.imencode(
-            path.suffix or ".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        )
-        if not encoded:
-            raise OutputError(f"--output {path}: OpenCV cannot write pictures of that kind")
+        views = [found.view for found in self.most_seen() if found.view][:TILES]
+        picture = np.concatenate([_tile(view) for view in views], axis=1)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        _, data = cv2.imencode(path.suffix, picture, quality)
         try:
             path.write_bytes(data.tobytes())
         except OSError as error:
             raise OutputError(f"--output {path}: cannot be written: {error.strerror}") from error
 
 
-def _mosaic(results: list[Result]) -> Image:
-    large = _tile(results[0], LARGE)
-    small = [_tile(result, SMALL) for result in results[1:]]
-    if not small:
-        return large
-    blank = np.zeros((SMALL[1], SMALL[0], 3), np.uint8)
-    below = np.concatenate([*small, blank][: LARGE[0] // SMALL[0]], axis=1)
-    return np.concatenate([large, below])
+def check_picture_target(path: Path) -> None:
+    """See whether a picture can be written to `path`, before anything runs; raises `InputError`."""
+    check_target(path, "--output")
+    if not path.suffix or not cv2.haveImageWriter(path.name):
+        raise InputError(f"--output {path}: no kind of picture; expected a name such as found.jpg")
 
 
-def _tile(result: Result, size: tuple[int, int]) -> Image:
-    """The result's picture at that size, drawn after scaling so that labels can be read."""
-    if result.image is None:
-        raise OutputError(f"frame {result.header.seq} came without its picture")
-    image = cv2.resize(result.image, size, interpolation=cv2.INTER_AREA)
-    return draw(image, result)
+def _view(result: Result, i: int) -> View:
+    """Object `i` of a result; one that the picture's border cuts off is not whole."""
+    detections, header = result.detections, result.header
+    x1, y1, x2, y2 = box = tuple(detections.boxes[i].tolist())
+    is_whole = min(x1, y1) > 1 and x2 < header.width - 1 and y2 < header.height - 1
+    return View(is_whole, float(detections.scores[i]), box, result)
+
+
+def _tile(view: View) -> Image:
+    """A square around the object, drawn after scaling so that the labels can be read."""
+    if view.result.image is None:
+        raise OutputError(f"frame {view.result.header.seq} came without its picture")
+    height, width = view.result.image.shape[:2]
+    x1, y1, x2, y2 = view.box
+    side = min(max((1 + 2 * MARGIN) * max(x2 - x1, y2 - y1), SMALLEST), width, height)
+    scale = TILE / side
+    size = max(TILE, round(width * scale)), max(TILE, round(height * scale))
+    drawn = draw(cv2.resize(view.result.image, size, interpolation=cv2.INTER_AREA), view.result)
+    left = _start((x1 + x2) / 2 * scale, size[0])
+    top = _start((y1 + y2) / 2 * scale, size[1])
+    return drawn[top : top + TILE, left : left + TILE]
+
+
+def _start(middle: float, length: int) -> int:
+    """Where a tile around `middle` begins that lies within `length` pixels."""
+    return min(max(round(middle - TILE / 2), 0), length - TILE)

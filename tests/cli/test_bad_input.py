@@ -150,5 +150,10 @@ def test_a_mistyped_model_leaves_an_earlier_recording_alone(vision, place):
     assert Path("results.jsonl").read_text() == "earlier\n"
 
 
-def test_demo_refuses_a_folder_that_is_not_there(vision, place):
-    assert_refused(vision("demo", "-o", "gone/picture.jpg"), "there is no folder gone")
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("gone/a.jpg", "there is no folder gone"), ("a.xyz", "no kind of picture"), ("a", "such as")],
+    ids=["missing-folder", "unknown-kind", "no-suffix"],
+)
+def test_demo_refuses_a_picture_that_cannot_be_written(vision, place, target, message):
+    assert_refused(vision("demo", "-o", target), message)
