@@ -89,10 +89,14 @@ class Publisher:
 
     def wants_frames(self, camera: str) -> bool:
         """Whether anybody has subscribed to the frames of a camera."""
+        self._check_thread()
+        self._hear_subscriptions()
         return self._is_wanted(_topic(wire.frame_topic, camera))
 
     def wants_results(self, camera: str) -> bool:
         """Whether anybody has subscribed to the results on a camera."""
+        self._check_thread()
+        self._hear_subscriptions()
         return self._is_wanted(_topic(wire.result_topic, camera))
 
     def send_frame(self, frame: Frame, clock: Offset = SAME_CLOCK) -> bool:
@@ -101,10 +105,10 @@ class Publisher:
         `clock` tells how far the clock that stamped it is ahead of this machine's. Raises
         `WireError` where no receiver would take it, `RunError` where shared memory cannot be had.
         """
+        self._check_thread()
         header = frame.header
         topic = _topic(wire.frame_topic, header.camera)
-        if not self._is_wanted(topic):
-            self._count(topic, "unwanted")
+        if self._is_unwanted(topic):
             return False
         kind, payload = self._encode(topic, header.camera, frame.image)
         fields = self._envelope(topic, header, clock)
@@ -116,9 +120,9 @@ class Publisher:
 
         Raises `WireError` where no receiver would take it.
         """
+        self._check_thread()
         topic = _topic(wire.result_topic, result.header.camera)
-        if not self._is_wanted(topic):
-            self._count(topic, "unwanted")
+        if self._is_unwanted(topic):
             return False
         fields = {**self._envelope(topic, result.header, clock), **result_fields(result)}
         self._send(topic, ResultHeader(**fields), result_payload(result))
@@ -139,13 +143,27 @@ class Publisher:
     def __exit__(self, *reason: object) -> None:
         self.close()
 
-    def _is_wanted(self, topic: bytes) -> bool:
-        self._hear_subscriptions()
-        return any(topic.startswith(prefix) for prefix in self._subscribed)
-
-    def _hear_subscriptions(self) -> None:
+    def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
             raise RuntimeError("a Publisher belongs to the thread that made it")
+
+    def _is_wanted(self, topic: bytes) -> bool:
+        return any(topic.startswith(prefix) for prefix in self._subscribed)
+
+    def _is_unwanted(self, topic: bytes) -> bool:
+        """Whether nobody wants what is about to be sent, which then counts.
+
+        Who has come or gone since is heard behind a message that is sent, to hold it up no longer.
+        """
+        if self._is_wanted(topic):
+            return False
+        self._hear_subscriptions()
+        if self._is_wanted(topic):
+            return False
+        self._count(topic, "unwanted")
+        return True
+
+    def _hear_subscriptions(self) -> None:
         socket = self._endpoint.socket
         for _ in range(MAX_SUBSCRIPTIONS):  # a flood of them must not hold up the frame
             if not is_readable(socket):
@@ -202,6 +220,7 @@ class Publisher:
         socket.send(payload, copy=len(payload) < NO_COPY_BYTES)
         self._next_count[topic] += 1
         self._count(topic, "sent")
+        self._hear_subscriptions()
 
     def _count(self, topic: bytes, what: str) -> None:
         self.counts.setdefault(topic.decode(), Counter())[what] += 1

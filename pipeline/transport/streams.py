@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.transport.wire import Envelope
@@ -18,15 +19,19 @@ INVALID = "?"
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
-    """The messages of one sender under one topic.
+    """The messages of one sender, at the network address `peer`, under one topic.
 
-    `late_ns` tells of the newest how much longer it was on its way than the quickest of the last
+    `count` is what happens to the messages of the topic, of this and of other senders. `late_ns`
+    tells of the newest how much longer it was on its way than the quickest of the last
     half to whole minute. Both ends' monotonic clocks serve, so that it needs no common time and
     nobody's setting the clock disturbs it.
     """
 
+    topic: str
+    peer: str
+    count: Counter[str]
     next_count: int
     late_ns: int = 0
     quickest_ns: int | None = None
@@ -61,35 +66,36 @@ class Streams:
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._streams: dict[tuple[int, str], Stream] = {}
 
-    def admit(self, topic: str, header: Envelope) -> bool:
-        """Count a message; False where it has come before (by a second way to its sender)."""
-        stream = self.of(topic, header)
-        count = self.counts[topic]
-        count["received"] += 1
-        if header.count < stream.next_count:
-            count["repeated"] += 1
-            return False
-        count["lost"] += header.count - stream.next_count
+    def admit(self, topic: str, header: Envelope, peer: Callable[[], str]) -> Stream | None:
+        """The stream of a message, which is counted; None where the message came before.
+
+        It comes again where there are two ways to its sender. `peer` gives the sender's address.
+        """
+        stream = self._streams.get((header.sender, topic)) or self._begin(topic, header, peer())
+        stream.count["received"] += 1
+        lost = header.count - stream.next_count
+        if lost < 0:
+            stream.count["repeated"] += 1
+            return None
+        stream.count["lost"] += lost
         stream.next_count = header.count + 1
         now_ns = time.monotonic_ns()
         stream.arrive(now_ns - header.steady_ns, now_ns)
-        return True
+        return stream
 
     def refuse(self) -> None:
         """Count a message that is none."""
         self.counts[INVALID]["received"] += 1
         self.counts[INVALID]["invalid"] += 1
 
-    def of(self, topic: str, header: Envelope) -> Stream:
-        """The stream that a message belongs to; one that is new begins with it."""
-        key = header.sender, topic
-        stream = self._streams.get(key)
-        if stream is None:
-            if any(known_topic == topic for _, known_topic in self._streams):
-                log.info("%s: a publisher has started", topic)
-            if len(self._streams) >= MAX_STREAMS:
-                self._forget_oldest()
-            stream = self._streams[key] = Stream(header.count)
+    def _begin(self, topic: str, header: Envelope, peer: str) -> Stream:
+        """A stream that is new begins with the message that it is met by."""
+        if any(known_topic == topic for _, known_topic in self._streams):
+            log.info("%s: another publisher has started", topic)
+        if len(self._streams) >= MAX_STREAMS:
+            self._forget_oldest()
+        stream = Stream(topic, peer, self.counts[topic], header.count)
+        self._streams[header.sender, topic] = stream
         return stream
 
     def _forget_oldest(self) -> None:

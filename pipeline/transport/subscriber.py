@@ -18,7 +18,7 @@ from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
 from pipeline.transport.security import Security
 from pipeline.transport.shared_memory import Gone, RingReader
 from pipeline.transport.sockets import Endpoint, is_readable
-from pipeline.transport.streams import Streams
+from pipeline.transport.streams import Stream, Streams
 from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
 from pipeline.transport.wire_result import result_of
 from pipeline.types import Frame, Image, Result
@@ -81,7 +81,7 @@ class Subscriber:
         self._limits = limits or Limits()
         self._security = security or Security()
         self._topics = _topics(parsed, frames, results)
-        self._pending: dict[bytes, tuple[Message, str]] = {}
+        self._pending: dict[Stream, Message] = {}
         self._rings: dict[str, RingReader] = {}
         self._clocks: dict[str, ClockClient] = {}
         self._warned_at_s: dict[str, float] = {}
@@ -143,13 +143,14 @@ class Subscriber:
         except WireError as error:
             self._refuse(parts, error)
             return
-        topic = bytes(parts[0].buffer)
+        topic = parts[0].bytes
         if not self._is_wanted(topic):
             return  # libzmq matches beginnings: frame/front is also that of frame/front_left
-        if self._streams.admit(topic.decode(), message.header):
-            if topic in self._pending:
-                self.counts[topic.decode()]["superseded"] += 1
-            self._pending[topic] = message, _peer(parts[0])
+        stream = self._streams.admit(topic.decode(), message.header, lambda: _peer(parts[0]))
+        if stream is not None:
+            if stream in self._pending:
+                stream.count["superseded"] += 1
+            self._pending[stream] = message
 
     def _is_wanted(self, topic: bytes) -> bool:
         return any(
@@ -164,38 +165,38 @@ class Subscriber:
     # --- giving them out --------------------------------------------------------------------
 
     def _take_turn(self) -> Received | None:
-        topic = next(iter(self._pending))
-        message, peer = self._pending.pop(topic)
-        stream = self._streams.of(topic.decode(), message.header)
-        if stream.is_late:
-            message, peer = self._fresher(topic, message, peer)
-        count = self.counts[topic.decode()]
+        stream = next(iter(self._pending))
+        message = self._fresher(stream) if stream.is_late else self._pending.pop(stream)
+        if message is None:
+            return None
         try:
             item = self._item(message)
         except Gone as error:
-            count["gone"] += 1
+            stream.count["gone"] += 1
             self._warn("gone", "%s", error)
             return None
         except WireError as error:
-            count["invalid"] += 1
-            self._warn(error.reason, "a message from %s was refused: %s", peer, error)
+            stream.count["invalid"] += 1
+            self._warn(error.reason, "a message from %s was refused: %s", stream.peer, error)
             return None
-        count["given"] += 1
-        return Received(item, message.header, self._clock(message.header, peer))
+        stream.count["given"] += 1
+        return Received(item, message.header, self._clock(message.header, stream.peer))
 
-    def _fresher(self, topic: bytes, message: Message, peer: str) -> tuple[Message, str]:
-        """The first message that is not late, or the newest where none comes soon."""
+    def _fresher(self, stream: Stream) -> Message | None:
+        """The first message that is not late, or the newest where none comes soon.
+
+        None where another publisher of the same topic has something fresher.
+        """
         deadline_s = time.monotonic() + FRESHER_S
-        while True:
-            self._pending[topic] = message, peer
+        while stream.is_late and time.monotonic() < deadline_s:
             self._drain(max(deadline_s - time.monotonic(), 0.0))
-            message, peer = self._pending.pop(topic)
-            stream = self._streams.of(topic.decode(), message.header)
-            if not stream.is_late:
-                return message, peer
-            if time.monotonic() >= deadline_s:
-                stream.settle()
-                return message, peer
+        message = self._pending.pop(stream)
+        if stream.is_late:
+            stream.settle()
+            if any(other.topic == stream.topic for other in self._pending):
+                stream.count["superseded"] += 1
+                return None
+        return message
 
     def _item(self, message: Message) -> Frame | Result:
         if not isinstance(message, FrameMessage):

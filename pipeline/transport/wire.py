@@ -159,6 +159,7 @@ class ResultMessage:
 
 Message = FrameMessage | ResultMessage
 T = TypeVar("T")
+E = TypeVar("E", bound=Envelope)
 
 _encoder = msgspec.msgpack.Encoder()
 _version_decoder = msgspec.msgpack.Decoder(_Version)
@@ -253,10 +254,19 @@ def result_nbytes(objects: int, top: int | None) -> int:
     return objects * (16 + 4 + 4 + 8 + 8 * (top or 0))
 
 
-def _header(data: memoryview, decoder: msgspec.msgpack.Decoder[T], largest: int) -> T:
+def _header(data: memoryview, decoder: msgspec.msgpack.Decoder[E], largest: int) -> E:
     if data.nbytes > largest:
         raise WireError("header", f"a header of {data.nbytes} bytes came; at most {largest}")
-    version = _decoded(_version_decoder, data, "header").version
+    try:
+        header = _decoded(decoder, data, "header")
+    except WireError:
+        _check_version(_decoded(_version_decoder, data, "header").version)
+        raise
+    _check_version(header.version)
+    return header
+
+
+def _check_version(version: int) -> None:
     if version != VERSION:
         older = "receiver" if version > VERSION else "sender"
         raise WireError(
@@ -264,7 +274,6 @@ def _header(data: memoryview, decoder: msgspec.msgpack.Decoder[T], largest: int)
             f"a message of version {version} came, and this end speaks version {VERSION}; "
             f"update the {older}",
         )
-    return _decoded(decoder, data, "header")
 
 
 def _reference(payload: memoryview) -> SharedReference:
