@@ -32,7 +32,7 @@ VIDEO = "videos/bottle-detection.mp4"
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with videos/")
-    parser.add_argument("--json", type=Path, default=Path("out/bench.json"), help="where to write")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where to write")
     parser.add_argument("--frames", type=int, default=200, help="frames of the video a round")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of each comparison")
     parser.add_argument("--live-seconds", type=float, default=60, help="length of the live run")

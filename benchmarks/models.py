@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.tutorial import STD
 from pipeline.inference.locate import find_model
-from pipeline.zoo.onnx_file import load_model
+from pipeline.zoo import build_classifier, build_detector
+from pipeline.zoo.mobilenet import build_mobilenet
+from pipeline.zoo.onnx_file import load_model, save_model
 
-BLOB = "pixels_float"  # what our graphs call their pixels once they are float and channels first
+logger = logging.getLogger(__name__)
+
+BLOB = "blob"
 
 
 @dataclass(frozen=True)
@@ -27,44 +31,79 @@ class FloatModels:
 
 
 def float_models(folder: Path) -> FloatModels:
-    """Find ours (`make models` leaves them in the user's cache) and write the others to `folder`.
+    """Write all four to `folder`; the weights are fetched once and kept in the user's cache.
 
-    Raises `ModelError` where ours have not been made.
+    Raises `RunError` where they cannot be downloaded.
     """
-    detector, classifier = find_model("yolov4-tiny"), find_model("mobilenetv2")
+    detector = build_detector.build_float(None, logger.info).path
+    classifier = folder / "mobilenetv2.onnx"
+    _write_float_classifier(classifier)
     blob_detector, blob_classifier = folder / "detector.onnx", folder / "classifier.onnx"
-    _write_with_blob_input(detector, blob_detector, np.float32(1))
-    _write_with_blob_input(classifier, blob_classifier, STD[None])
+    _write_blob_detector(detector, blob_detector)
+    _write_blob_classifier(classifier, blob_classifier)
     return FloatModels(detector, classifier, blob_detector, blob_classifier)
 
 
-def _write_with_blob_input(model: Path, target: Path, std: np.ndarray) -> None:
-    """Take the pixel layers off and undo in the first convolution what they had folded into it.
+def _write_float_classifier(target: Path) -> None:
+    """The float backbone under the head of the int8 model, whose weights have a scale each."""
+    int8, spec = load_model(find_model(build_classifier.NAME))
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    weight = stored["head.weight.q"].astype(np.float32) * stored["head.weight.scale"]
+    blocks = build_classifier.fetch_blocks(None)
+    network = build_mobilenet(blocks, (np.ascontiguousarray(weight.T), stored["head.bias"]))
+    save_model(network, spec, target)
 
-    Its weights are for BGR in [0, 255]; afterwards for RGB that is scaled to [0, 1] and, where the
-    network was trained so, freed of its mean and divided by `std`.
-    """
+
+def _write_blob_detector(model: Path, target: Path) -> None:
+    """Undo in the first convolution what is folded there: BGR in [0, 255] becomes RGB in [0, 1]."""
+    graph = load_model(model)[0].graph
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weight, bias = stored[first.input[1]][:, ::-1] * 255, stored[first.input[2]]
+    _write_with_plain_stem(model, target, weight, bias, [_stem_node(first.output[0])])
+
+
+def _write_blob_classifier(model: Path, target: Path) -> None:
+    """Put the backbone's own first convolution and its ReLU6 back."""
+    stem = build_classifier.fetch_blocks(None)[0].convolutions[0]
+    clip = helper.make_node("Clip", ["stem.plain", "stem.zero", "stem.six"], ["stem.output"])
+    nodes = [_stem_node("stem.plain"), clip]
+    bounds = {"stem.zero": np.float32(0), "stem.six": np.float32(6)}
+    _write_with_plain_stem(model, target, stem.weight, stem.bias, nodes, bounds)
+
+
+def _stem_node(output: str) -> onnx.NodeProto:
+    """A 3x3 convolution with stride 2, as both networks begin."""
+    inputs = [BLOB, "blob.weight", "blob.bias"]
+    shape = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    return helper.make_node("Conv", inputs, [output], **shape)
+
+
+def _write_with_plain_stem(
+    model: Path,
+    target: Path,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    stem: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Replace every node up to the one with the last output of `stem` by `stem`, fed by a blob."""
     graph_model, spec = load_model(model)
     graph = graph_model.graph
-    first = next(node for node in graph.node if node.op_type == "Conv")
-    for node in [node for node in graph.node if node.output[0] == BLOB or _is_before(node, graph)]:
-        graph.node.remove(node)
+    outputs = [node.output[0] for node in graph.node]
+    later = list(graph.node)[outputs.index(stem[-1].output[0]) + 1 :]
+    del graph.node[:]
+    graph.node.extend([*stem, *later])
+    arrays = {"blob.weight": weight, "blob.bias": bias, **(constants or {})}
+    for name, array in arrays.items():
+        graph.initializer.append(
+            numpy_helper.from_array(np.array(array, np.float32, order="C"), name)
+        )
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-    weight = next(tensor for tensor in graph.initializer if tensor.name == first.input[1])
-    for_bgr = numpy_helper.to_array(weight)[:, :3]
-    for_blob = np.ascontiguousarray(for_bgr[:, ::-1] * 255 * std, np.float32)
-    weight.CopyFrom(numpy_helper.from_array(for_blob, weight.name))
     shape = ["N", 3, spec.input.height, spec.input.width]
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(BLOB, TensorProto.FLOAT, shape))
     onnx.checker.check_model(graph_model)
     onnx.save(graph_model, target)
-
-
-def _is_before(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
-    """Whether a node works on the pixels while they are still uint8."""
-    return node.op_type in ("Transpose", "Pad") and any(
-        other.output[0] == BLOB for other in graph.node
-    )
