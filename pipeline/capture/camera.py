@@ -93,11 +93,44 @@ def driver_stamp_ns(position_ms: float, wall_ns: int, monotonic_ns: int) -> int:
     return wall_ns - age_ns if 0 <= age_ns <= MAX_STAMP_AGE_NS else wall_ns
 
 
+def device_path(device: str) -> str:
+    """The path of a camera given by its number, where the system has paths for them."""
+    return f"/dev/video{int(device)}" if device.isdecimal() and _LINUX else device
+
+
+def lasting_path(device: str, links: Path = Path("/dev/v4l/by-path")) -> str:
+    """The name under which a camera is found again after it was unplugged: that of its socket.
+
+    The number may change when it is plugged in again, or go to another camera. `device` itself
+    where the system keeps no such names.
+    """
+    path = device_path(device)
+    for link in sorted(links.glob("*")):
+        if os.path.realpath(link) == os.path.realpath(path):
+            return str(link)
+    return device
+
+
+def connect_device(path: str, select_timeout_s: float) -> cv2.VideoCapture:
+    """OpenCV's capture of a device; a wait for a picture ends after `select_timeout_s` seconds.
+
+    Raises `SourceError` where there is no such camera or it may not be opened.
+    """
+    if _LINUX:
+        _check_device(path)
+    # OpenCV reads this once; whole seconds, and 10 where it is not set.
+    select_s = str(max(1, math.ceil(select_timeout_s)))
+    with quiet_opening(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=select_s):
+        backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
+        return cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
+
+
 def open_camera(
     device: str,
     settings: CameraSettings | None = None,
     *,
     open_timeout_s: float = 5.0,
+    read_timeout_s: float = 5.0,
     camera: str | None = None,
 ) -> Camera:
     """Open a camera given by number (`0`) or by path (`/dev/video0`) and wait for a picture.
@@ -106,16 +139,11 @@ def open_camera(
     within `open_timeout_s` seconds.
     """
     settings = settings or CameraSettings()
-    path = f"/dev/video{int(device)}" if device.isdecimal() and _LINUX else device
-    if _LINUX:
-        _check_device(path)
-    # OpenCV reads this once; whole seconds, and 10 where it is not set.
-    select_s = str(max(1, math.ceil(open_timeout_s)))
-    with quiet_opening(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=select_s):
-        backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
-        capture = cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
-        if not capture.isOpened():
-            raise SourceError(f"camera {path}: cannot be opened; {_why_not(path)}")
+    path = device_path(device)
+    capture = connect_device(path, min(open_timeout_s, read_timeout_s))
+    if not capture.isOpened():
+        raise SourceError(f"camera {path}: cannot be opened; {_why_not(path)}")
+    with quiet_opencv():
         _apply(capture, settings)
         source = Camera(
             capture,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.capture import camera as cameras
 from pipeline.capture import images, picture, scene, video
+from pipeline.capture.live import Request, open_live
 from pipeline.capture.source import Source, check_camera_name
 from pipeline.errors import SourceError
 
@@ -29,31 +30,92 @@ def open_source(
     fps: float | None = None,
     fourcc: str | None = None,
     open_timeout_s: float = 5.0,
+    read_timeout_s: float = 5.0,
     camera: str | None = None,
+    reconnect: bool | None = None,
+    isolate: bool = False,
 ) -> Source:
     """Open what `text` names: a camera, a video, a stream, pictures, or the built-in scene.
 
-    `width` and `height` (pixels) and `fps` are asked of cameras and of the scene, `fourcc` of
-    cameras; elsewhere they have no meaning. Cameras and streams must deliver within
-    `open_timeout_s` seconds. `camera` replaces the name that the source would give its frames.
+    - `width` and `height` (pixels) and `fps` are asked of cameras and of the scene, `fourcc` of
+      cameras; elsewhere they have no meaning
+    - cameras and streams must deliver within `open_timeout_s` seconds, and later a frame within
+      `read_timeout_s`
+    - `camera` replaces the name that the source would give its frames
+    - `reconnect`: open what is live again when it breaks, until it is closed; False raises its
+      `CaptureError` instead; by default cameras and streams come back and the scene does not
+    - `isolate`: read cameras and streams in a child process from the start, so that not even a
+      crash of the driver or decoder is felt; otherwise only after one has hung
 
     Raises `SourceError` where it cannot be opened and `ConfigError` where a setting makes no sense.
     """
     if camera is not None:
         check_camera_name(camera)
-    if text.startswith(scene.PREFIX):
-        return scene.open_scene(text, width=width, height=height, fps=fps, camera=camera)
-    if (text.isascii() and text.isdigit()) or text.startswith("/dev/"):
-        settings = cameras.CameraSettings(width, height, fps, fourcc)
-        return cameras.open_camera(text, settings, open_timeout_s=open_timeout_s, camera=camera)
-    if (width, height, fps, fourcc) != (None,) * 4:
+    request = Request(
+        text, width, height, fps, fourcc, open_timeout_s, read_timeout_s, camera=camera
+    )
+    is_camera, is_scene = _is_camera(text), text.startswith(scene.PREFIX)
+    if not (is_camera or is_scene) and (width, height, fps, fourcc) != (None,) * 4:
         log.warning("%s: width, height, fps and fourcc are for cameras and ignored here", text)
+    subject = _live_subject(text)
+    if subject is None or (is_scene and not (reconnect or isolate)):
+        return open_plain(request)
+    return open_live(
+        request,
+        open_plain,
+        subject=subject,
+        reconnect=not is_scene if reconnect is None else reconnect,
+        isolate=isolate,
+        locate=cameras.lasting_path if is_camera else str,
+        may_freeze=is_camera,
+    )
+
+
+def _live_subject(text: str) -> str | None:
+    """What messages call a source that runs on by itself; None where `text` is none."""
+    if text.startswith(scene.PREFIX):
+        return text
+    if _is_camera(text):
+        return f"camera {cameras.device_path(text)}"
     scheme, separator, _ = text.partition("://")
-    if separator:
-        if scheme.lower() not in video.SCHEMES:
-            raise SourceError(f"source '{text}': unknown kind '{scheme}://'; expected {FORMS}")
-        return video.open_stream(text, open_timeout_s=open_timeout_s, camera=camera)
+    if not separator:
+        return None
+    if scheme.lower() not in video.SCHEMES:
+        raise SourceError(f"source '{text}': unknown kind '{scheme}://'; expected {FORMS}")
+    return video.check_address(text)
+
+
+def open_plain(request: Request) -> Source:
+    """Open what is requested, as it is: nobody watches it, and it does not come back.
+
+    Raises what `open_source` does, and `CaptureError`.
+    """
+    text, camera = request.text, request.camera
+    if text.startswith(scene.PREFIX):
+        return scene.open_scene(
+            text, width=request.width, height=request.height, fps=request.fps, camera=camera
+        )
+    if _is_camera(text):
+        return cameras.open_camera(
+            text,
+            cameras.CameraSettings(request.width, request.height, request.fps, request.fourcc),
+            open_timeout_s=request.open_timeout_s,
+            read_timeout_s=request.read_timeout_s,
+            camera=camera,
+        )
+    if "://" in text:
+        return video.open_stream(
+            text,
+            open_timeout_s=request.open_timeout_s,
+            read_timeout_s=request.read_timeout_s,
+            camera=camera,
+            skip_backlog=request.again,
+        )
     return _open_path(text, camera)
+
+
+def _is_camera(text: str) -> bool:
+    return (text.isascii() and text.isdigit()) or text.startswith("/dev/")
 
 
 def _open_path(text: str, camera: str | None) -> Source:

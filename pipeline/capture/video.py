@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import socket
 import time
@@ -16,19 +18,23 @@ from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.quiet import quiet_opencv, quiet_opening
 from pipeline.types import Frame
 
+log = logging.getLogger(__name__)
+
 SCHEMES = ("http", "https", "rtsp", "rtsps")
-READ_TIMEOUT_S = 5.0
 MAX_LOST = 100
 """So many frames in a row that do not decode mean that nothing good will come any more."""
 
 # TCP, because a lost UDP packet smears the picture until the next key frame; frames in the order
 # that they come. Not FFmpeg's `nobuffer`: it throws away what it read to learn the format, and the
 # first key frame with it, and a reader that never waits has drained that much in no time.
-_RTSP_OPTIONS = "rtsp_transport;tcp|flags;low_delay"
+# And no frames read ahead only to guess the rate: that takes 0.3 s off a second of opening.
+_RTSP_OPTIONS = "rtsp_transport;tcp|flags;low_delay|fpsprobesize;0"
 _DEFAULT_PORT = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
 _SILENCE_S = 1.0  # a grab that fails sooner did not fail for want of data
 _PROBE_TIMEOUT_S = 1.0
+_BACKLOG_LIMIT_S = {"rtsp": 3.0, "http": 1.0}
+_PACED = 0.4  # of the time between two pictures; OpenCV takes http for 25 a second, whatever it is
 
 
 class Video(OpenCVSource):
@@ -44,14 +50,38 @@ class Video(OpenCVSource):
         self._last_ms = 0.0
         self._lost = 0
 
-    def _read(self) -> Frame | None:
+    def skip_backlog(self, limit_s: float) -> int:
+        """Pass over what piled up before anyone read it; returns how many frames that were.
+
+        Such frames come faster than they were taken: their arrivals lie closer together than their
+        presentation times. Two in a row that do not are the end of it, or `limit_s` seconds.
+        """
+        deadline_s = time.monotonic() + limit_s
+        paced = skipped = 0
+        arrived_ms = position_ms = math.inf
+        while paced < 2 and time.monotonic() < deadline_s:
+            if not self._grab():
+                return skipped
+            skipped += 1
+            now_ms, then_ms = 1000 * time.monotonic(), self._capture.get(cv2.CAP_PROP_POS_MSEC)
+            is_paced = now_ms - arrived_ms >= _PACED * (then_ms - position_ms) > 0
+            paced = paced + 1 if is_paced else 0
+            arrived_ms, position_ms = now_ms, then_ms
+        return skipped
+
+    def _grab(self) -> bool:
+        """Whether there is a next frame; a loss is raised as `_nothing_came` does."""
         started = time.monotonic()
         with quiet_opencv():
             ok = self._capture.grab()
-        stamp_ns = time.time_ns()
         if not ok:
             self._nothing_came(time.monotonic() - started)
+        return bool(ok)
+
+    def _read(self) -> Frame | None:
+        if not self._grab():
             return None
+        stamp_ns = time.time_ns()
         seq, self._seq = self._seq, self._seq + 1
         self._lost = 0
         position_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
@@ -130,29 +160,57 @@ def _is_text(head: bytes) -> bool:
     return not set(head) & (set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 
 
-def open_stream(url: str, *, open_timeout_s: float = 5.0, camera: str | None = None) -> Video:
-    """Open an http or rtsp stream; live, unless the server sends a file of known length.
+def check_address(url: str) -> str:
+    """The address of a stream without its user name and password, fit for messages.
 
-    Raises `SourceError` where nothing answers within `open_timeout_s`, or no video comes.
+    Raises `SourceError` where it is none.
     """
     try:
-        subject = redact(url)
-        _ = urlsplit(url).port
+        parts = urlsplit(url)
+        _ = parts.port
     except ValueError as error:
         raise SourceError(f"source '{url}': not a valid address: {error}") from error
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def open_stream(
+    url: str,
+    *,
+    open_timeout_s: float = 5.0,
+    read_timeout_s: float = 5.0,
+    camera: str | None = None,
+    skip_backlog: bool = False,
+) -> Video:
+    """Open an http or rtsp stream; live, unless the server sends a file of known length.
+
+    An rtsp stream begins with the frame that is being sent, not with those that came while it was
+    opened; an http stream does so with `skip_backlog`.
+
+    Raises `SourceError` where nothing answers within `open_timeout_s`, or no video comes, and
+    `CaptureError` where it breaks off at once.
+    """
+    subject = check_address(url)
     parameters = open_parameters(
         OPEN_TIMEOUT_MSEC=open_timeout_s * 1000,
-        READ_TIMEOUT_MSEC=READ_TIMEOUT_S * 1000,
+        READ_TIMEOUT_MSEC=read_timeout_s * 1000,
         N_THREADS=1,
     )
     started = time.monotonic()
-    rtsp = url.lower().startswith("rtsp")
-    with quiet_opening(**({"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if rtsp else {})):
+    kind = url.lower()[:4]
+    options = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if kind == "rtsp" else {}
+    with quiet_opening(**options):
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")
     source = Video(capture, camera or _name_of(url), subject)
     source.live = source.frames is None
+    if source.live and (skip_backlog or kind == "rtsp"):
+        try:
+            skipped = source.skip_backlog(_BACKLOG_LIMIT_S[kind])
+        except CaptureError:
+            source.close()
+            raise
+        log.debug("%s: passed over %d frames that had piled up", subject, skipped)
     return source
 
 
@@ -169,12 +227,6 @@ def _why_not(url: str, waited_s: float) -> str:
     except OSError as error:
         reason = error.strerror or str(error)
         return f"nothing answers at {parts.hostname}:{port} ({reason}); check the address"
-
-
-def redact(url: str) -> str:
-    """The address without its user name and password, fit for messages."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _name_of(url: str) -> str:

@@ -37,9 +37,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """A web server on a free port; `paths` maps a path to what answers a request for it."""
+    """A web server, on a free port unless told; `paths` maps a path to what answers for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.paths: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.gone = threading.Event()
         outer = self
@@ -58,13 +58,17 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
         self._thread.start()
 
+    @property
+    def port(self) -> int:
+        return self._http.server_port
+
     def url(self, path: str, user: str = "") -> str:
-        return f"http://{user}127.0.0.1:{self._http.server_port}{path}"
+        return f"http://{user}127.0.0.1:{self.port}{path}"
 
     def stop(self) -> None:
         self.gone.set()

@@ -1,0 +1,205 @@
+"""Sources that hang, die and crash, read on a thread and in a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.capture import Source, live, open_source
+from pipeline.capture.child import ChildReader
+from pipeline.capture.open import open_plain
+from pipeline.capture.watchdog import HangError, Reader, ThreadReader
+from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.types import Frame
+
+from .conftest import Server, picture_of, send_pictures
+
+
+class Stuck(Source):
+    """Gives one frame and then never comes back, whoever asks."""
+
+    camera, live, frames, fps = "stuck", True, None, None
+
+    def __init__(self) -> None:
+        self._seq = 0
+
+    def read(self) -> Frame | None:
+        if self._seq:
+            threading.Event().wait()
+        self._seq += 1
+        return Frame(picture_of(0), time.time_ns(), 0, self.camera)
+
+    def close(self) -> None:
+        pass
+
+
+def child_of(text: str, *, read_limit_s: float = 10.0, **request: object) -> ChildReader:
+    return ChildReader(
+        {"text": text, **request}, text, open_limit_s=10.0, read_limit_s=read_limit_s
+    )
+
+
+def process_of(reader: Reader) -> int:
+    assert isinstance(reader, ChildReader)
+    assert reader._process is not None
+    return reader._process.pid
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still runs; one that ended and waits to be noticed does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def ends(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        os.sched_yield()
+    return not is_running(pid)
+
+
+def test_read_that_hangs_on_a_thread_is_given_up() -> None:
+    reader = ThreadReader(Stuck, "camera x", open_limit_s=5, read_limit_s=0.2)
+    reader.open()
+    assert reader.read() is not None
+    with pytest.raises(HangError, match=r"camera x: reading a frame has not come back for 0\.2 s"):
+        reader.read()
+    assert reader.read() is None
+
+
+def test_opening_that_hangs_on_a_thread_is_given_up() -> None:
+    def hang() -> Source:
+        threading.Event().wait()
+        return Stuck()
+
+    reader = ThreadReader(hang, "camera x", open_limit_s=0.2, read_limit_s=5)
+    with pytest.raises(HangError, match="opening it has not come back"):
+        reader.open()
+
+
+def test_close_ends_an_opening_that_hangs() -> None:
+    begun = threading.Event()
+
+    def hang() -> Source:
+        begun.set()
+        threading.Event().wait()
+        return Stuck()
+
+    reader = ThreadReader(hang, "camera x", open_limit_s=60, read_limit_s=5)
+    closer = threading.Thread(target=lambda: begun.wait(10) and reader.close())
+    closer.start()
+    with pytest.raises(CaptureError, match="closed while it was being opened"):
+        reader.open()
+    closer.join(5)
+
+
+def test_child_gives_the_frames_that_the_source_has_here(video: Path) -> None:
+    reader = child_of(str(video))
+    with reader, open_plain(live.Request(str(video))) as source:
+        reader.open()
+        assert (reader.camera, reader.live, reader.frames, reader.fps) == (
+            source.camera,
+            source.live,
+            source.frames,
+            source.fps,
+        )
+        pid, kept = process_of(reader), []
+        while (frame := source.read()) is not None:
+            kept.append((reader.read(), frame))
+        assert reader.read() is None
+    assert len(kept) == source.frames
+    for theirs, ours in kept:
+        assert theirs is not None
+        assert theirs.seq == ours.seq
+        np.testing.assert_array_equal(theirs.image, ours.image)
+    assert ends(pid)
+
+
+def test_child_passes_errors_on_as_what_they_are(tmp_path: Path, video: Path) -> None:
+    with (
+        child_of(str(tmp_path / "none.mp4")) as reader,
+        pytest.raises(SourceError, match="no such file"),
+    ):
+        reader.open()
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
+    (tmp_path / "b.png").write_bytes(b"")
+    with child_of(str(tmp_path)) as reader:
+        reader.open()
+        with pytest.raises(FrameError, match=r"a\.jpg"):
+            reader.read()
+        with pytest.raises(FrameError, match=r"b\.png"):
+            reader.read()
+        assert reader.read() is None
+
+
+def test_child_that_is_killed_is_an_error_and_not_the_end() -> None:
+    with child_of("scene:") as reader:
+        reader.open()
+        assert reader.read() is not None
+        os.kill(process_of(reader), signal.SIGSEGV)
+        assert ends(process_of(reader))
+        with pytest.raises(
+            CaptureError, match=r"the process that reads it was killed by signal 11"
+        ):
+            reader.read()
+
+
+def test_child_that_hangs_is_killed() -> None:
+    reader = child_of("scene:?fps=0.01", read_limit_s=1.0)
+    reader.open()
+    pid = process_of(reader)
+    assert reader.read() is not None
+    with pytest.raises(HangError, match="the process that reads it is killed"):
+        reader.read()
+    assert ends(pid)
+
+
+def test_close_from_another_thread_ends_a_child_that_is_being_waited_for() -> None:
+    reader = child_of("scene:?fps=0.01", read_limit_s=60.0)
+    reader.open()
+    pid = process_of(reader)
+    assert reader.read() is not None
+    ended: list[Frame | None] = []
+    waiter = threading.Thread(target=lambda: ended.append(reader.read()))
+    waiter.start()
+    reader.close()
+    waiter.join(10)
+    assert ended == [None]
+    assert ends(pid)
+
+
+def test_child_ends_with_its_parent() -> None:
+    reader = child_of("scene:?fps=0.01")
+    reader.open()
+    pid = process_of(reader)
+    reader._socket.close()  # what the system does for a parent that was killed
+    reader._lines.close()
+    assert ends(pid)
+
+
+def test_child_keeps_no_more_than_one_picture_and_leaves_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with child_of("scene:?size=64x48") as reader:
+            reader.open()
+            assert reader.read() is not None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_stream_can_be_read_in_a_child_from_the_start(server: Server) -> None:
+    server.paths["/cam"] = send_pictures(6)
+    with open_source(server.url("/cam"), isolate=True, reconnect=False) as source:
+        for number in range(6):
+            frame = source.read()
+            assert frame is not None
+            assert frame.seq == number
+        with pytest.raises(CaptureError, match="the stream ended; after 6 frames"):
+            source.read()
