@@ -1,0 +1,269 @@
+"""RTSP from a real server: GStreamer's, in a process of its own that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.capture import Source, open_source
+from pipeline.capture.reconnect import Reconnecting
+from pipeline.errors import CaptureError, SourceError
+from pipeline.types import Frame
+
+PROGRAM = Path(__file__).with_name("rtsp_server.py")
+NEEDS = """
+import gi
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer
+Gst.init(None)
+missing = [e for e in ("appsrc", "x264enc", "rtph264pay") if not Gst.ElementFactory.find(e)]
+raise SystemExit(" ".join(missing) or 0)
+"""
+PACKAGES = (
+    "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
+    "gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+)
+FRESH_MS = 1000.0
+"""Older than that is what a server had kept; the frames of these tests are 33 ms apart."""
+
+
+@functools.cache
+def python_of_the_bindings() -> str | None:
+    """The system's Python where it has GStreamer's bindings: Debian's are for no other."""
+    for python in ("/usr/bin/python3", sys.executable):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            command = [python, "-I", "-c", NEEDS]
+            done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+            if done.returncode == 0:
+                return python
+    return None
+
+
+class RtspServer:
+    """`rtsp://127.0.0.1:PORT/cam`, which can be killed and started again."""
+
+    def __init__(self, python: str) -> None:
+        self._python = python
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [self._python, "-I", str(PROGRAM), str(self.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def resize(self, width: int, height: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"size {width}x{height}\n".encode())
+        self._process.stdin.flush()
+
+
+class Proxy:
+    """Passes bytes on between a client and the server as long as it is told to.
+
+    - `flowing`: while it is clear, what the server sends is held back
+    - `cut_after`: close the connection after so many bytes from the server
+    """
+
+    def __init__(self, port: int) -> None:
+        self._upstream = port
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.cut_after: int | None = None
+        self.sent = 0
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._upstream))
+                self._sockets += [client, server]
+                for source, sink, held in ((client, server, False), (server, client, True)):
+                    threading.Thread(
+                        target=self._pass, args=(source, sink, held), daemon=True
+                    ).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, is_held: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                if is_held:
+                    self.flowing.wait()
+                    if self.cut_after is not None and self.sent + len(data) >= self.cut_after:
+                        data, self.cut_after = data[: self.cut_after - self.sent], None
+                        sink.sendall(data)
+                        break
+                    self.sent += len(data)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.flowing.set()
+        self._listener.close()
+        for end in self._sockets:
+            end.close()
+
+
+@pytest.fixture
+def rtsp() -> Iterator[RtspServer]:
+    python = python_of_the_bindings()
+    if python is None:
+        pytest.skip(f"needs GStreamer's RTSP server; on Debian: apt install {PACKAGES}")
+    server = RtspServer(python)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def proxy(rtsp: RtspServer) -> Iterator[Proxy]:
+    proxy = Proxy(rtsp.port)
+    yield proxy
+    proxy.close()
+
+
+def address(server: RtspServer | Proxy) -> str:
+    return f"rtsp://127.0.0.1:{server.port}/cam"
+
+
+def age_ms(frame: Frame) -> float:
+    """How long before its stamp the picture was made, by the clock that it shows."""
+    cell = frame.image.shape[1] // 10
+    shown = 0
+    for bit in range(30):
+        row, column = divmod(bit, 10)
+        middle = frame.image[row * cell + cell // 2, column * cell + cell // 2]
+        shown |= int(middle.mean() > 128) << bit
+    return (frame.stamp_ns // 1_000_000 - shown) % (1 << 30)
+
+
+def read_until(source: Source, wanted: Callable[[Frame], bool]) -> Frame:
+    """The first frame that is as wanted, or a failure where none comes within 30 s."""
+    guard = threading.Timer(30, source.close)
+    guard.start()
+    try:
+        while True:
+            frame = source.read()
+            assert frame is not None, "no such frame came"
+            if wanted(frame):
+                return frame
+    finally:
+        guard.cancel()
+
+
+def test_frames_are_live_and_as_fresh_as_they_say(rtsp: RtspServer) -> None:
+    with open_source(address(rtsp)) as source:
+        assert source.live
+        ages = [age_ms(read_until(source, lambda _: True)) for _ in range(30)]
+    assert np.median(ages) < FRESH_MS / 4
+    assert ages[0] < FRESH_MS / 4
+
+
+def test_server_that_is_killed_and_started_again_is_found(rtsp: RtspServer) -> None:
+    with open_source(address(rtsp)) as source:
+        last = read_until(source, lambda frame: frame.seq >= 30)
+        rtsp.kill()
+        rtsp.start()
+        frame = read_until(source, lambda frame: frame.seq > last.seq + 200 or restarted(source))
+        assert frame.seq > last.seq + 1
+        assert age_ms(frame) < FRESH_MS
+
+
+def restarted(source: Source) -> bool:
+    assert isinstance(source, Reconnecting)
+    return source.reconnects > 0
+
+
+def test_server_that_accepts_and_sends_nothing_is_bad_input(proxy: Proxy) -> None:
+    proxy.flowing.clear()
+    with pytest.raises(SourceError, match=r"the server answers, but no video came within"):
+        open_source(address(proxy), open_timeout_s=1)
+
+
+def test_stream_that_stalls_is_opened_again(proxy: Proxy) -> None:
+    with open_source(address(proxy), read_timeout_s=1.0, open_timeout_s=1.0) as source:
+        read_until(source, lambda frame: frame.seq >= 30)
+        proxy.flowing.clear()
+        resume = threading.Timer(4.0, proxy.flowing.set)
+        resume.start()
+        frame = read_until(source, lambda _: restarted(source))
+        resume.join()
+        assert isinstance(source, Reconnecting)
+        assert source.gap_s > 1.0
+        assert age_ms(frame) < FRESH_MS
+
+
+def test_stream_that_stalls_is_an_error_without_reconnecting(proxy: Proxy) -> None:
+    with open_source(address(proxy), read_timeout_s=1.0, reconnect=False) as source:
+        read_until(source, lambda frame: frame.seq >= 5)
+        proxy.flowing.clear()
+        with pytest.raises(CaptureError, match=r"sent nothing for 1\.\d s"):
+            read_until(source, lambda _: False)
+
+
+def test_frames_held_back_while_opening_are_passed_over(proxy: Proxy) -> None:
+    proxy.sent, held = 0, threading.Event()
+
+    def hold() -> None:
+        while proxy.sent < 4000:  # the answers to the handshake and a few packets
+            held.wait(0.01)
+        proxy.flowing.clear()
+        held.wait(2.5)
+        proxy.flowing.set()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    with open_source(address(proxy), open_timeout_s=10.0) as source:
+        frame = read_until(source, lambda _: True)
+        holder.join()
+        assert age_ms(frame) < FRESH_MS
+
+
+def test_stream_cut_in_the_middle_of_a_frame_goes_on(proxy: Proxy) -> None:
+    with open_source(address(proxy)) as source:
+        read_until(source, lambda frame: frame.seq >= 30)
+        proxy.cut_after = proxy.sent + 1000
+        frame = read_until(source, lambda _: restarted(source))
+        assert age_ms(frame) < FRESH_MS
+
+
+def test_new_size_of_a_running_stream_leaves_the_pictures_whole(rtsp: RtspServer) -> None:
+    with open_source(address(rtsp)) as source:
+        last = read_until(source, lambda frame: frame.seq >= 10)
+        rtsp.resize(320, 240)
+        late = read_until(source, lambda frame: frame.seq >= last.seq + 60)
+        assert late.image.shape in {(120, 160, 3), (240, 320, 3)}  # OpenCV 5 scales to the first
+        assert age_ms(late) < FRESH_MS
+
+
+def test_new_size_after_a_restart_is_passed_on_also_in_a_child(rtsp: RtspServer) -> None:
+    with open_source(address(rtsp), isolate=True) as source:
+        assert read_until(source, lambda _: True).image.shape == (120, 160, 3)
+        rtsp.kill()
+        rtsp.start()
+        rtsp.resize(640, 480)
+        frame = read_until(source, lambda frame: frame.image.shape == (480, 640, 3))
+        assert age_ms(frame) < FRESH_MS
