@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.zoo.calibration import Range
 from pipeline.zoo.onnx_file import require_onnx
+from pipeline.zoo.rounding import QuantizedWeight
 
 if TYPE_CHECKING:
     import onnx
@@ -54,6 +55,19 @@ class QuantizationPlan:
                 self._quantized.append(node)
         self.nodes = {node.name for node in self._quantized}
         self.tensors = self._find_tensors()
+
+    @property
+    def weighted(self) -> list[Any]:
+        """The quantised nodes that have weights, in order."""
+        kinds = (*_WEIGHTED, _PRODUCT)
+        return [node for node in self._quantized if node.op_type in kinds]
+
+    def bias_of(self, node: Any) -> str:
+        """The constant that is added to what a weighted node multiplies."""
+        if node.op_type in _WEIGHTED:
+            return str(node.input[2])
+        (addition,) = self._consumers[node.output[0]]
+        return str(addition.input[1])
 
     def activations(self, node: Any) -> list[str]:
         """The inputs of a node that are activations, not weights or settings."""
@@ -106,11 +120,18 @@ class QuantizationPlan:
 
 
 def write_qdq(
-    model: onnx.ModelProto, plan: QuantizationPlan, ranges: Mapping[str, Range]
+    model: onnx.ModelProto,
+    plan: QuantizationPlan,
+    ranges: Mapping[str, Range],
+    weights: Mapping[str, QuantizedWeight],
 ) -> onnx.ModelProto:
-    """Wrap the planned nodes in QDQ pairs; `ranges` holds one range for each planned tensor."""
+    """Wrap the planned nodes in QDQ pairs.
+
+    `ranges` holds one range for each planned tensor, `weights` the integers of each planned node
+    that has weights, by its name; their changes to biases are made here too.
+    """
     onnx = require_onnx()
-    writer = _QdqWriter(onnx, model, plan, ranges)
+    writer = _QdqWriter(onnx, model, plan, ranges, weights)
     writer.write()
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -121,16 +142,6 @@ def write_qdq(
     return result
 
 
-def quantize_weight(
-    weight: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 values and one scale for each output channel (the first axis)."""
-    peak = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scale = (np.maximum(peak, 1e-12) / 127).astype(np.float32)
-    shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), scale
-
-
 class _QdqWriter:
     def __init__(
         self,
@@ -138,6 +149,7 @@ class _QdqWriter:
         model: Any,
         plan: QuantizationPlan,
         ranges: Mapping[str, Range],
+        weights: Mapping[str, QuantizedWeight],
     ) -> None:
         self._onnx = onnx
         self._plan = plan
@@ -145,6 +157,10 @@ class _QdqWriter:
         self._source = list(model.graph.node)
         self._outputs = {value.name for value in model.graph.output}
         self._floats = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._integers = weights
+        self._bias_changes = {
+            plan.bias_of(node): weights[node.name].bias_change for node in plan.weighted
+        }
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
 
@@ -162,7 +178,7 @@ class _QdqWriter:
         if node.name in self._plan.nodes and node.op_type in _WEIGHTED:
             copy.input[:] = [self._dequantized(node.input[0]), *self._weights(node)]
         elif node.name in self._plan.nodes and node.op_type == _PRODUCT:
-            copy.input[:] = [self._dequantized(node.input[0]), self._factor(node.input[1])]
+            copy.input[:] = [self._dequantized(node.input[0]), self._factor(node)]
         else:
             activations = set(self._plan.activations(node))
             copy.input[:] = [
@@ -185,26 +201,33 @@ class _QdqWriter:
         return f"{name}.dq"
 
     def _keep(self, name: str) -> str:
-        if name in self._floats:
+        if name in self._bias_changes:
+            self._constant(name, self._bias(name))
+        elif name in self._floats:
             self.initializers[name] = self._floats[name]
         return name
 
+    def _bias(self, name: str) -> npt.NDArray[np.float32]:
+        bias: npt.NDArray[np.float32] = self._onnx.numpy_helper.to_array(self._floats[name])
+        return bias + self._bias_changes[name]
+
     def _weights(self, node: Any) -> list[str]:
         """The dequantised weight and bias of a node, stored as int8 and int32."""
-        weight, bias = (self._onnx.numpy_helper.to_array(self._floats[n]) for n in node.input[1:3])
-        values, scale = quantize_weight(weight)
+        values, scale, _ = self._integers[node.name]
         step = self._ranges[self._plan.activations(node)[0]].scale
         bias_scale = (scale * step).astype(np.float32)
-        bias_values = np.clip(np.rint(bias / bias_scale), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        bias_values = np.clip(
+            np.rint(self._bias(node.input[2]) / bias_scale), -(2**31) + 1, 2**31 - 1
+        ).astype(np.int32)
         return [
             self._stored(node.input[1], values, scale, axis=0),
             self._stored(node.input[2], bias_values, bias_scale, axis=0),
         ]
 
-    def _factor(self, name: str) -> str:
+    def _factor(self, node: Any) -> str:
         """The dequantised second factor of a matrix product."""
-        values, scale = quantize_weight(self._onnx.numpy_helper.to_array(self._floats[name]).T)
-        return self._stored(name, np.ascontiguousarray(values.T), scale, axis=1)
+        values, scale, _ = self._integers[node.name]
+        return self._stored(node.input[1], np.ascontiguousarray(values.T), scale, axis=1)
 
     def _stored(
         self, name: str, values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int

@@ -7,10 +7,19 @@ which is what x86 with VNNI multiplies fastest.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.zoo.calibration import Batch, Method, Range, choose_range, collect
+from pipeline.zoo.onnx_file import require_onnx
 from pipeline.zoo.qdq import QuantizationPlan, write_qdq
+from pipeline.zoo.rounding import (
+    PIXEL_WEIGHT_LEVELS,
+    WEIGHT_LEVELS,
+    QuantizedWeight,
+    input_moments,
+    round_jointly,
+    round_to_nearest,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -24,10 +33,13 @@ def quantize_model(
     method: Method = "mse",
     percentile: float = 99.999,
     ranges: Mapping[str, Range] | None = None,
+    jointly: bool = False,
 ) -> onnx.ModelProto:
     """A QDQ copy of the float `model`, calibrated on `batches` of its uint8 input.
 
     Nodes named in `keep_float` stay in float. `ranges` replaces the calibrated range of tensors.
+    With `jointly`, the weights of a channel are rounded with regard to one another and to the
+    pictures, and those for pixels so that no CPU clips their products; without, to the nearest.
     Metadata is carried over. The same input gives the same model.
 
     Raises `InputError` where there is no batch and `DependencyError` without the onnx package.
@@ -43,4 +55,33 @@ def quantize_model(
         )
         for name, histogram in histograms.items()
     }
-    return write_qdq(model, plan, plan.share({**chosen, **(ranges or {})}))
+    shared = plan.share({**chosen, **(ranges or {})})
+    return write_qdq(model, plan, shared, _round_weights(model, plan, batches if jointly else ()))
+
+
+def _round_weights(
+    model: onnx.ModelProto, plan: QuantizationPlan, batches: Sequence[Batch]
+) -> dict[str, QuantizedWeight]:
+    """Integers of every planned node's weights, by node name; to the nearest without `batches`.
+
+    Convolutions of groups see few inputs each, which say little about one another: their weights
+    are always rounded to the nearest.
+    """
+    onnx = require_onnx()
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    dense = [node for node in plan.weighted if not _is_grouped(node)]
+    moments = input_moments(model, dense, batches) if batches else {}
+    rounded = {}
+    for node in plan.weighted:
+        weight = onnx.numpy_helper.to_array(constants[node.input[1]])
+        weight = weight.T if node.op_type == "MatMul" else weight
+        if node.name in moments:
+            levels = PIXEL_WEIGHT_LEVELS if node.input[0] in plan.pixels else WEIGHT_LEVELS
+            rounded[node.name] = round_jointly(weight, moments.pop(node.name), levels)
+        else:
+            rounded[node.name] = round_to_nearest(weight)
+    return rounded
+
+
+def _is_grouped(node: Any) -> bool:
+    return any(a.name == "group" and a.i > 1 for a in node.attribute)

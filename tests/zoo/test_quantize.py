@@ -16,9 +16,16 @@ from pipeline.errors import InputError
 from pipeline.zoo.calibration import Histogram, Range, choose_range, collect
 from pipeline.zoo.darknet import import_model
 from pipeline.zoo.onnx_file import load_model, save_model
-from pipeline.zoo.qdq import QuantizationPlan, quantize_weight
+from pipeline.zoo.qdq import QuantizationPlan
 from pipeline.zoo.quantize import quantize_model
 from pipeline.zoo.rewrite import heads_as_products, widen_stem
+from pipeline.zoo.rounding import (
+    PIXEL_WEIGHT_LEVELS,
+    Moments,
+    input_moments,
+    round_jointly,
+    round_to_nearest,
+)
 
 _spec = importlib.util.spec_from_file_location(
     "darknet_reference", Path(__file__).with_name("darknet_reference.py")
@@ -65,9 +72,10 @@ def signal_to_noise(found, expected):
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
-def test_int8_answers_as_the_float_network_but_for_rounding(network, method):
+@pytest.mark.parametrize("jointly", [False, True], ids=["nearest", "jointly"])
+def test_int8_answers_as_the_float_network_but_for_rounding(network, method, jointly):
     model, _, pictures = network
-    quantized = quantize_model(model, pictures[:4], method=method)
+    quantized = quantize_model(model, pictures[:4], method=method, jointly=jointly)
     for picture in pictures:
         assert signal_to_noise(run(quantized, picture), run(model, picture)) > 20
 
@@ -147,7 +155,7 @@ def test_joined_tensors_share_one_scale(network):
 def test_same_input_gives_the_same_bytes(network, tmp_path):
     model, spec, pictures = network
     for name in ("a.onnx", "b.onnx"):
-        save_model(quantize_model(model, pictures[:3]), spec, tmp_path / name)
+        save_model(quantize_model(model, pictures[:3], jointly=True), spec, tmp_path / name)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
@@ -245,9 +253,60 @@ def test_weights_are_rounded_to_the_nearest_of_their_channel():
     weight = np.random.default_rng(2).normal(0, 1, (4, 3, 3, 3)).astype(np.float32)
     weight[1] *= 100
     weight[2] = 0
-    values, scale = quantize_weight(weight)
+    values, scale, _ = round_to_nearest(weight)
     assert values.dtype == np.int8
     assert np.abs(values).max() <= 127
     error = np.abs(values * scale[:, None, None, None] - weight).max(axis=(1, 2, 3))
     assert (error <= scale / 2 * 1.0001).all()
     assert not values[2].any()
+
+
+def correlated_inputs(count=4000, size=40):
+    """Samples of inputs that go together, as neighbouring pixels do."""
+    rng = np.random.default_rng(4)
+    return rng.normal(1, 1, (count, 6)) @ rng.normal(0, 1, (6, size)) + rng.normal(
+        0, 0.1, (count, size)
+    )
+
+
+@pytest.mark.parametrize("levels", [127, 31])
+def test_joint_rounding_gives_a_smaller_error_of_what_comes_out(levels):
+    x = correlated_inputs()
+    moments = Moments(x.mean(axis=0), np.cov(x.T, bias=True))
+    weight = np.random.default_rng(5).normal(0, 1, (16, 40)).astype(np.float32)
+    errors = {}
+    for name, found in (
+        ("jointly", round_jointly(weight, moments, levels)),
+        ("nearest", round_to_nearest(weight, levels)),
+    ):
+        assert np.abs(found.values).max() <= levels
+        got = x @ (found.values * found.scale[:, None]).T + found.bias_change
+        errors[name] = np.mean((got - x @ weight.T) ** 2)
+        if name == "jointly":
+            np.testing.assert_allclose((got - x @ weight.T).mean(axis=0), 0, atol=1e-3)
+    assert errors["jointly"] < errors["nearest"] / 4
+
+
+def test_input_moments_are_those_of_the_patches(tmp_path):
+    layers = [ref.conv(5), ref.conv(7, 3, 2), ref.linear(18), ref.yolo("0,1,2", 1, "1,1,2,2,3,3")]
+    model, _, pictures = make_network(tmp_path, layers, 20, 12)
+    (node,) = [n for n in model.graph.node if n.name == "layer1.linear"]
+    found = input_moments(model, [node], pictures)["layer1.linear"]
+    rows = []
+    for picture in pictures:
+        padded = np.pad(_tensor(model, "layer0", picture)[0], ((0, 0), (1, 1), (1, 1)))
+        rows += [padded[:, i : i + 3, j : j + 3].ravel() for i in range(0, 12, 2)
+                 for j in range(0, 20, 2)]  # fmt: skip
+    np.testing.assert_allclose(found.mean, np.mean(rows, axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found.covariance, np.cov(np.array(rows).T, bias=True), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_products_of_pixels_fit_16_bits(network):
+    model, _, pictures = network
+    quantized = quantize_model(widen_stem(model), pictures[:2], jointly=True)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    stem = stored["stem.weight.q"].astype(int)
+    assert np.abs(stem).max() <= PIXEL_WEIGHT_LEVELS
+    assert 2 * 255 * PIXEL_WEIGHT_LEVELS <= 2**15 - 1
