@@ -72,7 +72,7 @@ def quantize_file(network: Path, output: Path, batches: Sequence[Batch]) -> None
     """Quantise a float detector of ours; the file is called what its name says."""
     model, spec = load_model(network)
     rewritten, keep_float = heads_as_products(widen_stem(model))
-    quantized = quantize_model(rewritten, batches, keep_float=keep_float, jointly=True)
+    quantized = quantize_model(rewritten, batches, keep_float=keep_float)
     save_model(quantized, msgspec.structs.replace(spec, name=output.stem), output)
 
 

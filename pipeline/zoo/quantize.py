@@ -33,7 +33,7 @@ def quantize_model(
     method: Method = "mse",
     percentile: float = 99.999,
     ranges: Mapping[str, Range] | None = None,
-    jointly: bool = False,
+    jointly: bool = True,
 ) -> onnx.ModelProto:
     """A QDQ copy of the float `model`, calibrated on `batches` of its uint8 input.
 
