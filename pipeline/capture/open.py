@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.capture import camera as cameras
 from pipeline.capture import images, picture, scene, video
+from pipeline.capture.faults import Faulty, split_path, split_scene
 from pipeline.capture.live import Request, open_live
 from pipeline.capture.source import Source, check_camera_name
 from pipeline.errors import SourceError
@@ -92,9 +93,11 @@ def open_plain(request: Request) -> Source:
     """
     text, camera = request.text, request.camera
     if text.startswith(scene.PREFIX):
-        return scene.open_scene(
-            text, width=request.width, height=request.height, fps=request.fps, camera=camera
+        own, faults = split_scene(text)
+        source = scene.open_scene(
+            own, width=request.width, height=request.height, fps=request.fps, camera=camera
         )
+        return Faulty(source, faults) if faults else source
     if _is_camera(text):
         return cameras.open_camera(
             text,
@@ -111,7 +114,9 @@ def open_plain(request: Request) -> Source:
             camera=camera,
             skip_backlog=request.again,
         )
-    return _open_path(text, camera)
+    path, faults = split_path(text)
+    pictures = _open_path(path, camera)
+    return Faulty(pictures, faults) if faults else pictures
 
 
 def _is_camera(text: str) -> bool:

@@ -1,0 +1,238 @@
+"""What a camera can do wrong, told by a capture that plays the driver: no test has a camera."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.capture import camera as cameras
+from pipeline.capture import live, open_source
+from pipeline.capture.camera import holders, lasting_path
+from pipeline.capture.frozen import FrozenCheck
+from pipeline.capture.reconnect import Reconnecting
+from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.types import Frame
+
+NOISE = np.random.default_rng(0)
+
+
+def noisy() -> np.ndarray:
+    return NOISE.integers(0, 256, (48, 64, 3), np.uint8)
+
+
+class Driver:
+    """Stands in for `cv2.VideoCapture`: gives the pictures it has, None for one without pixels."""
+
+    def __init__(self, pictures: Iterator[np.ndarray | None], *, is_open: bool = True) -> None:
+        self._pictures = pictures
+        self._is_open = is_open
+        self._picture: np.ndarray | None = None
+        self.is_released = False
+
+    def isOpened(self) -> bool:
+        return self._is_open
+
+    def grab(self) -> bool:
+        try:
+            self._picture = next(self._pictures)
+        except StopIteration:
+            return False
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray | None]:
+        return True, self._picture
+
+    def get(self, key: int) -> float:
+        return {cv2.CAP_PROP_FRAME_WIDTH: 64.0, cv2.CAP_PROP_FRAME_HEIGHT: 48.0}.get(key, 0.0)
+
+    def set(self, key: int, number: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        self.is_released = True
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
+    """Puts drivers in the place of the camera: each opening takes the next one, or raises it."""
+    monkeypatch.setattr(live, "FROZEN_LIMIT_S", 0.3)
+
+    def put(*drivers: Driver | Exception) -> list[object]:
+        opened: list[object] = []
+        waiting = list(drivers)
+
+        def connect(path: str, select_timeout_s: float) -> Driver:
+            driver = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+            opened.append(driver)
+            if isinstance(driver, Exception):
+                raise driver
+            return driver
+
+        monkeypatch.setattr(cameras, "connect_device", connect)
+        return opened
+
+    return put
+
+
+def endless(picture: Callable[[], np.ndarray | None]) -> Iterator[np.ndarray | None]:
+    return (picture() for _ in itertools.count())
+
+
+def pictures(count: int) -> Iterator[np.ndarray | None]:
+    return (noisy() for _ in range(count))
+
+
+def test_camera_that_is_unplugged_and_plugged_in_again_goes_on(
+    plug: Callable[..., list[object]],
+) -> None:
+    first = Driver(pictures(11))  # opening takes one
+    gone = SourceError("camera /dev/video7: No such file or directory")
+    opened = plug(first, gone, gone, Driver(endless(noisy)))
+    with open_source("7") as source:
+        seqs = []
+        for _ in range(20):
+            frame = source.read()
+            assert frame is not None
+            assert frame.camera == "video7"
+            seqs.append(frame.seq)
+    assert seqs[:10] == list(range(10))
+    assert seqs[10] > 10
+    assert len(opened) == 4
+    assert first.is_released
+
+
+def test_camera_that_is_unplugged_is_an_error_without_reconnecting(
+    plug: Callable[..., list[object]],
+) -> None:
+    plug(Driver(pictures(4)))
+    with open_source("/dev/video7777", reconnect=False) as source:
+        for _ in range(3):
+            source.read()
+        with pytest.raises(CaptureError, match="/dev/video7777: it was unplugged; after 3 frames"):
+            source.read()
+
+
+def test_camera_that_is_busy_is_bad_input_at_first_and_waited_for_later(
+    plug: Callable[..., list[object]],
+) -> None:
+    busy = Driver(pictures(0), is_open=False)
+    plug(busy)
+    with pytest.raises(SourceError, match="cannot be opened; it is busy"):
+        open_source("7")
+    plug(Driver(pictures(2)), busy, Driver(endless(noisy)))
+    with open_source("7") as source:
+        assert [frame.seq for frame in (source.read(), source.read()) if frame] == [0, 2]
+
+
+def test_camera_that_repeats_its_last_picture_is_opened_again(
+    plug: Callable[..., list[object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    last = noisy()
+    opened = plug(Driver(itertools.chain(pictures(5), endless(last.copy))), Driver(endless(noisy)))
+    with open_source("7") as source:
+        assert isinstance(source, Reconnecting)
+        while source.reconnects < 1:
+            assert source.read() is not None
+    assert len(opened) == 2
+    assert "gave the same picture for" in caplog.text
+
+
+def test_camera_that_sees_the_same_after_it_was_opened_again_is_believed(
+    plug: Callable[..., list[object]],
+) -> None:
+    slide = noisy()
+    opened = plug(Driver(endless(slide.copy)), Driver(endless(slide.copy)))
+    with open_source("7") as source:
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:  # five times the limit
+            assert source.read() is not None
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("nothing", [None, np.empty((0, 0, 3), np.uint8)], ids=["none", "empty"])
+def test_success_without_a_picture_is_endured_for_a_while(
+    plug: Callable[..., list[object]], nothing: np.ndarray | None
+) -> None:
+    opened = plug(
+        Driver(itertools.chain(pictures(5), endless(lambda: nothing))), Driver(endless(noisy))
+    )
+    with open_source("7", read_timeout_s=0.3) as source:
+        failed = 0
+        assert isinstance(source, Reconnecting)
+        while source.reconnects < 1:
+            try:
+                source.read()
+            except FrameError:
+                failed += 1
+    assert failed > 0
+    assert len(opened) == 2
+
+
+def test_camera_whose_driver_hangs_is_given_up(
+    plug: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "HANG_GRACE_S", 0.3)
+
+    def hang() -> np.ndarray:
+        threading.Event().wait()
+        return noisy()
+
+    plug(Driver(itertools.chain(pictures(3), endless(hang))))
+    with open_source("7", read_timeout_s=0.2, reconnect=False) as source:
+        assert source.read() is not None
+        assert source.read() is not None
+        with pytest.raises(CaptureError, match=r"camera /dev/video7: reading a frame has not come"):
+            source.read()
+
+
+def frame_of(image: np.ndarray) -> Frame:
+    return Frame(image, 0, 0, "cam")
+
+
+def test_equal_pictures_are_a_fault_only_after_the_limit_and_only_once() -> None:
+    now = [0.0]
+    check = FrozenCheck(5.0, clock_s=lambda: now[0])
+    still, other = noisy(), noisy()
+    for now[0] in (0.0, 2.5, 5.0):
+        check(frame_of(still))
+    now[0] = 5.1
+    with pytest.raises(CaptureError, match=r"cam: gave the same picture for 5\.1 s"):
+        check(frame_of(still))
+    for now[0] in (6.0, 60.0):
+        check(frame_of(still))
+    check(frame_of(other))
+    now[0] = 66.0
+    with pytest.raises(CaptureError, match=r"for 6\.0 s"):
+        check(frame_of(other))
+
+
+def test_camera_is_looked_for_by_its_socket(tmp_path: Path) -> None:
+    links, device = tmp_path / "by-path", tmp_path / "video7"
+    device.touch()
+    links.mkdir()
+    assert lasting_path(str(device), links) == str(device)
+    (links / "pci-0000:00:14.0-usb-0:2:1.0-video-index0").symlink_to("../video7")
+    (links / "pci-0000:00:14.0-usb-0:1:1.0-video-index0").symlink_to("../video6")
+    assert lasting_path(str(device), links).endswith("usb-0:2:1.0-video-index0")
+    assert lasting_path(str(device), tmp_path / "nowhere") == str(device)
+
+
+def test_processes_that_hold_a_device_are_named(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.touch()
+    with device.open() as file:
+        other = subprocess.Popen(["sleep", "60"], stdin=file)
+    try:
+        assert holders(str(device)) == [f"sleep (process {other.pid})"]
+    finally:
+        other.kill()
+        other.wait()
+    assert holders(str(device)) == []
