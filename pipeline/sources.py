@@ -23,13 +23,16 @@ def open_source(
     fourcc: str | None = None,
     open_timeout_s: float = 5.0,
     camera: str | None = None,
+    group: str | None = None,
+    in_flight: int | None = None,
     limits: Limits | None = None,
     security: Security | None = None,
 ) -> Source | FrameSubscription:
     """Open what `text` names: something to capture, or another process's frames.
 
-    `zmq+tcp://` and `zmq+ipc://` addresses take `limits` and `security`, everything else the
-    settings that `pipeline.capture.open_source` explains.
+    `zmq+tcp://` and `zmq+ipc://` addresses take `group`, `in_flight`, `limits` and `security`, as
+    `pipeline.transport.open_subscription` explains; everything else takes the settings that
+    `pipeline.capture.open_source` explains.
 
     Raises `SourceError` where it cannot be opened and `ConfigError` where a setting makes no sense.
     """
@@ -37,7 +40,13 @@ def open_source(
         if camera is not None:
             check_camera_name(camera)
         return open_subscription(
-            text, open_timeout_s=open_timeout_s, camera=camera, limits=limits, security=security
+            text,
+            open_timeout_s=open_timeout_s,
+            camera=camera,
+            group=group,
+            in_flight=in_flight,
+            limits=limits,
+            security=security,
         )
     return capture.open_source(
         text,

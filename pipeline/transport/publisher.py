@@ -19,9 +19,10 @@ from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
 from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
 from pipeline.transport.security import Security
 from pipeline.transport.sockets import Endpoint, is_readable
+from pipeline.transport.turns import Turns
 from pipeline.transport.wire import FrameHeader, ResultHeader, WireError
 from pipeline.transport.wire_result import result_fields, result_payload
-from pipeline.types import Frame, Image, Result
+from pipeline.types import Frame, Header, Image, Result
 
 PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 class Publisher:
     """Publishes frames and results at an address, until it is closed.
 
+    Every subscriber gets every frame, but of the members of a group each frame goes to one.
+
     - `payload`: how pixels travel: `raw`, `jpeg`, `shm` (shared memory), or `auto`: shared memory
       where the address cannot be reached from another machine, JPEG where it can
     - `quality`: of JPEG, 1 to 100
@@ -45,7 +48,8 @@ class Publisher:
     It belongs to the thread that made it. Nothing is encoded or sent that nobody has subscribed to,
     and nobody is waited for: what a subscriber is too slow for is dropped on the way to it.
     `counts` holds for each topic what was `sent`, what was `unwanted`, and which pictures went
-    `inline` because all of shared memory was being looked at.
+    `inline` because all of shared memory was being looked at; for a group, under
+    `turn/GROUP/frame/CAMERA`, what was `sent` to its members and when all of them were `busy`.
 
     Raises `ConfigError` where the address cannot be used or needs keys.
     """
@@ -73,6 +77,7 @@ class Publisher:
         self._next_count: Counter[bytes] = Counter()
         self._rings: dict[str, shared_memory.RingWriter] = {}
         self._subscribed: set[bytes] = set()
+        self._turns = Turns()
         self.counts: dict[str, Counter[str]] = {}
         self._clock: ClockServer | None = None
         self._endpoint = Endpoint(zmq.XPUB, security, MAX_SUBSCRIPTION, streams)
@@ -108,11 +113,15 @@ class Publisher:
         self._check_thread()
         header = frame.header
         topic = _topic(wire.frame_topic, header.camera)
-        if self._is_unwanted(topic):
+        is_wanted = not self._is_unwanted(topic)
+        turns = self._take_turns(topic)
+        if not is_wanted and not turns:
             return False
         kind, payload = self._encode(topic, header.camera, frame.image)
-        fields = self._envelope(topic, header, clock)
-        self._send(topic, FrameHeader(**fields, kind=kind), payload)
+        for own_topic, counted in [*([(topic, topic)] if is_wanted else []), *turns]:
+            fields = self._envelope(own_topic, header, clock)
+            self._send(own_topic, counted, FrameHeader(**fields, kind=kind), payload)
+        self._hear_subscriptions()
         return True
 
     def send_result(self, result: Result, clock: Offset = SAME_CLOCK) -> bool:
@@ -125,7 +134,8 @@ class Publisher:
         if self._is_unwanted(topic):
             return False
         fields = {**self._envelope(topic, result.header, clock), **result_fields(result)}
-        self._send(topic, ResultHeader(**fields), result_payload(result))
+        self._send(topic, topic, ResultHeader(**fields), result_payload(result))
+        self._hear_subscriptions()
         return True
 
     def close(self) -> None:
@@ -163,16 +173,42 @@ class Publisher:
         self._count(topic, "unwanted")
         return True
 
+    def _take_turns(self, topic: bytes) -> list[tuple[bytes, bytes]]:
+        """The topics of the members whose turn it is, and what they count under."""
+        if not self._turns:
+            return []
+        self._hear_subscriptions()  # a member that has just become ready
+        taken = []
+        for group, own_topic in self._turns.take(topic):
+            counted = f"turn/{group}/".encode() + topic
+            if own_topic:
+                taken.append((own_topic, counted))
+            else:
+                self._count(counted, "busy")
+        return taken
+
     def _hear_subscriptions(self) -> None:
         socket = self._endpoint.socket
         for _ in range(MAX_SUBSCRIPTIONS):  # a flood of them must not hold up the frame
             if not is_readable(socket):
                 return
             message = socket.recv()
-            if message[:1] == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
-                self._subscribed.add(message[1:])
-            elif message[:1] == b"\x00":
-                self._subscribed.discard(message[1:])
+            kind, topic = message[:1], message[1:]
+            if kind == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
+                self._subscribed.add(topic)
+                self._turns.join(topic)
+            elif kind == b"\x00":
+                self._subscribed.discard(topic)
+                self._turns.leave(topic)
+                self._forget_counts(topic)
+            else:
+                self._turns.hear(message)
+
+    def _forget_counts(self, subscription: bytes) -> None:
+        """A member has left for good: where it comes back, it has another name."""
+        if subscription.startswith(b"turn/"):
+            for topic in [t for t in self._next_count if t.startswith(subscription)]:
+                del self._next_count[topic]
 
     def _encode(self, topic: bytes, camera: str, image: Image) -> tuple[Kind, Any]:
         if self._payload == "jpeg":
@@ -197,7 +233,13 @@ class Publisher:
             ring = self._rings[camera] = shared_memory.RingWriter(nbytes, self._slots)
         return ring
 
-    def _envelope(self, topic: bytes, header: Any, clock: Offset) -> dict[str, Any]:
+    def _envelope(self, topic: bytes, header: Header, clock: Offset) -> dict[str, Any]:
+        if max(header.width, header.height) > wire.MAX_SIDE:
+            raise WireError(
+                "size",
+                f"a picture of {header.width} x {header.height} pixels; at most {wire.MAX_SIDE} "
+                f"pixels a side can be sent",
+            )
         return {
             "sender": self._sender,
             "count": self._next_count[topic],
@@ -213,14 +255,15 @@ class Publisher:
             "height": header.height,
         }
 
-    def _send(self, topic: bytes, header: FrameHeader | ResultHeader, payload: Any) -> None:
+    def _send(
+        self, topic: bytes, counted: bytes, header: FrameHeader | ResultHeader, payload: Any
+    ) -> None:
         socket = self._endpoint.socket
         socket.send(topic, zmq.SNDMORE)
         socket.send(wire.encode(header), zmq.SNDMORE)
         socket.send(payload, copy=len(payload) < NO_COPY_BYTES)
         self._next_count[topic] += 1
-        self._count(topic, "sent")
-        self._hear_subscriptions()
+        self._count(counted, "sent")
 
     def _count(self, topic: bytes, what: str) -> None:
         self.counts.setdefault(topic.decode(), Counter())[what] += 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.errors import SourceError
 from pipeline.transport.address import parse_address
 from pipeline.transport.clock import Offset
+from pipeline.transport.order import InSequence
 from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Received, Subscriber
 from pipeline.transport.wire import Limits
@@ -57,6 +58,11 @@ class Subscription:
         subscriber = self._subscriber
         return {topic: dict(c) for topic, c in subscriber.counts.items()} if subscriber else {}
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was stopped or closed."""
+        return self._closed.is_set()
+
     def stop(self) -> None:
         """Make a reader that waits get None; takes no lock, so a signal handler may call it."""
         self._closed.set()
@@ -73,17 +79,28 @@ class FrameSubscription:
     """A source (as `pipeline.capture` has them) of the frames that another process publishes.
 
     `clock` says how far the clock that stamped the newest frame is ahead of this machine's, None
-    where that is not known. `camera` is `cameras` where every camera's frames are taken.
+    where that is not known. `camera` is `cameras` where every camera's frames are taken. A member
+    of a group is not `live`: what it reads nobody else gets, so every frame counts; with
+    `in_flight`, `read` waits until so few frames are left to be `done`.
     """
 
-    live = True
     frames: int | None = None
     fps: float | None = None
 
-    def __init__(self, subscription: Subscription, camera: str, rename: bool = False) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        camera: str,
+        *,
+        rename: bool = False,
+        live: bool = True,
+        in_flight: int | None = None,
+    ) -> None:
         self._subscription = subscription
         self._rename = rename
+        self._permits = threading.Semaphore(in_flight) if in_flight else None
         self.camera = camera
+        self.live = live
         self.clock: Offset | None = None
 
     def read(self) -> Frame | None:
@@ -91,12 +108,20 @@ class FrameSubscription:
 
         A publisher that goes away is waited for: it may come back.
         """
+        while self._permits is not None and not self._permits.acquire(timeout=POLL_S):
+            if self._subscription.is_stopped:
+                return None
         while (received := self._subscription.receive()) is not None:
             if isinstance(received.item, Frame):
                 self.clock = received.clock
                 frame = received.item
                 return dataclasses.replace(frame, camera=self.camera) if self._rename else frame
         return None
+
+    def done(self) -> None:
+        """One of the frames that were read is dealt with; with `in_flight`, another may be read."""
+        if self._permits is not None:
+            self._permits.release()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """What happened to the messages so far, by topic; see `Subscriber`."""
@@ -118,13 +143,17 @@ def open_subscription(
     *,
     open_timeout_s: float = 5.0,
     camera: str | None = None,
+    group: str | None = None,
+    in_flight: int | None = None,
     limits: Limits | None = None,
     security: Security | None = None,
 ) -> FrameSubscription:
     """Subscribe to the frames at an address and wait for the first.
 
-    `camera` replaces the name that the frames come with. Raises `SourceError` where no frame comes
-    within `open_timeout_s` seconds, `ConfigError` where the address cannot be used.
+    `camera` replaces the name that the frames come with. With `group`, take turns on them with the
+    group's other members, and ask for a frame only where fewer than `in_flight` are out. Raises
+    `SourceError` where no frame comes within `open_timeout_s` seconds, `ConfigError` where the
+    address cannot be used.
     """
     only = parse_address(address).camera
     # Looked at with a socket of its own, which ends here: the source's belongs to its reader.
@@ -136,17 +165,23 @@ def open_subscription(
                 f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "
                 f"is something publishing there, with the keys that are expected?"
             )
-    subscription = Subscription(address, limits=limits, security=security)
-    return FrameSubscription(subscription, camera or only or ALL_CAMERAS, camera is not None)
+    return FrameSubscription(
+        Subscription(address, group=group, limits=limits, security=security),
+        camera or only or ALL_CAMERAS,
+        rename=camera is not None,
+        live=group is None,
+        in_flight=in_flight,
+    )
 
 
 class ResultSubscription:
     """The results that other processes publish; the newest where the reader is slow.
 
     Iterating waits for results until `stop` or `close` is called. With `images` the frames are
-    subscribed to as well, and a result has its image where that came. `clock` says how far the
-    clock that stamped the newest result's frame is ahead of this machine's, None where that is not
-    known.
+    subscribed to as well, and a result has its image where that came. With `ordered`, every result
+    is given, by `seq`, where detectors that take turns send theirs in any order. `clock` says how
+    far the clock that stamped the newest result's frame is ahead of this machine's, None where that
+    is not known.
     """
 
     def __init__(
@@ -154,6 +189,7 @@ class ResultSubscription:
         addresses: str | Sequence[str],
         *,
         images: bool = False,
+        ordered: bool = False,
         streams: int = 1,
         limits: Limits | None = None,
         security: Security | None = None,
@@ -162,10 +198,12 @@ class ResultSubscription:
             addresses,
             frames=images,
             results=True,
+            every=ordered,
             streams=2 * streams if images else streams,
             limits=limits,
             security=security,
         )
+        self._order = InSequence() if ordered else None
         self._frames: defaultdict[str, deque[Frame]] = defaultdict(
             lambda: deque(maxlen=KEPT_FRAMES)
         )
@@ -173,17 +211,29 @@ class ResultSubscription:
 
     def receive(self, timeout_s: float | None = None) -> Result | None:
         """The next result; None once closed, or where none came within `timeout_s` seconds."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         while True:
-            left_s = None if deadline_s is None else deadline_s - time.monotonic()
-            received = self._subscription.receive(left_s)
-            if received is None:
-                return None
-            if isinstance(received.item, Result):
-                self.clock = received.clock
-                image = self._image(received.item)
-                return dataclasses.replace(received.item, image=image)
+            result = self._order.get() if self._order is not None else None
+            if result is None:
+                left_s = deadline_s - time.monotonic()
+                received = self._subscription.receive(min(left_s, POLL_S))
+                if received is not None:
+                    result = self._take(received)
+                elif left_s <= 0 or self._subscription.is_stopped:
+                    return None
+            if result is not None:
+                return dataclasses.replace(result, image=self._image(result))
+
+    def _take(self, received: Received) -> Result | None:
+        """Keep what came, or the result itself where it need not wait for others."""
+        if isinstance(received.item, Frame):
             self._frames[received.item.camera].append(received.item)
+            return None
+        self.clock = received.clock
+        if self._order is None:
+            return received.item
+        self._order.put(received.header.sender, received.item)
+        return None
 
     def __iter__(self) -> Iterator[Result]:
         while (result := self.receive()) is not None:

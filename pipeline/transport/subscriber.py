@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,14 @@ from pipeline.transport.security import Security
 from pipeline.transport.shared_memory import Gone, RingReader
 from pipeline.transport.sockets import Endpoint, is_readable
 from pipeline.transport.streams import Stream, Streams
+from pipeline.transport.turns import ready_message, turn_prefix
 from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
 from pipeline.transport.wire_result import result_of
 from pipeline.types import Frame, Image, Result
 
 MAX_DRAIN = 100  # messages that are taken at once; a flood must not keep the newest from its user
+MAX_HELD = 16
+REPEAT_S = 0.1  # how often a member says again that it is ready
 MAX_RINGS = 16
 MAX_CLOCKS = 16
 FRESHER_S = 0.1  # a message that was long on its way has a fresher one behind, to be waited for
@@ -55,13 +59,17 @@ class Subscriber:
 
     - `addresses`: one or several; publishers may start before or after, and start again. Where they
       name cameras, only those are wanted
+    - `group`: take turns on the frames with the other members of this group, wherever they run;
+      then each call of `receive` is given a frame that no other member gets
+    - `every`: give every message that comes, in order, as far as `MAX_HELD` of a stream; else only
+      the newest
     - `streams`: how many cameras' frames and results are expected
     - `limits`: the largest pictures that are taken
 
-    It belongs to one thread. Only the newest message of each camera and kind is given; the others
-    are counted, in `counts` by topic: `received` (all that came), of them `given`, `superseded` (a
-    newer one was there), `gone` (no longer in shared memory), `invalid` and `repeated`; and `lost`
-    on the way. Messages that are not valid count under the topic `?`.
+    It belongs to one thread. What becomes of the messages is counted in `counts`, by topic:
+    `received` (all that came), of them `given`, `superseded` (by a newer one), `gone` (no longer in
+    shared memory), `invalid` and `repeated`; and `lost` on the way. Messages that are not valid
+    count under the topic `?`.
 
     Raises `ConfigError` where an address cannot be used or needs keys.
     """
@@ -72,6 +80,8 @@ class Subscriber:
         *,
         frames: bool = True,
         results: bool = False,
+        group: str | None = None,
+        every: bool = False,
         streams: int = 1,
         limits: Limits | None = None,
         security: Security | None = None,
@@ -81,16 +91,23 @@ class Subscriber:
         self._limits = limits or Limits()
         self._security = security or Security()
         self._topics = _topics(parsed, frames, results)
-        self._pending: dict[Stream, Message] = {}
+        self._pending: dict[Stream, deque[Message]] = {}
+        self._held = MAX_HELD if every else 1
+        self._turn = turn_prefix(group) if group is not None else b""
+        self._frames_had = 0
         self._rings: dict[str, RingReader] = {}
         self._clocks: dict[str, ClockClient] = {}
         self._warned_at_s: dict[str, float] = {}
         self._streams = Streams()
         self.counts = self._streams.counts
-        self._endpoint = Endpoint(zmq.SUB, self._security, self._limits.max_part_bytes, streams)
+        if group is not None and (results or not frames):
+            raise ConfigError(f"group '{group}': its members take turns on frames, not on results")
+        # A member has something to say to the publisher, for which there is XSUB.
+        kind = zmq.XSUB if group is not None else zmq.SUB
+        self._endpoint = Endpoint(kind, self._security, self._limits.max_part_bytes, streams)
         try:
             for topic in self._topics:
-                self._endpoint.socket.setsockopt(zmq.SUBSCRIBE, topic)
+                self._subscribe(topic)
             for address in parsed:
                 self._endpoint.open(address, address.bind is True)
         except BaseException:
@@ -102,6 +119,9 @@ class Subscriber:
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = 0.0 if self._pending else max(deadline_s - time.monotonic(), 0.0)
+            if self._turn:
+                self._say_ready()
+                left_s = min(left_s, REPEAT_S)
             self._drain(left_s)
             while self._pending:
                 received = self._take_turn()
@@ -137,20 +157,36 @@ class Subscriber:
             if not is_readable(socket):
                 return
 
+    def _subscribe(self, topic: bytes) -> None:
+        if self._turn:
+            self._endpoint.socket.send(b"\x01" + self._turn + topic)
+        else:
+            self._endpoint.socket.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def _say_ready(self) -> None:
+        """Ask for the next frame; again and again, in case that a publisher has just started."""
+        if not self._pending:
+            for topic in self._topics:
+                message = ready_message(self._turn + topic, self._frames_had)
+                self._endpoint.socket.send(message, zmq.NOBLOCK)
+
     def _accept(self, parts: list[zmq.Frame]) -> None:
+        topic = bytes(parts[0].buffer[: wire.MAX_TOPIC + 1]).removeprefix(self._turn)
         try:
-            message = wire.decode([part.buffer for part in parts], self._limits)
+            message = wire.decode([topic, *(part.buffer for part in parts[1:])], self._limits)
         except WireError as error:
             self._refuse(parts, error)
             return
-        topic = parts[0].bytes
         if not self._is_wanted(topic):
             return  # libzmq matches beginnings: frame/front is also that of frame/front_left
         stream = self._streams.admit(topic.decode(), message.header, lambda: _peer(parts[0]))
-        if stream is not None:
-            if stream in self._pending:
-                stream.count["superseded"] += 1
-            self._pending[stream] = message
+        if stream is None:
+            return
+        self._frames_had += 1
+        held = self._pending.setdefault(stream, deque(maxlen=self._held))
+        if len(held) == self._held:
+            stream.count["superseded"] += 1
+        held.append(message)
 
     def _is_wanted(self, topic: bytes) -> bool:
         return any(
@@ -166,7 +202,9 @@ class Subscriber:
 
     def _take_turn(self) -> Received | None:
         stream = next(iter(self._pending))
-        message = self._fresher(stream) if stream.is_late else self._pending.pop(stream)
+        message = (
+            self._fresher(stream) if stream.is_late and self._held == 1 else self._next(stream)
+        )
         if message is None:
             return None
         try:
@@ -182,6 +220,14 @@ class Subscriber:
         stream.count["given"] += 1
         return Received(item, message.header, self._clock(message.header, stream.peer))
 
+    def _next(self, stream: Stream) -> Message:
+        """The oldest message that is held; the stream's next one has to wait for the others'."""
+        held = self._pending.pop(stream)
+        message = held.popleft()
+        if held:
+            self._pending[stream] = held
+        return message
+
     def _fresher(self, stream: Stream) -> Message | None:
         """The first message that is not late, or the newest where none comes soon.
 
@@ -190,7 +236,7 @@ class Subscriber:
         deadline_s = time.monotonic() + FRESHER_S
         while stream.is_late and time.monotonic() < deadline_s:
             self._drain(max(deadline_s - time.monotonic(), 0.0))
-        message = self._pending.pop(stream)
+        message = self._next(stream)
         if stream.is_late:
             stream.settle()
             if any(other.topic == stream.topic for other in self._pending):

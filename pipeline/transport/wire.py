@@ -22,6 +22,7 @@ MAX_FRAME_HEADER = 4 * 1024
 MAX_RESULT_HEADER = 1024 * 1024
 MAX_TOPIC = 256
 MAX_CAMERA = 128
+MAX_SIDE = 32_768
 MAX_OBJECTS = 10_000
 MAX_TOP = 1_000
 MEBI = 1 << 20
@@ -33,7 +34,7 @@ RING_PATTERN = r"\A[0-9]{1,10}-[0-9a-f]{16}\Z"
 Camera = Annotated[str, msgspec.Meta(pattern=CAMERA_PATTERN, max_length=MAX_CAMERA)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=_INT64)]
 Difference = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
-Pixels = Annotated[int, msgspec.Meta(ge=1, le=32_768)]
+Pixels = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 Label = Annotated[str, msgspec.Meta(max_length=256)]

@@ -1,7 +1,8 @@
 """The other process of a test: publishes or receives until its standard input ends.
 
-`peer.py publish ADDRESS KIND FPS CAMERA...` or `peer.py receive ADDRESS [DOZE_S]`. It says one JSON
-object a line on standard output: as a receiver one for each frame, as both the counts at the end.
+`peer.py publish ADDRESS KIND FPS CAMERA...`, `peer.py receive ADDRESS [DOZE_S]`, or
+`peer.py member ADDRESS GROUP WORK_S`. It says one JSON object a line on standard output: as a
+receiver or member one for each frame, and always the counts at the end.
 """
 
 from __future__ import annotations
@@ -67,5 +68,16 @@ def receive(address, doze_s="0"):
         say(counts={topic: dict(count) for topic, count in subscriber.counts.items()})
 
 
+def member(address, group, work_s):
+    with Subscriber(address, group=group) as subscriber:
+        say(ready=True)
+        while not is_over():
+            received = subscriber.receive(0.05)
+            if received is not None:
+                time.sleep(float(work_s))
+                say(seq=received.item.seq, age_ms=received.age_ns() / 1e6)
+        say(counts={topic: dict(count) for topic, count in subscriber.counts.items()})
+
+
 if __name__ == "__main__":
-    {"publish": publish, "receive": receive}[sys.argv[1]](*sys.argv[2:])
+    {"publish": publish, "receive": receive, "member": member}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,75 @@
+"""Putting the results of several detectors that take turns back in order."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from dataclasses import dataclass, field
+
+from pipeline.types import Result
+
+HOLD_S = 0.5
+"""So long a result waits for those before it; a detector that is slower counts as gone."""
+
+MAX_CAMERAS = 64
+
+
+@dataclass(slots=True)
+class _Camera:
+    """What is held of one camera; `newest` has for each sender its latest number and when it came.
+
+    A sender's own results come in order, so what every sender has passed cannot come any more.
+    """
+
+    waiting: list[tuple[int, int, float, Result]] = field(default_factory=list)
+    newest: dict[int, tuple[int, float]] = field(default_factory=dict)
+    given_seq: int = -1
+    given_stamp_ns: int = -1
+
+
+class InSequence:
+    """Gives results of each camera by `seq`; one that comes after a later one was given is dropped.
+
+    `late` counts those.
+    """
+
+    def __init__(self, hold_s: float = HOLD_S) -> None:
+        self._hold_s = hold_s
+        self._cameras: dict[str, _Camera] = {}
+        self._arrivals = itertools.count()
+        self.late = 0
+
+    def put(self, sender: int, result: Result) -> None:
+        """Take in a result; `sender` tells who it is from."""
+        header = result.header
+        if header.camera not in self._cameras and len(self._cameras) >= MAX_CAMERAS:
+            del self._cameras[next(iter(self._cameras))]
+        camera = self._cameras.setdefault(header.camera, _Camera())
+        if header.seq <= camera.given_seq:
+            if header.stamp_ns <= camera.given_stamp_ns:
+                self.late += 1
+                return
+            self._cameras[header.camera] = camera = _Camera()  # it counts from 0 again
+        now_s = time.monotonic()
+        camera.newest[sender] = header.seq, now_s
+        heapq.heappush(camera.waiting, (header.seq, next(self._arrivals), now_s, result))
+
+    def get(self) -> Result | None:
+        """The next result whose turn has come, None where all have to wait."""
+        now_s = time.monotonic()
+        for camera in self._cameras.values():
+            if camera.waiting and self._is_due(camera, now_s):
+                seq, _, _, result = heapq.heappop(camera.waiting)
+                camera.given_seq, camera.given_stamp_ns = seq, result.header.stamp_ns
+                return result
+        return None
+
+    def _is_due(self, camera: _Camera, now_s: float) -> bool:
+        seq, _, came_s, _ = camera.waiting[0]
+        if seq == camera.given_seq + 1 or now_s - came_s > self._hold_s:
+            return True
+        for sender, (_, heard_s) in list(camera.newest.items()):
+            if now_s - heard_s > 2 * self._hold_s:
+                del camera.newest[sender]
+        return all(newest >= seq for newest, _ in camera.newest.values())

@@ -1,0 +1,356 @@
+"""Groups that share the frames of one stream, and the order of what they find."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.transport import Publisher, ResultSubscription, Subscriber, open_subscription
+from pipeline.transport.order import InSequence
+from pipeline.transport.turns import FORGET_S, Turns, ready_message, turn_prefix
+from pipeline.types import Detections, Frame, Header, Result
+
+WAIT_S = 10.0
+TOPIC = b"frame/front"
+
+
+@pytest.fixture
+def address(tmp_path):
+    return f"zmq+ipc://{tmp_path}/socket"
+
+
+def frame(seq=0, camera="front"):
+    return Frame(np.full((48, 64, 3), seq % 251, np.uint8), time.time_ns(), seq, camera)
+
+
+def result(seq, stamp_ns=None, camera="front"):
+    stamp_ns = seq if stamp_ns is None else stamp_ns
+    return Result(Header(camera, seq, stamp_ns, 64, 48), Detections.empty(()))
+
+
+# --- whose turn it is -------------------------------------------------------------------------
+
+
+def member(turns, group="g", wanted=b"frame/"):
+    subscription = turn_prefix(group) + wanted
+    turns.join(subscription)
+    return subscription
+
+
+def taken_by(turns, topic=TOPIC):
+    """Group to the subscription of the member whose turn it is, None where all are busy."""
+    return {
+        group: own.removesuffix(topic) + b"frame/" if own else None
+        for group, own in turns.take(topic)
+    }
+
+
+def test_each_frame_goes_to_the_member_that_waits_longest():
+    turns = Turns()
+    one, two = member(turns), member(turns)
+    turns.hear(ready_message(two, 0))
+    turns.hear(ready_message(one, 0))
+    assert taken_by(turns) == {"g": two}
+    assert taken_by(turns) == {"g": one}
+    assert taken_by(turns) == {"g": None}
+
+
+def test_a_wish_that_is_repeated_is_granted_once(monkeypatch):
+    turns = Turns()
+    one = member(turns)
+    for _ in range(3):
+        turns.hear(ready_message(one, 0))
+    assert taken_by(turns) == {"g": one}
+    turns.hear(ready_message(one, 0))
+    assert taken_by(turns) == {"g": None}
+    turns.hear(ready_message(one, 1))
+    assert taken_by(turns) == {"g": one}
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + FORGET_S + 1)
+    turns.hear(ready_message(one, 1))  # it still waits for what was sent long ago
+    assert taken_by(turns) == {"g": one}
+
+
+def test_who_has_left_gets_nothing():
+    turns = Turns()
+    one = member(turns)
+    turns.hear(ready_message(one, 0))
+    turns.leave(one)
+    assert taken_by(turns) == {}
+    turns.hear(ready_message(one, 1))
+    assert not turns
+
+
+def test_every_group_gets_the_frame():
+    turns = Turns()
+    one, other = member(turns, "one"), member(turns, "other")
+    for each in (one, other):
+        turns.hear(ready_message(each, 0))
+    assert taken_by(turns) == {"one": one, "other": other}
+
+
+def test_a_member_gets_the_camera_that_it_wants_and_no_other():
+    turns = Turns()
+    one = member(turns, wanted=b"frame/front")
+    turns.hear(ready_message(one, 0))
+    assert taken_by(turns, b"frame/front_left") == {}
+    assert turns.take(TOPIC) == [("g", one)]
+
+
+@given(st.binary(max_size=80))
+def test_anything_else_that_is_said_is_passed_over(message):
+    turns = Turns()
+    turns.join(message)
+    turns.leave(message)
+    one = member(turns)
+    turns.hear(message)
+    turns.hear(one + message)
+    assert taken_by(turns) == {"g": None}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 33, "ä"])
+def test_a_group_name_that_no_topic_can_have_is_refused(name, address):
+    with pytest.raises(ConfigError, match="group"):
+        Subscriber(address, group=name)
+
+
+def test_members_take_turns_on_frames_only(address):
+    with pytest.raises(ConfigError, match="not on results"):
+        Subscriber(address, results=True, group="g")
+
+
+# --- in order again ---------------------------------------------------------------------------
+
+
+def drained(sequence):
+    return [got.header.seq for got in iter(sequence.get, None)]
+
+
+def test_a_result_waits_for_the_one_before_it():
+    sequence = InSequence()
+    sequence.put(1, result(0))
+    assert drained(sequence) == [0]
+    sequence.put(2, result(2))
+    assert drained(sequence) == []
+    sequence.put(1, result(4))  # sender 1 is past 1, which therefore does not come any more
+    assert drained(sequence) == [2]
+    sequence.put(2, result(5))
+    assert drained(sequence) == [4, 5]
+
+
+def test_a_single_sender_is_never_waited_for():
+    sequence = InSequence()
+    for seq in (7, 9, 30):
+        sequence.put(1, result(seq))
+        assert drained(sequence) == [seq]
+
+
+def test_a_sender_that_has_gone_is_not_waited_for_long(monkeypatch):
+    sequence = InSequence(hold_s=0.5)
+    sequence.put(1, result(0))
+    sequence.put(2, result(1))
+    assert drained(sequence) == [0, 1]
+    sequence.put(1, result(5))
+    assert drained(sequence) == []
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 0.6)
+    assert drained(sequence) == [5]
+
+
+def test_a_result_that_comes_too_late_is_dropped_and_counted():
+    sequence = InSequence()
+    sequence.put(1, result(5))
+    assert drained(sequence) == [5]
+    sequence.put(2, result(4))
+    assert drained(sequence) == []
+    assert sequence.late == 1
+
+
+def test_a_camera_that_counts_from_zero_again_is_followed():
+    sequence = InSequence()
+    sequence.put(1, result(500, stamp_ns=1000))
+    assert drained(sequence) == [500]
+    sequence.put(1, result(0, stamp_ns=2000))
+    assert drained(sequence) == [0]
+
+
+@given(st.integers(1, 5), st.integers(0, 60), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_what_members_send_in_their_own_order_comes_out_in_order(members, total, rng):
+    shares = [[] for _ in range(members)]
+    for seq in range(total):
+        rng.choice(shares).append(seq)
+    sequence = InSequence(hold_s=1e9)
+    # Everybody has been heard of before, so that everybody is waited for.
+    for sender in range(members):
+        sequence.put(sender, result(sender, camera="front"))
+    given_out = drained(sequence)
+    while any(shares):
+        sender = rng.choice([i for i in range(members) if shares[i]])
+        sequence.put(sender, result(members + shares[sender].pop(0)))
+        given_out += drained(sequence)
+    for sender in range(members):
+        sequence.put(sender, result(members + total + sender))
+    assert (given_out + drained(sequence))[: members + total] == list(range(members + total))
+    assert sequence.late == 0
+
+
+# --- on real sockets --------------------------------------------------------------------------
+
+
+class Detectors:
+    """Members of a group, each in a thread: they read a frame, work, and publish a result."""
+
+    def __init__(self, address, results_address, work_s):
+        self._stop = threading.Event()
+        self.seen = [[] for _ in work_s]
+        self._threads = [
+            threading.Thread(target=self._run, args=(address, f"{results_address}{i}", seconds, i))
+            for i, seconds in enumerate(work_s)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, address, results_address, seconds, number):
+        with (
+            Subscriber(address, group="fleet") as subscriber,
+            Publisher(results_address) as publisher,
+        ):
+            while not self._stop.is_set():
+                received = subscriber.receive(0.05)
+                if received is not None:
+                    self.seen[number].append(received.item.seq)
+                    self._stop.wait(seconds)
+                    publisher.send_result(
+                        Result(received.item.header, Detections.empty(("thing",)))
+                    )
+
+    def stop(self):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+
+
+@pytest.fixture
+def detectors(address):
+    with contextlib.ExitStack() as stack:
+
+        def start(*work_s):
+            one = Detectors(address, f"{address}-result", work_s)
+            stack.callback(one.stop)
+            return one
+
+        yield start
+
+
+def publish_until(publisher, condition, fps=100, **of):
+    deadline = time.monotonic() + WAIT_S
+    seq = 0
+    while not condition():
+        assert time.monotonic() < deadline
+        publisher.send_frame(frame(seq, **of))
+        seq += 1
+        time.sleep(1 / fps)
+
+
+def test_members_share_the_frames_and_each_frame_goes_to_one(address, detectors):
+    with Publisher(address) as publisher:
+        group = detectors(0.01, 0.02, 0.04)
+        publish_until(publisher, lambda: all(len(seen) >= 8 for seen in group.seen))
+        group.stop()
+        counts = publisher.counts["turn/fleet/frame/front"]
+    seen = sorted(seq for one in group.seen for seq in one)
+    assert len(seen) == len(set(seen))
+    assert len(group.seen[0]) > len(group.seen[2])  # who is quicker gets more
+    assert len(seen) <= counts["sent"] <= len(seen) + 3  # at most one on the way to each
+
+
+def test_results_of_a_group_are_seen_in_order(address, detectors):
+    addresses = [f"{address}-result{i}" for i in range(3)]
+    got = []
+    with Publisher(address) as publisher, ResultSubscription(addresses, ordered=True) as results:
+        detectors(0.005, 0.03, 0.06)
+        reader = threading.Thread(target=lambda: [got.append(r.header.seq) for r in results])
+        reader.start()
+        publish_until(publisher, lambda: len(got) >= 30)
+        results.stop()
+        reader.join(WAIT_S)
+    assert len(got) >= 30
+    assert got == sorted(set(got))
+
+
+def test_a_member_that_leaves_or_joins_is_noticed_with_the_next_frame(address):
+    with Publisher(address) as publisher:
+        first = Subscriber(address, group="fleet")
+        publish_until(publisher, lambda: first.receive(0.01))
+        first.close()
+        with Subscriber(address, group="fleet") as second:
+            publish_until(publisher, lambda: second.receive(0.01))
+
+
+def test_a_member_outlives_the_publisher(address):
+    with Subscriber(address, group="fleet") as subscriber:
+        for _ in range(2):
+            with Publisher(address) as publisher:
+                publish_until(publisher, lambda: subscriber.receive(0.01))
+
+
+def test_others_get_every_frame_beside_a_group(address):
+    with (
+        Publisher(address, streams=8) as publisher,
+        Subscriber(address, streams=8, every=True) as viewer,
+        Subscriber(address, group="fleet") as subscriber,
+    ):
+        publish_until(publisher, lambda: subscriber.receive(0.01) and viewer.receive(0.01))
+        before = viewer.counts["frame/front"]["lost"]
+        seqs = []
+        for seq in range(1000, 1010):
+            publisher.send_frame(frame(seq))
+            while (received := viewer.receive(WAIT_S)).item.seq < seq:
+                pass
+            seqs.append(received.item.seq)
+        assert seqs == list(range(1000, 1010))
+        assert viewer.counts["frame/front"]["lost"] == before
+
+
+def test_no_frame_is_read_before_the_one_in_flight_is_done(address):
+    stop = threading.Event()
+
+    def publish():
+        rng = random.Random(0)  # noqa: S311 - not for secrets
+        with Publisher(address) as publisher:
+            seq = 0
+            while not stop.wait(0.005):
+                publisher.send_frame(frame(seq))
+                seq += rng.choice((1, 1, 2))
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    try:
+        with open_subscription(address, group="fleet", in_flight=1) as source:
+            assert not source.live
+            first = source.read()
+            second = []
+            reader = threading.Thread(target=lambda: second.append(source.read()))
+            reader.start()
+            reader.join(0.3)
+            assert not second
+            source.done()
+            reader.join(WAIT_S)
+            assert second[0].seq > first.seq
+            reader = threading.Thread(target=lambda: second.append(source.read()))
+            reader.start()
+            source.close()
+            reader.join(WAIT_S)
+            assert second[1] is None
+    finally:
+        stop.set()
+        publisher.join()
