@@ -51,15 +51,16 @@ class Writer:
 
     def pickled(self, tree: object, *, legacy: bool) -> bytes:
         buffer = io.BytesIO()
-        pickler = pickle.Pickler(buffer, protocol=2)
         tail = (None,) if legacy else ()
         keys = {id(storage): str(index) for index, storage in enumerate(self.storages)}
-        pickler.persistent_id = lambda item: (
-            ("storage", item.kind, keys[id(item)], "cpu", item.array.size, *tail)
-            if isinstance(item, Storage)
-            else None
-        )
-        pickler.dump(tree)
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, item):
+                if not isinstance(item, Storage):
+                    return None
+                return ("storage", item.kind, keys[id(item)], "cpu", item.array.size, *tail)
+
+        Pickler(buffer, protocol=2).dump(tree)
         return buffer.getvalue()
 
     def legacy(self, tree: object) -> bytes:
