@@ -56,7 +56,11 @@ log = logging.getLogger(__name__)
 
 
 class Gone(RunError):  # noqa: N818 - the everyday fate of a slow reader, not a fault
-    """The picture that a reference names is not there any more, or its memory is out of reach."""
+    """The picture that a reference names is not there any more."""
+
+
+class OutOfReach(Gone):
+    """The memory that a reference names cannot be opened at all."""
 
 
 class NoFreeSlot(RunError):  # noqa: N818 - the writer sends the picture another way
@@ -137,8 +141,8 @@ class RingWriter:
 class RingReader:
     """Another process's ring, by the id that came with a reference.
 
-    `read` is for one thread at a time; the pictures may be dropped in any. Raises `Gone` where the
-    ring is not there or not one of this user's.
+    `read` is for one thread at a time; the pictures may be dropped in any. Raises `OutOfReach`
+    where the ring is not there, not one of this user's, or too much for this process.
     """
 
     def __init__(self, ring: str) -> None:
@@ -148,15 +152,17 @@ class RingReader:
         # giving one back needs no thread to know of another.
         self._finalizer = weakref.finalize(self, _close_all, self._files)
         self._finalizer.atexit = False
-        own = f"/proc/self/fd/{self._files[0]}"
-        for _ in range(MAX_LEASES):
-            self._files.append(os.open(own, os.O_RDONLY | os.O_CLOEXEC))
-        self._unused = self._files[1:]
         self._slots, self._slot_bytes = _layout(self._files[0], ring)
         size = _PAGE + self._slots * self._slot_bytes
-        self._memory = mmap.mmap(
-            self._files[0], size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ
-        )
+        try:
+            for _ in range(MAX_LEASES):
+                self._files.append(_open(ring))
+            self._memory = mmap.mmap(
+                self._files[0], size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ
+            )
+        except OSError as error:
+            raise OutOfReach(f"ring {ring}: {error.strerror}") from error
+        self._unused = self._files[1:]
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self._generations = _generations(self._bytes, self._slots)
 
@@ -282,18 +288,20 @@ def _path(ring: str) -> str:
 
 def _open(ring: str, mode: int = os.O_RDONLY) -> int:
     if not re.search(RING_PATTERN, ring):
-        raise Gone("shared memory: the reference holds no id of a ring")
+        raise OutOfReach("shared memory: the reference holds no id of a ring")
     try:
         fd = os.open(_path(ring), mode | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise Gone(
-            f"ring {ring}: {error.strerror}; the writer has ended, or runs as another user or "
-            f"with another {FOLDER} (a container of its own), where raw or jpeg is the choice"
+    except FileNotFoundError as error:
+        raise OutOfReach(
+            f"ring {ring}: is not in {FOLDER}; its writer has ended, or runs with another {FOLDER} "
+            f"(in a container of its own), where raw or jpeg is the choice"
         ) from error
+    except OSError as error:
+        raise OutOfReach(f"ring {ring}: cannot be opened: {error.strerror}") from error
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        raise Gone(f"ring {ring}: belongs to another user")
+        raise OutOfReach(f"ring {ring}: belongs to another user")
     return fd
 
 
@@ -305,7 +313,7 @@ def _layout(fd: int, ring: str) -> tuple[int, int]:
         fits = _PAGE + slots * slot_bytes <= os.fstat(fd).st_size
         if (magic, version) == (_MAGIC, _VERSION) and 0 < slots <= MAX_SLOTS and fits:
             return slots, slot_bytes
-    raise Gone(f"ring {ring}: is not laid out as this version expects")
+    raise OutOfReach(f"ring {ring}: is not laid out as this version expects")
 
 
 def _lock(fd: int, kind: int, byte: int) -> bool:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import zmq
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RunError
 from pipeline.transport.address import Address
 from pipeline.transport.security import Doorkeeper, Security, protect
 
@@ -44,14 +44,18 @@ _WHY = {
 class Endpoint:
     """One socket with a context of its own, made and used in one thread.
 
-    Raises `ConfigError` where an address cannot be used.
+    Raises `RunError` where there is nothing left to make one of, and `ConfigError` where an address
+    cannot be used.
     """
 
     def __init__(self, kind: int, security: Security, max_part_bytes: int, streams: int) -> None:
         self._security = security
-        self._context: Context = zmq.Context()
         self._doorkeeper: Doorkeeper | None = None
-        self.socket = self._context.socket(kind)
+        try:
+            self._context: Context = zmq.Context()
+            self.socket = self._context.socket(kind)
+        except zmq.ZMQError as error:
+            raise RunError(f"sockets: none can be made: {error.strerror}") from error
         self.addresses: list[Address] = []
         queued = QUEUED * streams
         self.socket.sndhwm = self.socket.rcvhwm = queued

@@ -17,7 +17,7 @@ from pipeline.transport import payload, wire
 from pipeline.transport.address import Address, is_loopback, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
 from pipeline.transport.security import Security
-from pipeline.transport.shared_memory import Gone, RingReader
+from pipeline.transport.shared_memory import Gone, OutOfReach, RingReader
 from pipeline.transport.sockets import Endpoint, is_readable
 from pipeline.transport.streams import Stream, Streams
 from pipeline.transport.turns import ready_message, turn_prefix
@@ -211,7 +211,8 @@ class Subscriber:
             item = self._item(message)
         except Gone as error:
             stream.count["gone"] += 1
-            self._warn("gone", "%s", error)
+            if isinstance(error, OutOfReach):
+                self._warn("out of reach", "%s", error)
             return None
         except WireError as error:
             stream.count["invalid"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket as unix
@@ -24,7 +25,9 @@ from pipeline.transport import (
     publisher,
     shared_memory,
 )
-from pipeline.transport.clock import Offset
+from pipeline.transport import address as address_module
+from pipeline.transport import subscriber as subscriber_module
+from pipeline.transport.clock import ClockServer, Offset
 from pipeline.types import Classifications, Detections, Frame, Header, Result
 
 WAIT_S = 10.0
@@ -373,6 +376,51 @@ def test_closing_is_quick_and_may_be_done_twice(pair):
     for end in (sender, receiver, sender, receiver):
         end.close()
     assert time.monotonic() - before < WAIT_S / 2
+
+
+# --- between machines -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def far(monkeypatch):
+    """Makes the loopback look like another machine, whose clock is 5 s ahead."""
+    monkeypatch.setattr(address_module, "is_loopback", lambda host: False)
+    monkeypatch.setattr(subscriber_module, "is_loopback", lambda host: False)
+    ahead = functools.partial(ClockServer, now_ns=lambda: time.time_ns() + AHEAD_NS)
+    monkeypatch.setattr(publisher, "ClockServer", ahead)
+
+
+AHEAD_NS = 5_000_000_000
+
+
+@pytest.mark.usefixtures("far")
+def test_ages_between_machines_are_told_by_one_clock(caplog):
+    open_to_all = Security(insecure=True)
+    with (
+        Publisher("zmq+tcp://127.0.0.1:0", security=open_to_all) as sender,
+        Subscriber(f"zmq+{sender.endpoint}", security=open_to_all) as receiver,
+    ):
+
+        def attempt():
+            image = np.zeros(SHAPE, np.uint8)
+            there_ns = time.time_ns() + AHEAD_NS
+            sender.send_frame(Frame(image, there_ns, 0, "front"), Offset(0, 1000))
+            received = receiver.receive(0.05)
+            return received if received is not None and received.clock is not None else None
+
+        received = await_true(attempt)
+        assert received.header.kind == "jpeg"
+        assert abs(received.clock.offset_ns - AHEAD_NS) <= received.clock.error_ns
+        assert received.clock.error_ns > 1000  # the measurement's own, and what came with the frame
+        assert abs(received.age_ns()) < AHEAD_NS / 5
+        await_true(lambda: "5000 ms ahead" in caplog.text)
+
+
+@pytest.mark.usefixtures("far")
+def test_between_machines_nothing_goes_without_keys_or_saying_so():
+    for end in (Publisher, Subscriber):
+        with pytest.raises(ConfigError, match="--insecure"):
+            end("zmq+tcp://127.0.0.1:0")
 
 
 # --- who sends something else ---------------------------------------------------------------------

@@ -7,6 +7,7 @@ import errno
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pipeline.transport.shared_memory import (
     MAX_LEASES,
     Gone,
     NoFreeSlot,
+    OutOfReach,
     RingReader,
     RingWriter,
     remove_leftovers,
@@ -222,6 +224,36 @@ def test_a_full_shm_is_an_error_with_the_sizes():
     with pytest.raises(RunError, match=r"[0-9.]+ MiB are needed and /dev/shm has [0-9.]+ MiB free"):
         RingWriter(1 << 44)
     assert ring_files() == before
+
+
+@pytest.fixture
+def files_left():
+    """Lets this process open only so many files more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers = []
+
+    def leave(count):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        for _ in range(count):
+            os.close(fillers.pop())
+
+    yield leave
+    for filler in fillers:
+        os.close(filler)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("count", range(MAX_LEASES + 2))
+def test_too_few_file_descriptors_put_a_ring_out_of_reach(writer, files_left, count):
+    reference = writer.write(picture(1))
+    files_left(count)
+    with pytest.raises(OutOfReach, match="Too many open files"):
+        RingReader(writer.ring)
+    files_left(MAX_LEASES + 2)
+    assert (RingReader(writer.ring).read(reference, *SHAPE[:2]) == 1).all()
 
 
 def test_memory_that_runs_out_later_is_an_error_too(monkeypatch):
