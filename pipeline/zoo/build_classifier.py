@@ -22,7 +22,7 @@ from pipeline.zoo.equalize import correct_biases, equalize
 from pipeline.zoo.fetch import WheelMember, default_work_dir, fetch_member
 from pipeline.zoo.head import Head, fit_head, lean_to_labels
 from pipeline.zoo.imagenet_labels import read_labels
-from pipeline.zoo.mobilenet import INPUT_SIZE, Block, build_mobilenet, read_blocks
+from pipeline.zoo.mobilenet import FLOAT_NODES, INPUT_SIZE, Block, build_mobilenet, read_blocks
 from pipeline.zoo.onnx_file import save_model
 from pipeline.zoo.quantize import quantize_model
 from pipeline.zoo.torch_file import load_state_dict
@@ -133,7 +133,9 @@ def quantize(blocks: list[Block], head: Head, samples: npt.NDArray[np.uint8]) ->
     """The int8 form of the network, calibrated on `samples` (k, 224, 224, 3)."""
     batches = [samples[start : start + _BATCH] for start in range(0, len(samples), _BATCH)]
     network = build_mobilenet(equalize(blocks, batches), (head.weight, head.bias))
-    return quantize_model(correct_biases(network, batches), batches)
+    corrected = correct_biases(network, batches)
+    # Rounding weights jointly was tried: 82.8 top-1 against 83.6.
+    return quantize_model(corrected, batches, keep_float=FLOAT_NODES, jointly=False)
 
 
 def classifier_spec(sources: Sources) -> ModelSpec:

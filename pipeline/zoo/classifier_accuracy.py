@@ -99,9 +99,12 @@ def cross_validate(examples: Examples, teacher: Teacher) -> TopAccuracy:
 
 
 def top_accuracy(logits: Logits, classes: npt.NDArray[np.integer]) -> TopAccuracy:
-    """Top-1 and top-5 of logits (n, k) against the true `classes` (n,), in percent."""
+    """Top-1 and top-5 of logits (n, k) against the true `classes` (n,), in percent.
+
+    A class that ties with the true one counts as named before it.
+    """
     truth = np.take_along_axis(logits, classes[:, None], axis=1)
-    rank = (logits > truth).sum(axis=1)
+    rank = (logits >= truth).sum(axis=1) - 1
     return TopAccuracy(100.0 * float(np.mean(rank < 1)), 100.0 * float(np.mean(rank < 5)))
 
 

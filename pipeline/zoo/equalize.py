@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline.zoo.calibration import Batch, open_with_outputs
 from pipeline.zoo.mobilenet import Block, Convolution, build_mobilenet
 from pipeline.zoo.onnx_file import require_onnx
-from pipeline.zoo.qdq import quantize_weight
+from pipeline.zoo.rounding import round_to_nearest
 
 if TYPE_CHECKING:
     import onnx
@@ -40,18 +40,20 @@ def equalize(blocks: Sequence[Block], batches: Sequence[Batch]) -> list[Block]:
 
 
 def correct_biases(model: onnx.ModelProto, batches: Sequence[Batch]) -> onnx.ModelProto:
-    """A copy whose biases make up, on average over `batches`, for the rounding of the weights."""
+    """A copy whose convolutions' biases make up for rounding their weights to the nearest.
+
+    That is exact on average over `batches`, but for the border of padded pictures.
+    """
     onnx = require_onnx()
     result = onnx.ModelProto()
     result.CopyFrom(model)
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
     means = _channel_means(model, {node.input[0] for node in nodes}, batches)
     for node in nodes:
         weight, bias = (onnx.numpy_helper.to_array(tensors[name]) for name in node.input[1:3])
-        values, scale = quantize_weight(weight)
-        shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        error = (values * shaped - weight).reshape(*weight.shape[:2], -1).sum(axis=2)
+        values, scale, _ = round_to_nearest(weight)
+        error = (values * scale[:, None, None, None] - weight).sum(axis=(2, 3))
         mean = means[node.input[0]]
         is_depthwise = error.shape[1] != len(mean)
         shift = error[:, 0] * mean if is_depthwise else error @ mean
@@ -116,7 +118,7 @@ def _rebuilt(blocks: Iterable[Block], parts: Iterable[list[Convolution]]) -> lis
 
 def _factors(peaks: Float, share: float) -> Float:
     peaks = np.maximum(peaks, _SMALLEST_PEAK)
-    return ((peaks.max() / peaks) ** share).astype(np.float32)
+    return np.asarray((peaks.max() / peaks) ** share, np.float32)
 
 
 def _channel_peaks(
@@ -135,13 +137,13 @@ def _channel_peaks(
 def _channel_means(
     model: onnx.ModelProto, names: Iterable[str], batches: Sequence[Batch]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The mean of each channel of the named tensors [N, C, ...]."""
+    """The mean of each channel of the named tensors [N, C, H, W]."""
     ordered = sorted(names)
     session = open_with_outputs(model, ordered)
     sums: dict[str, npt.NDArray[np.float64]] = {}
     pictures = sum(len(batch) for batch in batches)
     for batch in batches:
         for name, values in zip(ordered, session.run(ordered, {"image": batch}), strict=True):
-            means = values.reshape(*values.shape[:2], -1).mean(axis=2, dtype=np.float64)
+            means = values.mean(axis=(2, 3), dtype=np.float64)
             sums[name] = sums.get(name, np.zeros(means.shape[1])) + means.sum(axis=0)
     return {name: total / pictures for name, total in sums.items()}

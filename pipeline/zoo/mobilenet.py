@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT_SIZE = 224
+FLOAT_NODES = ("head.sum", "logits")
+"""Nodes that gain nothing from int8."""
 FEATURES = 1280
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet, for pixels scaled to [0, 1]."""
@@ -226,10 +228,14 @@ class _GraphWriter:
         tensor = self._node("GlobalAveragePool", [tensor], "pool")
         if head is None:
             return self._node("Flatten", [tensor], "features"), FEATURES
-        tensor = self._node("Flatten", [tensor], "flat")
-        weight = self._constant("head.weight", head[0])
-        bias = self._constant("head.bias", head[1])
-        return self._node("Gemm", [tensor, weight, bias], "logits", transB=1), len(head[1])
+        # A product of rank 3 and a sum rather than Gemm: ONNX Runtime has an integer product with
+        # float output, so that logits are not rounded, but joins a product of rank 2 with its sum.
+        rows = self._shape("head.rows.shape", [0, 1, FEATURES])
+        tensor = self._node("Reshape", [tensor, rows], "head.rows")
+        weight = self._constant("head.weight", np.ascontiguousarray(head[0].T))
+        tensor = self._node("MatMul", [tensor, weight], "head.product")
+        tensor = self._node("Add", [tensor, self._constant("head.bias", head[1])], "head.sum")
+        return self._node("Flatten", [tensor], "logits"), len(head[1])
 
     def _stem(self, stem: Convolution) -> str:
         """From pixels in groups of four to channels first, as `fold_pixels` describes."""
