@@ -24,7 +24,7 @@ import zmq
 from pipeline.errors import ConfigError
 from pipeline.transport.address import Address
 from pipeline.transport.security import Doorkeeper, Security, protect
-from pipeline.transport.sockets import Context, last_endpoint, set_common_options
+from pipeline.transport.sockets import last_endpoint, new_context, set_common_options
 
 DRIFT = 100e-6  # two cheap quartzes: 100 s in a million
 WINDOW = 32
@@ -125,7 +125,7 @@ class ClockServer:
         self, address: Address, security: Security, now_ns: Callable[[], int] = time.time_ns
     ) -> None:
         self._now_ns = now_ns
-        self._context: Context = zmq.Context()
+        self._context = new_context()
         self._doorkeeper = (
             Doorkeeper(self._context, security.peers) if security.keys is not None else None
         )
@@ -196,7 +196,7 @@ class ClockClient:
         self._filter = OffsetFilter()
         self._stop = threading.Event()
         self._is_far = False
-        self._context: Context = zmq.Context()
+        self._context = new_context()
         self._thread = threading.Thread(target=self._run, name="clock-client", daemon=True)
         self._thread.start()
 

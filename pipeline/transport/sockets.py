@@ -26,6 +26,7 @@ IDLE_S, PROBE_S, PROBES = 2, 1, 3
 UNACKNOWLEDGED_MS = 5000
 RECONNECT_MS = (100, 1000)  # the first wait and the longest
 HANDSHAKE_MS = 5000
+FILES_NEEDED = 16  # by a context with a socket, a connection or two, and the keeper of its door
 LOCAL_BUFFER = 4 << 20  # a whole raw picture, so that it passes without a wait between
 REMOTE_BUFFER = 256 << 10  # little, because what waits in it grows old on a slow link
 
@@ -50,12 +51,9 @@ class Endpoint:
 
     def __init__(self, kind: int, security: Security, max_part_bytes: int, streams: int) -> None:
         self._security = security
+        self._context = new_context()
         self._doorkeeper: Doorkeeper | None = None
-        try:
-            self._context: Context = zmq.Context()
-            self.socket = self._context.socket(kind)
-        except zmq.ZMQError as error:
-            raise RunError(f"sockets: none can be made: {error.strerror}") from error
+        self.socket = self._context.socket(kind)
         self.addresses: list[Address] = []
         queued = QUEUED * streams
         self.socket.sndhwm = self.socket.rcvhwm = queued
@@ -103,6 +101,27 @@ class Endpoint:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def new_context() -> Context:
+    """A context for one socket and those of its helpers.
+
+    Raises `RunError` where too few file descriptors are left, for which libzmq would abort.
+    """
+    spare: list[int] = []
+    try:
+        for _ in range(FILES_NEEDED):
+            file = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            spare.append(file)  # noqa: PERF401 - those before one that fails are closed below
+    except OSError as error:
+        raise RunError(
+            f"sockets: {FILES_NEEDED} file descriptors are needed: {error.strerror}; "
+            f"allow more (ulimit -n)"
+        ) from error
+    finally:
+        for file in spare:
+            os.close(file)
+    return zmq.Context()
 
 
 def set_common_options(socket: zmq.Socket[bytes]) -> None:

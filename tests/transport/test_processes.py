@@ -236,6 +236,39 @@ def test_a_killed_member_of_a_group_costs_its_own_frame(start, address, kind):
     assert 0 <= sent - given - members[0].frames() <= 1 + len(ended)
 
 
+CRAMPED = """
+import os, resource, sys
+from pipeline.errors import RunError
+from pipeline.transport import Publisher, Subscriber
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+files = []
+try:
+    while True:
+        files.append(os.dup(1))
+except OSError:
+    for _ in range(int(sys.argv[2])):
+        os.close(files.pop())
+for end in (Publisher, Subscriber):
+    try:
+        end(sys.argv[1])
+    except RunError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("left", [0, 3, 8])
+def test_too_few_file_descriptors_are_an_error_and_no_abort(address, left):
+    done = subprocess.run(
+        [sys.executable, "-c", CRAMPED, address, str(left)],
+        capture_output=True,
+        check=True,
+        text=True,
+        cwd=ROOT,
+        timeout=WAIT_S,
+    )
+    assert done.stdout.count("Too many open files; allow more (ulimit -n)") == 2
+
+
 @pytest.mark.skipif(not shared_memory.is_available(), reason="shared memory needs Linux")
 def test_a_frame_outlives_the_publisher_that_was_killed(start, address):
     sender = start("publish", address, "shm", FPS, "front")
