@@ -26,9 +26,9 @@ PIXEL_WEIGHT_LEVELS = 64
 """For weights that multiply raw pixels. x86 without VNNI adds two products of uint8 and int8 in 16
 bits and clips what does not fit: pixels reach 255, and 2 * 255 * 64 still fits. Other activations
 hardly ever come near."""
-_DAMPING = 0.5
+_DAMPING = 0.1
 """Added to every variance, as a share of their mean, for what the pictures at hand do not show."""
-_SAMPLES = 512
+_SAMPLES = 700
 """Places looked at in one picture."""
 _SEED = 0
 
