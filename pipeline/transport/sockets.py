@@ -112,7 +112,7 @@ def new_context() -> Context:
     try:
         for _ in range(FILES_NEEDED):
             file = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            spare.append(file)  # noqa: PERF401 - those before one that fails are closed below
+            spare.append(file)
     except OSError as error:
         raise RunError(
             f"sockets: {FILES_NEEDED} file descriptors are needed: {error.strerror}; "

@@ -100,11 +100,6 @@ def start():
         shared_memory.remove_leftovers()
 
 
-@pytest.fixture
-def address(tmp_path):
-    return f"zmq+ipc://{tmp_path}/socket"
-
-
 def is_frame(said):
     return "seq" in said
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import socket as unix
 import threading
 import time
 
-import msgspec
 import numpy as np
 import pytest
-import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport import (
@@ -25,9 +22,7 @@ from pipeline.transport import (
     publisher,
     shared_memory,
 )
-from pipeline.transport import address as address_module
-from pipeline.transport import subscriber as subscriber_module
-from pipeline.transport.clock import ClockServer, Offset
+from pipeline.transport.clock import Offset
 from pipeline.types import Classifications, Detections, Frame, Header, Result
 
 WAIT_S = 10.0
@@ -39,12 +34,7 @@ needs_shm = pytest.mark.skipif(
 
 
 @pytest.fixture
-def address(tmp_path):
-    return f"zmq+ipc://{tmp_path}/socket"
-
-
-@pytest.fixture
-def pair(address):
+def pair(address, await_true):
     """Makes a publisher and a subscriber that have found each other; both end with the test."""
     with contextlib.ExitStack() as stack:
 
@@ -56,24 +46,6 @@ def pair(address):
             return sender, receiver
 
         yield make
-
-
-def await_true(condition):
-    deadline = time.monotonic() + WAIT_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return value
-
-
-def exchanged(sender, receiver, sent=None):
-    """What the receiver gets of frames that are sent until it gets one."""
-
-    def attempt():
-        sender.send_frame(sent or frame())
-        return receiver.receive(0.05)  # also where nobody was there: it is how a newcomer is met
-
-    return await_true(attempt)
 
 
 def frame(seq=0, camera="front", value=None, shape=SHAPE):
@@ -125,7 +97,7 @@ def test_a_change_of_size_is_followed(pair):
 
 
 @pytest.mark.parametrize("n", [0, 3])
-def test_a_result_arrives_as_it_was_sent(pair, n):
+def test_a_result_arrives_as_it_was_sent(pair, n, await_true):
     sender, receiver = pair((), {"frames": False, "results": True})
     await_true(lambda: sender.wants_results("front"))
     assert not sender.wants_frames("front")
@@ -151,7 +123,7 @@ def test_what_nobody_subscribed_to_is_neither_encoded_nor_sent(address, monkeypa
         assert sender.counts == {"frame/front": {"unwanted": 1}, "result/front": {"unwanted": 1}}
 
 
-def test_a_camera_whose_name_begins_like_another_is_told_apart(address):
+def test_a_camera_whose_name_begins_like_another_is_told_apart(address, await_true):
     with Publisher(address, streams=4) as sender, Subscriber(f"{address}?camera=front") as one:
         await_true(lambda: sender.wants_frames("front"))
         for camera in ("front_left", "front/left", "front"):
@@ -161,7 +133,7 @@ def test_a_camera_whose_name_begins_like_another_is_told_apart(address):
         assert set(one.counts) == {"frame/front"}
 
 
-def test_every_camera_gets_its_turn(pair):
+def test_every_camera_gets_its_turn(pair, await_true):
     sender, receiver = pair(("a", "b"), {"streams": 8}, streams=8)
     for seq in range(3):
         sender.send_frame(frame(seq, "a"))
@@ -171,7 +143,7 @@ def test_every_camera_gets_its_turn(pair):
     assert cameras == {"a", "b"}
 
 
-def test_the_newest_is_given_and_the_older_ones_are_counted(pair):
+def test_the_newest_is_given_and_the_older_ones_are_counted(pair, await_true):
     sender, receiver = pair((*"a",), {"streams": 16}, streams=16, payload="raw")
     for seq in range(10):
         sender.send_frame(frame(seq, "a"))
@@ -182,7 +154,7 @@ def test_the_newest_is_given_and_the_older_ones_are_counted(pair):
     assert sums(count) == count["received"] == sender.counts["frame/a"]["sent"]
 
 
-def test_a_queue_never_grows_and_what_it_dropped_is_counted(pair):
+def test_a_queue_never_grows_and_what_it_dropped_is_counted(pair, exchanged):
     sender, receiver = pair(payload="raw")
     for seq in range(200):
         sender.send_frame(frame(seq, shape=(480, 640, 3)))
@@ -300,7 +272,7 @@ def test_a_file_at_the_address_is_not_removed(tmp_path):
     assert path.read_text() == "dear"
 
 
-def test_the_socket_of_a_dead_process_is_taken_over(tmp_path):
+def test_the_socket_of_a_dead_process_is_taken_over(tmp_path, await_true):
     path = tmp_path / "socket"
     with unix.socket(unix.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -308,7 +280,7 @@ def test_the_socket_of_a_dead_process_is_taken_over(tmp_path):
         await_true(lambda: sender.wants_frames("front"))
 
 
-def test_several_publishers_come_to_one_subscriber(address):
+def test_several_publishers_come_to_one_subscriber(address, exchanged):
     with (
         Subscriber(f"{address}?bind", streams=4) as receiver,
         Publisher(f"{address}?connect", payload="raw") as one,
@@ -337,7 +309,7 @@ def test_two_ways_to_one_publisher_give_each_frame_once(tmp_path):
     assert seen == sorted(set(seen))
 
 
-def test_a_second_subscriber_hears_the_same(pair, address):
+def test_a_second_subscriber_hears_the_same(pair, address, await_true, exchanged):
     sender, receiver = pair(payload="raw")
     with Subscriber(address) as second:
         exchanged(sender, second)
@@ -346,7 +318,7 @@ def test_a_second_subscriber_hears_the_same(pair, address):
             assert await_true(lambda each=each: each.receive(0.1)).item.seq in {0, 77}
 
 
-def test_it_is_noticed_when_the_last_subscriber_leaves(pair):
+def test_it_is_noticed_when_the_last_subscriber_leaves(pair, await_true):
     sender, receiver = pair()
     receiver.close()
     await_true(lambda: not sender.wants_frames("front"))
@@ -378,130 +350,8 @@ def test_closing_is_quick_and_may_be_done_twice(pair):
     assert time.monotonic() - before < WAIT_S / 2
 
 
-# --- between machines -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def far(monkeypatch):
-    """Makes the loopback look like another machine, whose clock is 5 s ahead."""
-    monkeypatch.setattr(address_module, "is_loopback", lambda host: False)
-    monkeypatch.setattr(subscriber_module, "is_loopback", lambda host: False)
-    ahead = functools.partial(ClockServer, now_ns=lambda: time.time_ns() + AHEAD_NS)
-    monkeypatch.setattr(publisher, "ClockServer", ahead)
-
-
-AHEAD_NS = 5_000_000_000
-
-
-@pytest.mark.usefixtures("far")
-def test_ages_between_machines_are_told_by_one_clock(caplog):
-    open_to_all = Security(insecure=True)
-    with (
-        Publisher("zmq+tcp://127.0.0.1:0", security=open_to_all) as sender,
-        Subscriber(f"zmq+{sender.endpoint}", security=open_to_all) as receiver,
-    ):
-
-        def attempt():
-            image = np.zeros(SHAPE, np.uint8)
-            there_ns = time.time_ns() + AHEAD_NS
-            sender.send_frame(Frame(image, there_ns, 0, "front"), Offset(0, 1000))
-            received = receiver.receive(0.05)
-            return received if received is not None and received.clock is not None else None
-
-        received = await_true(attempt)
-        assert received.header.kind == "jpeg"
-        assert abs(received.clock.offset_ns - AHEAD_NS) <= received.clock.error_ns
-        assert received.clock.error_ns > 1000  # the measurement's own, and what came with the frame
-        assert abs(received.age_ns()) < AHEAD_NS / 5
-        await_true(lambda: "5000 ms ahead" in caplog.text)
-
-
-@pytest.mark.usefixtures("far")
-def test_between_machines_nothing_goes_without_keys_or_saying_so():
-    for end in (Publisher, Subscriber):
-        with pytest.raises(ConfigError, match="--insecure"):
-            end("zmq+tcp://127.0.0.1:0")
-
-
-# --- who sends something else ---------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def stranger(address, kind=zmq.PUB):
-    """A bare socket at the other end."""
-    with zmq.Context() as context, context.socket(kind) as socket:
-        socket.linger = 0
-        yield socket
-
-
-def test_garbage_is_refused_counted_and_survived(address, caplog):
-    random = np.random.default_rng(0)
-    header = {"version": 1, "camera": "front"}
-    garbage = [
-        [b"frame/front"],
-        [b"frame/front", b"", b"", b"", b""],
-        [b"frame/front", random.bytes(100), random.bytes(100)],
-        [b"frame/front", msgspec.msgpack.encode(header), b""],
-        [b"frame/front", msgspec.msgpack.encode({"version": 9}), b""],
-        [b"frame/" + random.bytes(50), random.bytes(5), b""],
-    ]
-    with (
-        Subscriber(f"{address}?bind", streams=16) as receiver,
-        stranger(address) as socket,
-        caplog.at_level(logging.WARNING),
-    ):
-        socket.connect(address.removeprefix("zmq+"))
-        await_true(
-            lambda: (
-                [socket.send_multipart(m) for m in garbage]
-                and receiver.receive(0.05) is None
-                and receiver.counts["?"]["invalid"] >= 3 * len(garbage)
-            )
-        )
-        with Publisher(f"{address}?connect", payload="raw") as sender:
-            exchanged(sender, receiver)
-    assert "version 9 came" in caplog.text
-    assert caplog.text.count("parts came") == 1  # one line, not one a message
-
-
-def test_a_part_larger_than_allowed_ends_the_connection_before_it_is_taken_in(address):
-    with (
-        Subscriber(f"{address}?bind", limits=Limits(max_frame_mb=1)) as receiver,
-        stranger(address) as socket,
-    ):
-        socket.connect(address.removeprefix("zmq+"))
-        huge = bytes(8 << 20)
-        for _ in range(20):
-            socket.send_multipart([b"frame/front", b"x", huge])
-            assert receiver.receive(0.02) is None
-        assert receiver.counts["?"]["received"] == 0
-        with Publisher(f"{address}?connect", payload="raw") as sender:
-            exchanged(sender, receiver)
-
-
 def test_a_picture_above_the_limit_is_refused(pair):
     sender, receiver = pair(payload="jpeg", subscriber_options={"limits": Limits(max_frame_mb=1)})
     sender.send_frame(frame(1, shape=(600, 800, 3)))
     assert receiver.receive(0.3) is None
     assert receiver.counts["?"]["invalid"] == 1
-
-
-def test_a_socket_that_does_not_speak_zeromq_is_survived():
-    with Publisher("zmq+tcp://127.0.0.1:0") as sender:
-        port = int(sender.endpoint.rpartition(":")[2])
-        for bits in (b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 1000, bytes(1000)):
-            with unix.create_connection(("127.0.0.1", port)) as connection:
-                connection.sendall(bits)
-        with Subscriber(f"zmq+{sender.endpoint}") as receiver:
-            exchanged(sender, receiver)
-
-
-def test_a_subscriber_that_talks_back_is_not_listened_to(address):
-    with Publisher(address, payload="raw") as sender, stranger(address, zmq.XSUB) as socket:
-        socket.connect(address.removeprefix("zmq+"))
-        socket.send(b"\x01frame/")
-        await_true(lambda: sender.wants_frames("front"))
-        for bits in (b"", b"\x02hello", b"\x00never subscribed", bytes(100)):
-            socket.send(bits)
-        socket.send(b"\x00frame/")
-        await_true(lambda: not sender.wants_frames("front"))

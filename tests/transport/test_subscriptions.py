@@ -18,11 +18,6 @@ from pipeline.types import Detections, Frame, Result
 WAIT_S = 10.0
 
 
-@pytest.fixture
-def address(tmp_path):
-    return f"zmq+ipc://{tmp_path}/socket"
-
-
 class Sender:
     """Publishes from a thread of its own, frames or frames with results, until it is ended."""
 

@@ -22,11 +22,6 @@ WAIT_S = 10.0
 TOPIC = b"frame/front"
 
 
-@pytest.fixture
-def address(tmp_path):
-    return f"zmq+ipc://{tmp_path}/socket"
-
-
 def frame(seq=0, camera="front"):
     return Frame(np.full((48, 64, 3), seq % 251, np.uint8), time.time_ns(), seq, camera)
 

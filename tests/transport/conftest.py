@@ -1,0 +1,48 @@
+"""What the tests of publishers and subscribers share."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.types import Frame
+
+WAIT_S = 10.0
+
+
+@pytest.fixture
+def address(tmp_path):
+    """An address of this test's own."""
+    return f"zmq+ipc://{tmp_path}/socket"
+
+
+@pytest.fixture(scope="session")
+def await_true():
+    """Waits for a condition that other threads or processes bring about; gives its value."""
+
+    def wait(condition):
+        deadline = time.monotonic() + WAIT_S
+        while not (value := condition()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return value
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def exchanged(await_true):
+    """Sends a frame again and again until the receiver gets one; what it got."""
+
+    def exchange(sender, receiver, frame=None):
+        frame = frame or Frame(np.zeros((48, 64, 3), np.uint8), 1, 0, "front")
+
+        def attempt():
+            sender.send_frame(frame)
+            return receiver.receive(0.05)  # also where nobody was there: so a newcomer is met
+
+        return await_true(attempt)
+
+    return exchange
