@@ -33,6 +33,7 @@ REMOTE_BUFFER = 256 << 10  # little, because what waits in it grows old on a slo
 Context = zmq.Context[zmq.Socket[bytes]]
 E_ = TypeVar("E_", bound="Endpoint")
 
+_READABLE = int(zmq.POLLIN)  # plain, because arithmetic on enumerations takes its time
 _WHY = {
     errno.EADDRINUSE: "is in use by another process",
     errno.EADDRNOTAVAIL: "is not an address of this machine",
@@ -137,7 +138,7 @@ def set_common_options(socket: zmq.Socket[bytes]) -> None:
 
 def is_readable(socket: zmq.Socket[bytes]) -> bool:
     """Whether a message waits; much cheaper than a `recv` that fails."""
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
 
 def last_endpoint(socket: zmq.Socket[bytes]) -> str:
