@@ -6,6 +6,7 @@ them (`vision --help`) starts at once.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pipeline.inference.detector import Detector
     from pipeline.output.drawing import draw
     from pipeline.types import Classifications, Detections, Frame, Header, Result
+
+# ONNX Runtime reads it when it is first loaded. A robot's software reports to nobody unasked, and
+# leaves no files in a home that may be read-only.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Classifications": "pipeline.types",

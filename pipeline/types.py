@@ -50,13 +50,8 @@ class Frame:
     camera: str
 
     def __post_init__(self) -> None:
-        image = self.image
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(
-                f"Frame.image must be a non-empty (H, W, 3) uint8 array, "
-                f"but got shape {image.shape} of {image.dtype}"
-            )
-        image.flags.writeable = False
+        check_image("Frame.image", self.image)
+        self.image.flags.writeable = False
 
     @property
     def header(self) -> Header:
@@ -148,6 +143,15 @@ class Result:
     classifications: Classifications | None = None
     stage_ns: Mapping[str, int] = field(default_factory=dict)
     image: Image | None = None
+
+
+def check_image(subject: str, image: npt.NDArray[np.generic]) -> None:
+    """Raise `ValueError` unless `image` is a non-empty (H, W, 3) uint8 array."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(
+            f"{subject} must be a non-empty (H, W, 3) uint8 array, "
+            f"but got shape {image.shape} of {image.dtype}"
+        )
 
 
 def _expect(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigError
 from pipeline.inference.session import Model, open_model
-from pipeline.types import Classifications, Image
+from pipeline.types import Classifications, Image, check_image
 
 DEFAULT_CLASSIFIER = "mobilenetv2-int8"
 CONTEXT = 1.1  # a crop's side over the longer side of its box: the network learned with margins
@@ -66,8 +66,9 @@ class Classifier:
     def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications:
         """Name n boxes (n, 4) float32 x1 y1 x2 y2 of one (H, W, 3) uint8 BGR picture.
 
-        Raises `ValueError` where `boxes` has another shape.
+        Raises `ValueError` where either has another form.
         """
+        check_image("image", image)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes must have shape (n, 4), but got {boxes.shape}")
         count = len(boxes)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RunError
 from pipeline.inference.decode import NMS_KINDS, NmsKind, decode
 from pipeline.inference.kernels import are_compiled
 from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
 from pipeline.inference.session import Model, open_model
-from pipeline.types import Detections, Image
+from pipeline.types import Detections, Image, check_image
 
 logger = logging.getLogger(__name__)
 
@@ -101,18 +101,34 @@ class Detector:
             self._model = open_model(self._model.path, task="detect", threads=threads)
 
     def warm_up(self) -> None:
-        """Run once on a blank picture, so that nothing is compiled or laid out on the first."""
+        """Run once on a blank picture, so that nothing is compiled or laid out on the first.
+
+        Raises `RunError` where the disk has no room for the compiled kernels.
+        """
         if not are_compiled():
             logger.info("compiling the detection kernels, once per machine (about 10 s)")
         spec = self._model.spec.input
-        self(np.zeros((spec.height, spec.width, 3), np.uint8))
+        try:
+            self(np.zeros((spec.height, spec.width, 3), np.uint8))
+        except OSError as error:
+            raise RunError(
+                f"compiled kernels cannot be written: {error}; "
+                f"make room, or set NUMBA_CACHE_DIR to another folder"
+            ) from error
 
     def __call__(self, image: Image) -> Detections:
-        """Find the objects in one (H, W, 3) uint8 BGR picture."""
+        """Find the objects in one (H, W, 3) uint8 BGR picture.
+
+        Raises `ValueError` where the picture has another form.
+        """
         return self.infer(self.prepare(image))
 
     def prepare(self, image: Image) -> Prepared:
-        """Bring a picture to the network's size: the first half of a call."""
+        """Bring a picture to the network's size: the first half of a call.
+
+        Raises `ValueError` where the picture is not (H, W, 3) uint8.
+        """
+        check_image("image", image)
         spec = self._model.spec.input
         height, width = image.shape[:2]
         placement = place(width, height, spec.width, spec.height, spec.fit)

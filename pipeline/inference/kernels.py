@@ -8,8 +8,10 @@ for the candidates they find. Numba infers the types, so the arguments carry no 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +25,29 @@ _LOGIT_MARGIN = 1e-3  # the cheap test in logit space may only err towards looki
 _FIRST_CAPACITY = 256
 
 
+@functools.cache
+def _warn_of_no_cache(reason: str) -> None:
+    logger.warning("no folder to keep compiled kernels in (%s); every start compiles", reason)
+
+
 def _kernel(function: Any) -> Any:
     """Compile on first use, keep the machine code on disk, run without the interpreter lock."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
-    except RuntimeError as error:  # Numba's answer where no folder can be written to
-        logger.warning("compiled kernels cannot be kept (%s); every start compiles anew", error)
+    except RuntimeError:  # Numba's answer where no folder can be written to
+        _warn_of_no_cache("set NUMBA_CACHE_DIR to one")
         return numba.njit(**options)(function)
 
 
 def are_compiled() -> bool:
-    """Whether an earlier run has left the machine code on this machine."""
+    """Whether an earlier run of this Python and this file has left the machine code."""
     folder = decode_and_suppress.stats.cache_path
-    return folder is not None and any(Path(folder).glob("kernels.decode_and_suppress-*.nbi"))
+    if folder is None:
+        return False
+    newest = Path(__file__).stat().st_mtime
+    name = f"kernels.decode_and_suppress-*.py{sys.version_info[0]}{sys.version_info[1]}*.nbi"
+    return any(index.stat().st_mtime >= newest for index in Path(folder).glob(name))
 
 
 @_kernel

@@ -29,7 +29,7 @@ def find_model(model: str | Path) -> Path:
     if path.suffix == SUFFIX or path.parent != Path():
         if path.is_file():
             return path
-        raise ModelError(f"model {model}: no such file")
+        raise ModelError(f"model {path}: no such file")
     models = installed_models()
     if path.name in models:
         return models[path.name]

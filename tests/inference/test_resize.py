@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline import Classifier, Detector
 from pipeline.inference.resize import LETTERBOX_GREY, inverse, place, resize_into
 
 SIZES = np.random.default_rng(0).integers(1, 4000, (40, 4)).tolist()
@@ -62,3 +63,21 @@ def test_a_picture_of_the_networks_own_size_is_copied_unchanged():
     out = np.empty_like(image)
     resize_into(image, out, place(416, 416, 416, 416, "stretch"))
     np.testing.assert_array_equal(out, image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((90, 90), np.uint8),
+        np.zeros((90, 90, 4), np.uint8),
+        np.zeros((90, 90, 3), np.float32),
+        np.zeros((90, 90, 3), np.uint16),
+        np.zeros((0, 90, 3), np.uint8),
+    ],
+    ids=["grey", "with-alpha", "float", "16-bit", "empty"],
+)
+def test_pictures_of_another_form_are_refused_by_both_models(image):
+    with pytest.raises(ValueError, match=r"non-empty \(H, W, 3\) uint8 array, but got"):
+        Detector()(image)
+    with pytest.raises(ValueError, match=r"non-empty \(H, W, 3\) uint8 array, but got"):
+        Classifier()(image, np.zeros((1, 4), np.float32))
