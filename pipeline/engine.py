@@ -14,6 +14,7 @@ core each, which wastes no time on splitting a layer between cores, so that the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from pipeline.errors import FrameError, StageError
+from pipeline.errors import ConfigError, FrameError, StageError
 from pipeline.inference.session import available_threads
 from pipeline.runtime.mailbox import Closed, Mailbox
 from pipeline.runtime.metrics import Durations
@@ -39,7 +40,7 @@ STAGES = ("capture", "preprocess", "detect", "classify", "output")
 PARALLEL_STAGES = ("detect", "classify")  # with every frame wanted, as many workers as cores
 POLL_S = 0.1  # how often a waiting reader looks whether it was asked to stop
 DRAIN_S = 1.0  # how long frames in flight may take to finish after a request to stop
-JOIN_S = 0.5  # how long each thread may take to end; a reader stuck in a driver is left behind
+JOIN_S = 0.6  # how long all threads may take to end; a reader stuck in a driver is left behind
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,16 @@ class FrameSource(Protocol):
 
 
 class FrameDetector(Protocol):
-    """What the pipeline needs of a detector; `infer` is called from several threads at once."""
+    """What the pipeline needs of a detector; `infer` is called from several threads at once.
+
+    `cancel` makes the calls under way raise as soon as they can.
+    """
 
     def use_threads(self, threads: int) -> None: ...
     def warm_up(self) -> None: ...
     def prepare(self, image: Image) -> Any: ...
     def infer(self, prepared: Any) -> Detections: ...
+    def cancel(self) -> None: ...
 
 
 class BoxClassifier(Protocol):
@@ -67,6 +72,7 @@ class BoxClassifier(Protocol):
 
     def use_threads(self, threads: int) -> None: ...
     def warm_up(self) -> None: ...
+    def cancel(self) -> None: ...
     def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications: ...
 
 
@@ -92,7 +98,9 @@ class Pipeline:
 
     Use it as a context manager: entering starts the threads, leaving ends them and closes the
     source. A stage that fails raises its `StageError` from the iteration, after the results that
-    were finished before. At the end captured = processed + dropped + failed.
+    were finished before. At the end captured = processed + dropped + failed. It runs once.
+
+    Raises `ConfigError` for a limit that makes no sense.
     """
 
     def __init__(
@@ -106,6 +114,11 @@ class Pipeline:
         max_frames: int | None = None,
         duration_s: float | None = None,
     ) -> None:
+        for name, value in (("threads", threads), ("max_frames", max_frames)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, but got {value}")
+        if duration_s is not None and not duration_s > 0:
+            raise ConfigError(f"duration_s must be more than 0 seconds, but got {duration_s}")
         self._source = source
         self._detector = detector
         self._classifier = classifier
@@ -114,12 +127,15 @@ class Pipeline:
         self._max_frames = max_frames
         self._duration_s = duration_s
         self._counts = {"captured": 0, "processed": 0, "dropped": 0, "failed": 0}
+        self._counts_are_final = False
         self._count_lock = threading.Lock()
         self._times = {name: Durations() for name in STAGES}
         self._ages = {name: Durations() for name in STAGES}
         self._started_s = self._ended_s = 0.0
         self._stop_by_s: float | None = None
         self._stop_requested = False
+        self._is_cancelled = False
+        self._left_behind = False
         self._next_ticket = 0
         self._build()
 
@@ -128,6 +144,8 @@ class Pipeline:
     def _build(self) -> None:
         self._workers = self._threads if self._every_frame else 1
         in_flight = self._workers + 1 if self._every_frame else 1
+        # So many model calls run at once, whichever stage they belong to: that is the budget.
+        self._cores = threading.BoundedSemaphore(self._workers)
         self._permits: Mailbox[None] = Mailbox(in_flight)
         for _ in range(in_flight):
             self._permits.put(None)
@@ -161,13 +179,15 @@ class Pipeline:
             work=self._timed(name, work) if inbox is not None else work,
             give=give,
             discard=self._drop,
-            fail=lambda job: self._count("failed"),
+            fail=self._fail,
             abort=lambda: self._discard_all(inbox) if inbox is not None else None,
             finish=outbox.close,
             workers=self._workers if name in PARALLEL_STAGES else 1,
         )
 
     def __enter__(self) -> Pipeline:
+        if self._started_s:
+            raise RuntimeError("a Pipeline runs once; make another one")
         try:
             self._warm_up()
         except BaseException:
@@ -203,6 +223,8 @@ class Pipeline:
 
         Raises `StopIteration` at the end, and the `StageError` of a stage that failed.
         """
+        if not self._started_s:
+            raise RuntimeError("a Pipeline is entered first: with Pipeline(...) as results: ...")
         while True:
             self._check_time()
             try:
@@ -227,13 +249,22 @@ class Pipeline:
         """End at once; frames in flight are dropped. Calling it again does nothing."""
         self._cancel()
         self._source.close()
-        for stage in self._stages:
-            if not stage.join(JOIN_S):
+        deadline_s = time.monotonic() + JOIN_S
+        for stage in self._stages if self._started_s else ():
+            if not stage.join(deadline_s):
+                self._left_behind = True
                 logger.warning("stage %s did not end in time and is left behind", stage.name)
         self._discard_all(self._results)
         for job in self._in_order.cancel():
             self._drop(job)
         self._ended_s = self._ended_s or time.monotonic()
+        if self._left_behind:
+            self._give_up_the_rest()
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether, after `close`, a thread is still inside a driver or a model."""
+        return self._left_behind
 
     def record_output(self, duration_ns: int) -> None:
         """Note how long the consumer took over one result, for the statistics."""
@@ -294,10 +325,13 @@ class Pipeline:
         self._in_order.put(job.ticket, job)
 
     def _timed(self, name: str, work: Callable[[_Job], _Job]) -> Callable[[_Job], _Job]:
+        core = self._cores if name in PARALLEL_STAGES else contextlib.nullcontext()
+
         def timed(job: _Job) -> _Job:
-            started_ns = time.perf_counter_ns()
-            job = work(job)
-            job.stage_ns[name] = time.perf_counter_ns() - started_ns
+            with core:
+                started_ns = time.perf_counter_ns()
+                job = work(job)
+                job.stage_ns[name] = time.perf_counter_ns() - started_ns
             self._times[name].add(job.stage_ns[name] / 1e6)
             self._record_age(name, job)
             return job
@@ -327,11 +361,14 @@ class Pipeline:
 
     def _cancel(self) -> None:
         """Close every mailbox; what is inside is dropped, finished results excepted."""
-        self._stop_requested = True
+        self._stop_requested = self._is_cancelled = True
         self._permits.close()
         for mailbox in (self._captured, self._prepared, self._detected):
             self._discard_all(mailbox)
         self._results.close()
+        self._detector.cancel()
+        if self._classifier is not None:
+            self._classifier.cancel()
 
     def _discard_all(self, mailbox: Mailbox[_Job]) -> None:
         for job in mailbox.cancel():
@@ -341,10 +378,23 @@ class Pipeline:
 
     def _count(self, what: str) -> None:
         with self._count_lock:
-            self._counts[what] += 1
+            if not self._counts_are_final:
+                self._counts[what] += 1
 
     def _drop(self, job: _Job) -> None:
         self._count("dropped")
+
+    def _fail(self, job: _Job) -> None:
+        """A call that we broke off ourselves is no fault of the frame."""
+        self._count("dropped" if self._is_cancelled else "failed")
+
+    def _give_up_the_rest(self) -> None:
+        """Count as dropped what threads that were left behind still hold, and nothing after."""
+        with self._count_lock:
+            counts = self._counts
+            held = counts["captured"] - sum(counts[k] for k in ("processed", "dropped", "failed"))
+            counts["dropped"] += held
+            self._counts_are_final = True
 
     def _return_permit(self) -> None:
         try:
@@ -357,7 +407,7 @@ class Pipeline:
 
     def stats(self) -> dict[str, Any]:
         """Counts, rate, ages and stage times so far, in the form of `--stats`."""
-        seconds = (self._ended_s or time.monotonic()) - self._started_s
+        seconds = (self._ended_s or time.monotonic()) - self._started_s if self._started_s else 0.0
         with self._count_lock:
             counts = dict(self._counts)
         return {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.engine import Pipeline
-from pipeline.errors import CaptureError, FrameError, StageError
+from pipeline.errors import CaptureError, ConfigError, FrameError, StageError
 from pipeline.types import Classifications, Detections, Frame
 
 WAIT_S = 5.0
@@ -58,6 +58,9 @@ class Finder:
     def warm_up(self):
         pass
 
+    def cancel(self):
+        pass
+
     def prepare(self, image):
         return int(image[0, 0, 0])
 
@@ -72,6 +75,9 @@ class Finder:
 
 class Namer:
     labels = ("a", "b")
+
+    def cancel(self):
+        pass
 
     def use_threads(self, threads):
         pass
@@ -248,6 +254,66 @@ def test_a_source_is_closed_when_the_detector_cannot_start():
     with pytest.raises(MemoryError), Pipeline(source, Broken()):
         pass
     assert source.closed.is_set()
+
+
+def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted():
+    for_ever = threading.Event()
+    source = Source(50)
+    started = time.monotonic()
+    with Pipeline(source, Finder(lambda number: for_ever.wait(WAIT_S)), threads=2) as pipeline:
+        pipeline.stop()
+        assert list(pipeline) == []
+    assert time.monotonic() - started < 2.0
+    assert pipeline.left_behind
+    stats = pipeline.stats()
+    assert accounts(stats)
+    for_ever.set()  # what it hands in now comes too late to be counted twice
+    for stage in pipeline._stages:
+        assert stage.join(time.monotonic() + WAIT_S)
+    assert pipeline.stats()["dropped"] == stats["dropped"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
+    running, most, lock = [], [], threading.Lock()
+
+    def enter(number=None):
+        with lock:
+            running.append(1)
+            most.append(len(running))
+        threading.Event().wait(0.002)
+        with lock:
+            running.pop()
+
+    class SlowNamer(Namer):
+        def __call__(self, image, boxes):
+            enter()
+            return super().__call__(image, boxes)
+
+    with Pipeline(Source(40), Finder(enter), SlowNamer(), threads=threads) as pipeline:
+        assert len(list(pipeline)) == 40
+    assert max(most) == threads
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"threads": 0}, {"threads": -1}, {"max_frames": 0}, {"duration_s": -1.0}],
+    ids=lambda limits: next(iter(limits)),
+)
+def test_limits_that_make_no_sense_are_refused(limits):
+    with pytest.raises(ConfigError, match=f"{next(iter(limits))} must be"):
+        Pipeline(Source(1), Finder(), **limits)
+
+
+def test_a_pipeline_says_how_it_is_used():
+    pipeline = Pipeline(Source(3), Finder())
+    assert pipeline.stats()["seconds"] == 0
+    with pytest.raises(RuntimeError, match="with Pipeline"):
+        next(iter(pipeline))
+    with pipeline:
+        assert len(list(pipeline)) == 3
+    with pytest.raises(RuntimeError, match="runs once"), pipeline:
+        pass
 
 
 def test_the_policy_decides_how_the_cores_are_used():

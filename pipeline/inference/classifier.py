@@ -57,6 +57,10 @@ class Classifier:
         if threads != self._model.threads:
             self._model = open_model(self._model.path, task="classify", threads=threads)
 
+    def cancel(self) -> None:
+        """Break off the calls under way; they raise `RunError`."""
+        self._model.cancel()
+
     def warm_up(self) -> None:
         """Run once on a blank picture, so that nothing is laid out on the first."""
         spec = self._model.spec.input

@@ -100,6 +100,10 @@ class Detector:
         if threads != self._model.threads:
             self._model = open_model(self._model.path, task="detect", threads=threads)
 
+    def cancel(self) -> None:
+        """Break off the calls under way; they raise `RunError`."""
+        self._model.cancel()
+
     def warm_up(self) -> None:
         """Run once on a blank picture, so that nothing is compiled or laid out on the first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, RunError
 from pipeline.inference.locate import find_model
 from pipeline.inference.processor import adds_int8_in_16_bits, processor
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
@@ -43,6 +43,7 @@ class Model:
     spec: ModelSpec
     session: ort.InferenceSession
     threads: int
+    _running: list[ort.RunOptions] = field(default_factory=list)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -51,11 +52,27 @@ class Model:
         return (spec.logits,) if spec.logits else tuple(head.output for head in spec.heads)
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-        """Run a batch (N, height, width, 3) uint8 BGR; one float32 array an output."""
-        outputs: list[npt.NDArray[np.float32]] = self.session.run(
-            self.outputs, {self.spec.input.name: pixels}
-        )
+        """Run a batch (N, height, width, 3) uint8 BGR; one float32 array an output.
+
+        Raises `RunError` where `cancel` broke it off or the runtime fails.
+        """
+        options = ort.RunOptions()
+        self._running.append(options)
+        try:
+            outputs: list[npt.NDArray[np.float32]] = self.session.run(
+                self.outputs, {self.spec.input.name: pixels}, options
+            )
+        except _ORT_ERRORS as error:
+            reason = "was cancelled" if options.terminate else " ".join(str(error).split())
+            raise RunError(f"{self.path.name}: the model's call {reason}") from error
+        finally:
+            self._running.remove(options)
         return outputs
+
+    def cancel(self) -> None:
+        """Break off the calls under way, each after the layer that it is in."""
+        for options in list(self._running):
+            options.terminate = True
 
 
 def open_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -63,10 +64,10 @@ class Stage(Generic[In, Out]):
         for thread in self._threads:
             thread.start()
 
-    def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for all workers to end; False where one still runs after `timeout_s` each."""
+    def join(self, deadline_s: float) -> bool:
+        """Wait for all workers until `time.monotonic()` is `deadline_s`; False if one runs on."""
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, deadline_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_stage_passes_on_its_work_and_ends_with_its_input():
         bench.inbox.put(item)
     bench.inbox.close()
     assert drain(bench.outbox) == [0, 2, 4, 6, 8]
-    assert bench.stage.join(WAIT_S)
+    assert bench.stage.join(time.monotonic() + WAIT_S)
     assert bench.finished == [None]
 
 
@@ -92,7 +93,7 @@ def test_a_worker_that_raises_wakes_its_idle_neighbours():
     bench.inbox.put("bad")
     assert bench.outbox.get(WAIT_S) == "good"
     may_fail.set()  # the other worker now waits for an item that never comes
-    assert bench.stage.join(WAIT_S)
+    assert bench.stage.join(time.monotonic() + WAIT_S)
     assert len(bench.finished) == 1
     assert bench.failed == ["bad"]
 
@@ -123,7 +124,7 @@ def test_what_cannot_be_handed_over_is_discarded_not_lost():
     assert in_work.wait(WAIT_S)
     bench.outbox.cancel()  # the consumer dies while the work is being done
     go_on.set()
-    assert bench.stage.join(WAIT_S)
+    assert bench.stage.join(time.monotonic() + WAIT_S)
     assert bench.discarded == ["unlucky"]
 
 
