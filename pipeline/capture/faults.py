@@ -227,7 +227,7 @@ def _with_noise(image: Image, chance: random.Random) -> Image:
     height = image.shape[0]
     first = chance.randrange(height)
     rows = min(height - first, max(1, height // 4))
-    noisy = image.copy()
+    noisy: Image = image.copy()
     band = noisy[first : first + rows]
     band[:] = np.frombuffer(chance.randbytes(band.size), np.uint8).reshape(band.shape)
     return noisy

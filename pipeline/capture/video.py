@@ -34,14 +34,22 @@ _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
 _SILENCE_S = 1.0  # a grab that fails sooner did not fail for want of data
 _PROBE_TIMEOUT_S = 1.0
 _BACKLOG_LIMIT_S = {"rtsp": 3.0, "http": 1.0}
+_USUAL_FPS = 25.0
 _PACED = 0.4  # of the time between two pictures; OpenCV takes http for 25 a second, whatever it is
 
 
 class Video(OpenCVSource):
     """A file (every frame counts) or a stream of unknown length (live)."""
 
-    def __init__(self, capture: cv2.VideoCapture, camera: str, subject: str) -> None:
+    def __init__(
+        self,
+        capture: cv2.VideoCapture,
+        camera: str,
+        subject: str,
+        read_timeout_s: float = math.inf,
+    ) -> None:
         super().__init__(capture, camera)
+        self._silence_s = min(_SILENCE_S, 0.8 * read_timeout_s)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if count > 0 else None
         self.live = False
@@ -64,7 +72,10 @@ class Video(OpenCVSource):
                 return skipped
             skipped += 1
             now_ms, then_ms = 1000 * time.monotonic(), self._capture.get(cv2.CAP_PROP_POS_MSEC)
-            is_paced = now_ms - arrived_ms >= _PACED * (then_ms - position_ms) > 0
+            step_ms = then_ms - position_ms
+            if step_ms <= 0:  # some versions do not tell the time of http's pictures
+                step_ms = 1000 / (self.fps or _USUAL_FPS)
+            is_paced = now_ms - arrived_ms >= _PACED * step_ms
             paced = paced + 1 if is_paced else 0
             arrived_ms, position_ms = now_ms, then_ms
         return skipped
@@ -93,8 +104,8 @@ class Video(OpenCVSource):
 
     def _nothing_came(self, waited_s: float) -> None:
         """The end of the file is no error; a lost frame and the end of a live stream are."""
-        if self.live or waited_s > _SILENCE_S:
-            why = f"sent nothing for {waited_s:.1f} s" if waited_s > _SILENCE_S else "ended"
+        if self.live or waited_s > self._silence_s:
+            why = f"sent nothing for {waited_s:.1f} s" if waited_s > self._silence_s else "ended"
             raise CaptureError(f"{self._subject}: the stream {why}; after {self._seq} frames")
         missing_s = self._missing_s()
         if missing_s <= 0:
@@ -202,7 +213,7 @@ def open_stream(
         capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")
-    source = Video(capture, camera or _name_of(url), subject)
+    source = Video(capture, camera or _name_of(url), subject, read_timeout_s)
     source.live = source.frames is None
     if source.live and (skip_backlog or kind == "rtsp"):
         try:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.quiet import quiet_opening
+
 SIZE = (160, 120)
 FRAMES = 40
 BOUNDARY = "frame"
@@ -18,7 +20,7 @@ BOUNDARY = "frame"
 
 def picture_of(number: int) -> np.ndarray:
     """A picture that tells its number by its brightness, whatever a codec does to it."""
-    return np.full((SIZE[1], SIZE[0], 3), 20 + 5 * number, np.uint8)
+    return np.full((SIZE[1], SIZE[0], 3), min(20 + 5 * number, 255), np.uint8)
 
 
 def number_of(image: np.ndarray) -> int:
@@ -29,7 +31,10 @@ def number_of(image: np.ndarray) -> int:
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 frames of 160x120 at 20 frames a second."""
     path = tmp_path_factory.mktemp("video") / "Küche 1.avi"
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 20.0, SIZE)
+    with quiet_opening():  # the first use of FFmpeg settles what it says in this process
+        writer = cv2.VideoWriter(
+            str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 20.0, SIZE
+        )
     for number in range(FRAMES):
         writer.write(picture_of(number))
     writer.release()

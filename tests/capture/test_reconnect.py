@@ -25,8 +25,13 @@ RATE = 20.0
 
 
 def paced(server: Server) -> Callable[[int], object]:
-    """Like a camera: wait a period after each picture, not once the server is to end."""
-    return lambda _: server.gone.wait(1 / RATE)
+    """Like a camera: wait a period after each picture; gone with its server."""
+
+    def wait(_: int) -> None:
+        if server.gone.wait(1 / RATE):
+            raise ConnectionResetError
+
+    return wait
 
 
 def read_frames(source: Source, count: int) -> list[Frame]:
