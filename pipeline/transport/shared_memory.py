@@ -193,6 +193,11 @@ class RingReader:
         self._release(file, slot, in_place)
         return image
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its writer has ended, or has taken another ring."""
+        return os.fstat(self._files[0]).st_nlink == 0
+
     def _release(self, file: int, slot: int, in_place: bool) -> None:
         _lock(file, fcntl.F_UNLCK, slot + 1)
         self._put_back(file, in_place)

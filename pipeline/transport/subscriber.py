@@ -260,10 +260,14 @@ class Subscriber:
         return payload.decode_jpeg(header, message.payload)
 
     def _ring(self, ring: str) -> RingReader:
-        reader = self._rings.pop(ring, None) or RingReader(ring)
-        self._rings[ring] = reader  # the last used comes last
-        if len(self._rings) > MAX_RINGS:
-            del self._rings[next(iter(self._rings))]
+        reader = self._rings.get(ring)
+        if reader is None:
+            # Those of writers that have ended hold memory that nobody else needs any more.
+            kept = {key: one for key, one in self._rings.items() if not one.is_abandoned}
+            while len(kept) >= MAX_RINGS:
+                del kept[next(iter(kept))]
+            self._rings = kept
+            reader = self._rings[ring] = RingReader(ring)
         return reader
 
     def _clock(self, header: Envelope, peer: str) -> Offset | None:

@@ -94,6 +94,7 @@ def test_a_change_of_size_is_followed(pair):
     for seq, shape in enumerate([(48, 64, 3), (480, 640, 3), (24, 32, 3)]):
         sender.send_frame(frame(seq, shape=shape))
         assert receiver.receive(WAIT_S).item.image.shape == shape
+    assert len(receiver._rings) == 1  # a ring that is given up is let go of
 
 
 @pytest.mark.parametrize("n", [0, 3])

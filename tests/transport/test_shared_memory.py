@@ -165,6 +165,14 @@ def test_closing_leaves_nothing_behind():
         RingReader(ring.ring)
 
 
+def test_a_reader_knows_when_its_ring_was_abandoned():
+    ring = RingWriter(1000)
+    reader = RingReader(ring.ring)
+    assert not reader.is_abandoned
+    ring.close()
+    assert reader.is_abandoned
+
+
 def test_only_the_owner_may_open_a_ring(writer):
     assert os.stat(shared_memory._path(writer.ring)).st_mode & 0o777 == 0o600
 
