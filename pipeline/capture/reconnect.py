@@ -158,7 +158,13 @@ class Reconnecting(Source):
             except (CaptureError, SourceError) as failure:
                 self._reader.close()
                 error = failure
-                log.info("attempt %d: %s", self._attempt, error)
+                is_told = self._attempt & (self._attempt - 1) == 0  # the 1st, 2nd, 4th, 8th ...
+                log.log(
+                    logging.INFO if is_told else logging.DEBUG,
+                    "attempt %d: %s",
+                    self._attempt,
+                    error,
+                )
             else:
                 self._opened_s, self._since_opened = time.monotonic(), 0
                 return
