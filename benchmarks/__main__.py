@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure
 from benchmarks.footprint import first_result_figures, machine, memory_figures
-from benchmarks.kernels import decode_figures, preprocess_figure
+from benchmarks.kernels import decode_figures
 from benchmarks.live import live_figures
 from benchmarks.models import float_models
+from benchmarks.preprocess import preprocess_figures
 from benchmarks.throughput import efficiency_figure, speed_figures
 from pipeline.capture import open_source
 from pipeline.errors import VisionError
@@ -32,7 +32,9 @@ VIDEO = "videos/bottle-detection.mp4"
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with videos/")
-    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where to write")
+    parser.add_argument(
+        "--json", type=Path, default=Path("build/bench.json"), help="where to write"
+    )
     parser.add_argument("--frames", type=int, default=200, help="frames of the video a round")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of each comparison")
     parser.add_argument("--live-seconds", type=float, default=60, help="length of the live run")
@@ -54,10 +56,8 @@ def efficiency(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
 
 
 def kernels(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
-    cv2.setNumThreads(1)
-    detector = Detector(threads=1)
-    yield preprocess_figure(detector, arguments.rounds * 4)
-    yield from decode_figures(detector, read_images(video, 40), arguments.rounds * 4)
+    yield from preprocess_figures(arguments.rounds * 4)
+    yield from decode_figures(Detector(threads=1), read_images(video, 40), arguments.rounds * 4)
 
 
 def live(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""The two small steps around the network: preprocess, and decode plus NMS."""
+"""The step behind the network: decode plus NMS."""
 
 from __future__ import annotations
 
@@ -15,32 +15,6 @@ from pipeline.inference.detector import Detector
 from pipeline.inference.resize import inverse, place
 
 NMS_THRESHOLD = 0.45
-
-
-def preprocess_figure(detector: Detector, rounds: int) -> Figure:
-    """One 1280x720 picture to the network's input, against `cv2.resize` and `blobFromImage`."""
-    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
-    spec = detector.model.spec.input
-    size = (spec.width, spec.height)
-
-    def ours() -> None:
-        for _ in range(20):
-            detector.prepare(frame)
-
-    def usual() -> None:
-        for _ in range(20):
-            resized = cv2.resize(frame, size)
-            cv2.dnn.blobFromImage(resized, 1 / 255.0, size, swapRB=True)
-
-    pair = measure_pair(ours, usual, rounds)
-    return Figure(
-        "preprocess 1280x720 / (cv2.resize + blobFromImage)",
-        pair.ratio,
-        "x",
-        1 / 5,
-        at_least=False,
-        detail=f"{pair.first_s / 20 * 1e3:.3f} ms against {pair.second_s / 20 * 1e3:.3f} ms",
-    )
 
 
 def decode_figures(detector: Detector, frames: list[np.ndarray], rounds: int) -> Iterator[Figure]:
