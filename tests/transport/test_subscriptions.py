@@ -55,6 +55,9 @@ class Finder:
     def warm_up(self):
         pass
 
+    def cancel(self):
+        pass
+
     def prepare(self, image):
         return image
 
