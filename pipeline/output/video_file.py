@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -43,15 +44,20 @@ class VideoFile:
     was seen. `fps` is the recording's rate in frames per second. A picture of another size than
     the first is scaled to it.
 
+    Until `close` the recording has a hidden name beside `path`, `.PID.NAME`; an older one is
+    replaced when the new one can be read, and not before.
+
     Raises `InputError` where the file cannot be written or its suffix is of no known kind.
     """
 
     def __init__(self, path: str | Path, *, fps: float | None = None, live: bool = False) -> None:
-        self._path = check_target(Path(path), "--record")
-        self._codecs = _codecs_here(self._path)
+        self._path, self._codecs = check_recording(path)
         # MPEG-4 has 16 bits for the ticks of a second: no more digits than two.
         self._fps = round(fps or DEFAULT_FPS, 2)
         self._live = live
+        # Behind a link it is the file that is replaced, not the link.
+        self._target = Path(os.path.realpath(self._path))
+        self._partial = self._target.with_name(f".{os.getpid()}.{self._target.name}")
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._written = 0
@@ -77,14 +83,19 @@ class VideoFile:
             return
         with quiet_opening():
             writer.release()
-            check = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)
-            readable = check.isOpened()
-            check.release()
-        if not readable:
+        if not _is_readable(self._partial):
+            self._partial.unlink(missing_ok=True)
             raise OutputError(
                 f"--record {self._path}: the recording was not written completely; "
                 f"is the disk full, or was the file taken away?"
             )
+        try:
+            os.replace(self._partial, self._target)
+        except OSError as error:
+            raise OutputError(
+                f"--record {self._path}: cannot be given its name: {error.strerror}; "
+                f"the recording is {self._partial}"
+            ) from error
 
     def _due(self, stamp_ns: int) -> int:
         """The number of the frame at whose time the picture was taken."""
@@ -99,28 +110,25 @@ class VideoFile:
         return due
 
     def _put(self, image: Image) -> None:
-        writer = self._writer = self._writer or self._open()
         # OpenCV does not report a failed write, so the disk is watched.
         if self._written % _CHECK_EVERY == 0:
-            free = shutil.disk_usage(self._path.parent).free
+            free = shutil.disk_usage(self._target.parent).free
             if free < _RESERVE_BYTES:
                 raise OutputError(
                     f"--record {self._path}: the disk is full ({free} bytes left); "
                     f"stopped after {self._written} frames"
                 )
+        writer = self._writer = self._writer or self._open()
         writer.write(image)
         self._written += 1
 
     def _open(self) -> cv2.VideoWriter:
-        """Open under another name: a recording that cannot start leaves an older one alone."""
-        partial = self._path.with_name(f".{os.getpid()}.{self._path.name}")
         for codec in self._codecs:  # an encoder may refuse this size and another take it
             with quiet_opening():
-                writer = _writer(partial, codec, self._fps, self._size)
+                writer = _writer(self._partial, codec, self._fps, self._size)
             if writer.isOpened():
-                os.replace(partial, self._path)
                 return writer
-        partial.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
         raise OutputError(
             f"--record {self._path}: cannot be written as {' or '.join(self._codecs)} of "
             f"{self._size[0]}x{self._size[1]} at {self._fps:g} fps"
@@ -144,22 +152,42 @@ class VideoFile:
         return image
 
 
-def _codecs_here(path: Path) -> list[str]:
-    """The codecs for such a file that this OpenCV has an encoder for."""
-    codecs = _CODECS.get(path.suffix.lower())
-    if codecs is None:
+def check_recording(path: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """Where the recording goes, and the codecs that can be tried; nothing is written there.
+
+    Raises `InputError` where the file cannot be written or its suffix is of no known kind.
+    """
+    path = check_target(Path(path), "--record", is_replaced=True)
+    if path.suffix.lower() not in _CODECS:
         raise InputError(
             f"--record {path}: unknown kind of video '{path.suffix}'; "
             f"expected one of {', '.join(_CODECS)}"
         )
-    with tempfile.TemporaryDirectory() as folder, quiet_opening():
-        probe = Path(folder, f"probe{path.suffix}")
-        here = [codec for codec in codecs if _writer(probe, codec, 30.0, (64, 64)).isOpened()]
-    if not here:
+    codecs = _codecs_here(path.suffix.lower())
+    if not codecs:
+        wanted = ", ".join(_CODECS[path.suffix.lower()])
         raise InputError(
-            f"--record {path}: this OpenCV can write none of {', '.join(codecs)}; try another kind"
+            f"--record {path}: this OpenCV can write none of {wanted}; try another kind"
         )
-    return here
+    return path, codecs
+
+
+@lru_cache
+def _codecs_here(suffix: str) -> tuple[str, ...]:
+    """The codecs for such a file that this OpenCV has an encoder for."""
+    with tempfile.TemporaryDirectory() as folder, quiet_opening():
+        probe = Path(folder, f"probe{suffix}")
+        return tuple(
+            codec for codec in _CODECS[suffix] if _writer(probe, codec, 30.0, (64, 64)).isOpened()
+        )
+
+
+def _is_readable(path: Path) -> bool:
+    with quiet_opening():
+        video = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+        readable = bool(video.isOpened() and video.read()[0])
+        video.release()
+    return readable
 
 
 def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:

@@ -36,3 +36,24 @@ def test_failure_leaves_the_old_figures_and_no_rubbish(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         write_stats(path, {"captured": 1})
     assert os.listdir(tmp_path) == ["stats.json"]
+
+
+def test_a_pipe_gets_the_figures_and_stays_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_stats(path, {"captured": 1})
+        assert json.loads(os.read(reader, 1000)) == {"captured": 1}
+    finally:
+        os.close(reader)
+    assert path.is_fifo()
+
+
+def test_behind_a_link_the_figures_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "stats.json"
+    link.symlink_to("there/real.json")
+    write_stats(link, {"captured": 1})
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "there" / "real.json").read_text()) == {"captured": 1}

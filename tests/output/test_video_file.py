@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 
@@ -136,12 +138,68 @@ def test_stamps_that_run_backwards_do_no_harm(tmp_path: Path) -> None:
     assert read_back(path)[0] == [0, 1, 3]
 
 
-def test_nothing_is_left_beside_the_recording(tmp_path: Path) -> None:
-    output = VideoFile(tmp_path / "out.mp4")
-    output.write(grey(0))
-    assert os.listdir(tmp_path) == ["out.mp4"]
+def test_an_older_recording_lives_until_the_new_one_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"older")
+    output = VideoFile(path)
+    output.write(grey(3))
+    assert path.read_bytes() == b"older"
     output.close()
+    assert read_back(path)[0] == [3]
     assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_behind_a_link_the_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "out.mp4"
+    link.symlink_to("there/real.mp4")
+    output = VideoFile(link)
+    output.write(grey(3))
+    output.close()
+    assert link.is_symlink()
+    assert read_back(tmp_path / "there" / "real.mp4")[0] == [3]
+
+
+@pytest.mark.parametrize("older", [b"older", None], ids=["older", "none"])
+def test_recording_that_cannot_be_read_leaves_an_older_one_alone(
+    tmp_path: Path, older: bytes | None
+) -> None:
+    path = tmp_path / "out.mp4"
+    if older:
+        path.write_bytes(older)
+    output = VideoFile(path)
+    write_all(output, 5)
+    # The kernel refuses to let the file grow, as on a full disk that filled up unseen.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(
+            OutputError, match=r"out\.mp4: the recording was not written completely"
+        ):
+            output.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == (
+        {"out.mp4": older} if older else {}
+    )
+
+
+def test_disk_that_is_full_from_the_start_leaves_an_older_recording_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"older")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    output = VideoFile(path)
+    with pytest.raises(OutputError, match="disk is full"):
+        output.write(grey(0))
+    output.close()
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [
+        ("out.mp4", b"older")
+    ]
 
 
 def test_run_without_results_leaves_an_older_recording_alone(tmp_path: Path) -> None:
@@ -187,7 +245,8 @@ def test_recording_that_was_taken_away_is_an_error_at_the_end(tmp_path: Path) ->
     path = tmp_path / "out.mp4"
     output = VideoFile(path)
     output.write(grey(0))
-    path.unlink()
+    for file in tmp_path.iterdir():
+        file.unlink()
     with pytest.raises(OutputError, match="not written completely"):
         output.close()
     output.close()
