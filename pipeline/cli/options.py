@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import console
+from pipeline.cli.targets import check_targets
 from pipeline.config import Settings, settings_from
 
 _D = Settings()
@@ -111,5 +112,6 @@ def settings_of(parameters: Mapping[str, object]) -> Settings:
     options = {name: parameters[name] for name in Settings.__struct_fields__ if name in parameters}
     config = parameters.get("config")
     settings = settings_from(options, config if isinstance(config, Path) else None)
+    check_targets(settings, parameters)
     console.configure(quiet=settings.quiet, debug=settings.debug)
     return settings

@@ -17,7 +17,7 @@ from pipeline.output.json_lines import STDOUT, JsonLines
 from pipeline.output.output import Output
 from pipeline.output.progress import open_progress
 from pipeline.output.stats_file import write_stats
-from pipeline.output.video_file import VideoFile
+from pipeline.output.video_file import VideoFile, check_recording
 from pipeline.output.window import Window
 from pipeline.types import Result
 
@@ -28,7 +28,8 @@ class Outputs:
     """Everything that results go to, as one output; a context manager that closes all of it.
 
     `extras` are outputs beside those of the settings. Raises `InputError` where one of them cannot
-    be opened, before the source is asked for anything.
+    be written, before the source is asked for anything. Nothing that is there is touched until
+    `start`, so that what fails before it destroys no older results.
     """
 
     def __init__(self, settings: Settings, extras: Iterable[Output] = ()) -> None:
@@ -36,23 +37,30 @@ class Outputs:
         self._outputs: list[Output] = []
         self._open = ExitStack()
         self._objects = 0
+        self._is_started = False
         with ExitStack() as undo:
             undo.callback(self._open.close)
             for output in extras:
                 self._add(output)
             if settings.stats:
-                check_target(Path(settings.stats), "--stats")
+                stats = Path(settings.stats)
+                check_target(stats, "--stats", is_replaced=stats.is_file())
             if settings.record:
-                check_target(Path(settings.record), "--record")
+                check_recording(settings.record)
+            if settings.jsonl and settings.jsonl != STDOUT:
+                check_target(Path(settings.jsonl), "--jsonl")
             if settings.show:
                 self._add(Window())
-            if settings.jsonl:
-                self._add(JsonLines(settings.jsonl))
             undo.pop_all()
 
     def start(self, source: Source, stats: Callable[[], Mapping[str, Any]]) -> None:
-        """Add the outputs that need to know the source, or the figures so far (`stats`)."""
+        """Open the files, and what shows the figures so far (`stats`); the source is running.
+
+        Raises `InputError`.
+        """
         settings = self._settings
+        if settings.jsonl:
+            self._add(JsonLines(settings.jsonl))
         if settings.record:
             self._add(VideoFile(settings.record, fps=source.fps, live=source.live))
         lines_fill_the_screen = settings.jsonl == STDOUT and sys.stdout.isatty()
@@ -62,6 +70,7 @@ class Outputs:
         )
         if progress:
             self._add(progress)
+        self._is_started = True
 
     def write(self, result: Result) -> None:
         """Give every output one result. Raises `OutputError`, and `Stop` to end."""
@@ -70,12 +79,18 @@ class Outputs:
             output.write(result)
 
     def finish(self, stats: Mapping[str, Any]) -> None:
-        """Close everything, and say what the run came to. Raises `OutputError`."""
+        """Close everything, and say what the run came to, where it began. Raises `OutputError`."""
         try:
             self._open.close()
         finally:
+            if self._is_started:
+                self._sum_up(stats)
+
+    def _sum_up(self, stats: Mapping[str, Any]) -> None:
+        try:
             if self._settings.stats:
                 write_stats(Path(self._settings.stats), stats)
+        finally:
             logger.info("%s", summary(stats, self._objects))
 
     def _add(self, output: Output) -> None:

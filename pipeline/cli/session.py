@@ -33,7 +33,7 @@ def run_session(settings: Settings, signals: StopSignals, extras: Iterable[Outpu
     """
     if settings.source is None:
         raise ConfigError(f"SOURCE is missing; expected {capture.FORMS}")
-    # What cannot fail later comes first: a mistyped model must not empty a file that is there.
+    # What the user may have mistyped comes first: nothing is opened for it in vain.
     detector = Detector(
         settings.detector,
         score_threshold=settings.score,
@@ -54,13 +54,15 @@ def run_session(settings: Settings, signals: StopSignals, extras: Iterable[Outpu
             max_frames=settings.max_frames,
             duration_s=settings.duration,
         )
-        outputs.start(source, pipeline.stats)
         try:
             with pipeline:
-                signals.stop = pipeline.stop
-                _deliver(pipeline, outputs)
+                try:
+                    outputs.start(source, pipeline.stats)
+                    signals.stop = pipeline.stop
+                    _deliver(pipeline, outputs)
+                finally:
+                    signals.be_patient()
         finally:
-            signals.be_patient()
             outputs.finish(pipeline.stats())
 
 

@@ -25,6 +25,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.stop: Callable[[], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._is_patient = False
 
     def __enter__(self) -> StopSignals:
         for number in STOPPING:
@@ -44,16 +45,23 @@ class StopSignals:
         return isinstance(error, Interrupted)
 
     def be_patient(self) -> None:
-        """From now on nothing is broken off: files are being closed."""
+        """From now on nothing is broken off: threads are being ended and files closed.
+
+        A first signal has nothing left to ask for then; a second one still ends the process.
+        """
+        self._is_patient = True  # first: an alarm that has gone off may not have been handled yet
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         for stopping in STOPPING:
             signal.signal(stopping, signal.SIG_DFL)
+        if self._is_patient:
+            return
         if self.stop is None:
             raise Interrupted
         self.stop()
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
 
     def _give_up(self, number: int, frame: FrameType | None) -> None:
-        raise Interrupted
+        if not self._is_patient:
+            raise Interrupted

@@ -143,13 +143,6 @@ def test_an_unknown_command(vision):
     assert_refused(vision("rum"), "No such command 'rum'")
 
 
-def test_a_mistyped_model_leaves_an_earlier_recording_alone(vision, place):
-    Path("results.jsonl").write_text("earlier\n")
-    outcome = vision("run", "scene:", "--detector", "nothing", "--jsonl", "results.jsonl")
-    assert outcome.code == 2
-    assert Path("results.jsonl").read_text() == "earlier\n"
-
-
 @pytest.mark.parametrize(
     ("target", "message"),
     [("gone/a.jpg", "there is no folder gone"), ("a.xyz", "no kind of picture"), ("a", "such as")],
@@ -157,3 +150,71 @@ def test_a_mistyped_model_leaves_an_earlier_recording_alone(vision, place):
 )
 def test_demo_refuses_a_picture_that_cannot_be_written(vision, place, target, message):
     assert_refused(vision("demo", "-o", target), message)
+
+
+CLASHES = {
+    "jsonl-is-the-video": (["a.mp4", "--jsonl", "a.mp4"], "--jsonl a.mp4: is a file of the source"),
+    "record-is-the-video": (["a.mp4", "--record", "a.mp4"], "--record a.mp4: is a file of the"),
+    "stats-is-the-video": (["a.mp4", "--stats", "folder/../a.mp4"], "is a file of the source"),
+    "jsonl-links-to-the-video": (["a.mp4", "--jsonl", "link"], "--jsonl link: is a file of the"),
+    "jsonl-is-one-picture": (["folder", "--jsonl", "folder/readme.txt"], "of the source"),
+    "jsonl-matches-the-glob": (["a.*", "--jsonl", "a.mp4"], "of the source"),
+    "stats-is-jsonl": (["a.mp4", "--jsonl", "x", "--stats", "./x"], "is the file of --jsonl too"),
+    "record-is-stats": (["a.mp4", "--record", "x.mp4", "--stats", "x.mp4"], "of --record too"),
+    "jsonl-is-the-model": (
+        ["a.mp4", "--detector", "damaged.onnx", "--jsonl", "damaged.onnx"],
+        "is a file of --detector",
+    ),
+    "stats-is-the-config": (
+        ["a.mp4", "--config", "list.yaml", "--stats", "list.yaml"],
+        "is a file of --config",
+    ),
+}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("arguments", "message"), CLASHES.values(), ids=CLASHES)
+def test_no_output_takes_the_place_of_what_is_read_or_of_another(vision, place, arguments, message):
+    Path("a.mp4").write_bytes(b"a video that must live")
+    Path("link").symlink_to("a.mp4")
+    Path("list.yaml").write_text("score: 0.5\n")
+    before = contents(place)
+    assert_refused(vision("run", *arguments), message)
+    assert contents(place) == before
+
+
+def test_demo_refuses_one_file_for_two_outputs(vision, place):
+    assert_refused(vision("demo", "-o", "a.jpg", "--stats", "a.jpg"), "is the file of --stats too")
+
+
+FAILING = {
+    "source-missing": ["nothing.mp4"],
+    "source-is-no-video": ["noise.mp4"],
+    "record-of-unknown-kind": ["scene:", "--record", "a.xyz"],
+    "record-into-missing-folder": ["scene:", "--record", "gone/a.mp4"],
+    "model-mistyped": ["scene:", "--detector", "nothing"],
+    "no-screen": ["scene:", "--show"],
+}
+
+
+@pytest.mark.parametrize("arguments", FAILING.values(), ids=FAILING)
+def test_a_run_that_cannot_begin_leaves_earlier_results_alone(vision, place, arguments):
+    for name in ("old.jsonl", "old.json", "old.mp4"):
+        Path(name).write_text("earlier\n")
+    before = contents(place)
+    record = [] if "--record" in arguments else ["--record", "old.mp4"]
+    outcome = vision("run", *arguments, *record, "--jsonl", "old.jsonl", "--stats", "old.json")
+    assert_refused(outcome, "")
+    assert contents(place) == before
+
+
+def test_devices_may_take_several_outputs(vision):
+    outcome = vision(
+        *("run", "scene:?fps=0&size=320x240", "--max-frames", 1),
+        *("--jsonl", "/dev/null", "--stats", "/dev/null"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert Path("/dev/null").is_char_device()

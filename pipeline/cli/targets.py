@@ -1,0 +1,69 @@
+"""Refuses a run whose outputs would take the place of what it reads, or of one another."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+
+from pipeline.config import Settings
+from pipeline.errors import ConfigError
+
+STDOUT = "-"
+
+
+def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
+    """See that every output has a file of its own, before anything is opened.
+
+    `more` are a command's other parameters; of these `config` is read and `output` written.
+    Raises `ConfigError` that names both sides.
+    """
+    read = {"the source": _source_files(settings.source)}
+    for name, path in (
+        ("--detector", settings.detector),
+        ("--classifier", settings.classifier),
+        ("--config", more.get("config")),
+    ):
+        read[name] = [os.path.expanduser(str(path))] if path else []
+    written: dict[str, str] = {}
+    for option, target in (
+        ("--record", settings.record),
+        ("--jsonl", settings.jsonl),
+        ("--stats", settings.stats),
+        ("--output", more.get("output")),
+    ):
+        path = str(target or "")
+        if not path or (option == "--jsonl" and path == STDOUT):
+            continue
+        for what, files in read.items():
+            if any(_is_same(path, file) for file in files):
+                raise ConfigError(f"{option} {path}: is a file of {what}; choose another name")
+        for other, file in written.items():
+            if _is_same(path, file) and not _is_device(path):
+                raise ConfigError(f"{option} {path}: is the file of {other} too; choose another")
+        written[option] = path
+
+
+def _source_files(source: str | int | None) -> list[str]:
+    """The files that a source may read; one that is no file has no namesake among them."""
+    text = str(source or "")
+    if not text or text.isdigit() or "://" in text:
+        return []
+    files = []
+    for name in {text, text.partition("?")[0]}:  # behind a ? are the faults that tests ask for
+        path = os.path.expanduser(name)
+        files += glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
+        files += glob.glob(path)
+    return files
+
+
+def _is_same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _is_device(path: str) -> bool:
+    """Whether the path is something like /dev/null, which any number may write to."""
+    return os.path.exists(path) and not os.path.isfile(path)
