@@ -36,6 +36,7 @@ setup(
         "psutil>=5.9",
     ],
     extras_require={
+        "jpeg": ["simplejpeg>=1.7"],
         "convert": ["onnx>=1.15"],
         "evaluate": ["pycocotools>=2.0.7"],
         "test": [
@@ -43,6 +44,7 @@ setup(
             "pycocotools>=2.0.7",
             "pytest>=8",
             "hypothesis>=6.100",
+            "simplejpeg>=1.7",
             "setuptools>=70.1",  # builds the wheel that the tests install
         ],
         "dev": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-psutil"],
