@@ -93,18 +93,24 @@ def load_config(path: str | Path) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - only who has a file waits for the import
 
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(Path(path).expanduser().read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        content = None if root is None else loader.construct_document(root)
     except OSError as error:
         raise ConfigError(f"config {path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of text, a date, the nesting
         reason = " ".join(str(error).split())
         raise ConfigError(f"config {path}: not valid YAML: {reason}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
         raise ConfigError(
             f"config {path}: expected lines such as 'score: 0.4', but got {_shown(content)}"
         )
+    keys = [str(key.value) for key, _ in root.value]
+    for key in keys:  # YAML itself would take the last of them
+        if keys.count(key) > 1:
+            raise ConfigError(f"config {path}: {key} is set twice; leave one of them")
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = _known_name(key, path)

@@ -76,6 +76,8 @@ WRONG = {
     "latest": ("latest: true", "write 'every_frame: false'"),
     "nothing-near": ("xyzzy: 2", "known are source, detector"),
     "twice": ("nms-kind: iou\nnms_kind: iou", "nms_kind is set twice"),
+    "same-key-twice": ("score: 0.4\nnms: 0.5\nscore: 0.6", "score is set twice"),
+    "no-date": ("source: 2001-99-99", "not valid YAML: month must be in 1..12"),
     "text-for-number": ("score: high", "score: expected a number from 0 to 1, but got 'high'"),
     "bool-for-number": ("threads: true", "threads: expected a whole number"),
     "number-for-text": ("record: 7", "record: expected a text, but got 7"),
