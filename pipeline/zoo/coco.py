@@ -166,6 +166,6 @@ def _require_pycocotools() -> tuple[Any, Any]:
         from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
     except ImportError as error:
         raise DependencyError(
-            "pycocotools: needed to evaluate, but not installed; pip install 'vision[evaluate]'"
+            "pycocotools: needed to evaluate, but not installed; pip install pycocotools"
         ) from error
     return COCO, COCOeval

@@ -26,7 +26,7 @@ def require_onnx() -> ModuleType:
         import onnx  # noqa: PLC0415  (an extra, needed only to make models)
     except ImportError as error:
         raise DependencyError(
-            "onnx: needed to make models, but not installed; pip install 'vision[convert]'"
+            "onnx: needed to make models, but not installed; pip install onnx"
         ) from error
     module: ModuleType = onnx
     return module

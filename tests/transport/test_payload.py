@@ -20,7 +20,7 @@ def codec(request, monkeypatch):
     if request.param == "opencv":
         monkeypatch.setattr(payload, "_simplejpeg", lambda: None)
     elif payload._simplejpeg() is None:
-        pytest.skip("needs simplejpeg (pip install 'vision[jpeg]')")
+        pytest.skip("needs simplejpeg (pip install simplejpeg)")
 
 
 def photo(width=64, height=48):
