@@ -119,6 +119,11 @@ def read_config(path: str | Path) -> DarknetConfig:
         )
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
+    if "\0" in text:
+        raise ModelError(
+            f"{path}: expected a Darknet cfg file, which is text, but this is none; "
+            f"is it the weights, given in place of the cfg?"
+        )
     sections = _read_sections(path, text)
     if not sections or sections[0].kind not in ("net", "network"):
         first = f"[{sections[0].kind}]" if sections else "no section at all"

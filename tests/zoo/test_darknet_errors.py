@@ -127,6 +127,14 @@ def test_file_that_is_no_weights_file(network):
     assert "not Darknet weights" in message_of(network)
 
 
+def test_weights_in_place_of_the_cfg(network):
+    config, weights, output = network
+    message = message_of((weights, config, output))
+    assert message.isprintable()
+    assert "net.weights: expected a Darknet cfg file" in message
+    assert "is it the weights, given in place of the cfg?" in message
+
+
 def test_weights_that_are_not_finite(network):
     data = network[1].read_bytes()
     network[1].write_bytes(data[:-4] + b"\0\0\xc0\x7f")
