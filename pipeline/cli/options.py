@@ -19,9 +19,30 @@ from pipeline.config import Settings, settings_from
 _D = Settings()
 
 
-def _option(*names: str, text: str, default: object = None, metavar: str | None = None) -> Any:
+def _option(*names: str, text: str, default: object = None, **more: Any) -> Any:
     shown = text if default is None else f"{text} [{default}]"
-    return typer.Option(*names, help=shown, metavar=metavar, show_default=False)
+    return typer.Option(*names, help=shown, show_default=False, **more)
+
+
+# What is no number stays a text, so that the settings refuse it in their own words.
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _whole(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+_NUMBER: Any = {"parser": _number, "metavar": "NUMBER"}
+_WHOLE: Any = {"parser": _whole, "metavar": "COUNT"}
 
 
 Source = Annotated[
@@ -47,19 +68,24 @@ Classifier = Annotated[
     ),
 ]
 Score = Annotated[
-    float | None, _option("--score", text="leave out objects below this score", default=_D.score)
+    float | None,
+    _option("--score", text="leave out objects below this score", default=_D.score, **_NUMBER),
 ]
 Nms = Annotated[
     float | None,
-    _option("--nms", text="boxes that overlap more than this are one object", default=_D.nms),
+    _option(
+        "--nms", text="boxes that overlap more than this are one object", default=_D.nms, **_NUMBER
+    ),
 ]
 NmsKind = Annotated[
     str | None,
     _option("--nms-kind", text="how overlap counts", default=_D.nms_kind, metavar="iou|darknet"),
 ]
-Top = Annotated[int | None, _option("--top", text="finer names an object gets", default=_D.top)]
+Top = Annotated[
+    int | None, _option("--top", text="finer names an object gets", default=_D.top, **_WHOLE)
+]
 Threads = Annotated[
-    int | None, _option("--threads", text="cores to use together", default="all cores")
+    int | None, _option("--threads", text="cores to use together", default="all cores", **_WHOLE)
 ]
 EveryFrame = Annotated[
     bool | None,
@@ -69,16 +95,28 @@ EveryFrame = Annotated[
         default="every frame of files, the newest of cameras",
     ),
 ]
-MaxFrames = Annotated[int | None, _option("--max-frames", text="stop after this many frames")]
-Duration = Annotated[float | None, _option("--duration", text="stop after this many seconds")]
+MaxFrames = Annotated[
+    int | None, _option("--max-frames", text="stop after this many frames", **_WHOLE)
+]
+Duration = Annotated[
+    float | None, _option("--duration", text="stop after this many seconds", **_NUMBER)
+]
 OpenTimeout = Annotated[
     float | None,
-    _option("--open-timeout", text="seconds to wait for the source", default=_D.open_timeout),
+    _option(
+        "--open-timeout", text="seconds to wait for the source", default=_D.open_timeout, **_NUMBER
+    ),
 ]
 Retry = Annotated[bool | None, _option("--retry", text="wait for a source that is not there yet")]
-Width = Annotated[int | None, _option("--width", text="pixels to ask of a camera or the scene")]
-Height = Annotated[int | None, _option("--height", text="pixels to ask of a camera or the scene")]
-Fps = Annotated[float | None, _option("--fps", text="rate to ask of a camera or the scene")]
+Width = Annotated[
+    int | None, _option("--width", text="pixels to ask of a camera or the scene", **_WHOLE)
+]
+Height = Annotated[
+    int | None, _option("--height", text="pixels to ask of a camera or the scene", **_WHOLE)
+]
+Fps = Annotated[
+    float | None, _option("--fps", text="rate to ask of a camera or the scene", **_NUMBER)
+]
 FourCC = Annotated[
     str | None,
     _option("--fourcc", text="pixel format to ask of a camera, such as MJPG", metavar="CODE"),
