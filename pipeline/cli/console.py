@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from pipeline.errors import InputError, RunError
+from pipeline.errors import InputError, RunError, StageError, VisionError
 
 EXIT_OK = 0
 EXIT_FAULT = 1
 EXIT_BAD_INPUT = 2
+
+ALIKE_SHOWN = 5  # of warnings of one kind, within
+ALIKE_WITHIN_S = 60.0
 
 _PLACES = ("pipeline", "nodes")
 
@@ -22,7 +27,7 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
     Other packages' lines are shown with `debug` only.
     """
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
-    handler = _StandardError()
+    handler = _StandardError(all_of_them=debug)
     handler.setFormatter(_OneLine(debug))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -31,10 +36,19 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
         logging.getLogger(place).setLevel(level)
 
 
+def finish() -> None:
+    """Say what was held back until now. For the end of a command."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _StandardError):
+            handler.tell_hidden()
+
+
 def report(error: BaseException) -> int:
     """Say what went wrong on one line, and in full with `--debug`; returns the exit code."""
     if logging.getLogger(_PLACES[0]).isEnabledFor(logging.DEBUG):
         traceback.print_exception(error)
+    while isinstance(error, StageError) and isinstance(error.__cause__, VisionError):
+        error = error.__cause__  # it names its own subject; the stage says nothing more to a user
     message = " ".join(str(error).split())
     if isinstance(error, (InputError, RunError)):
         say(f"error: {message}")
@@ -75,10 +89,44 @@ def say(message: str) -> None:
 
 
 class _StandardError(logging.Handler):
-    """Prints above a progress bar, which takes the place of `sys.stderr` while it is shown."""
+    """Prints above a progress bar, which takes the place of `sys.stderr` while it is shown.
+
+    Of one kind of warning, that is from one line of the code, a few are shown a minute, unless
+    `all_of_them`; how many were not is said before the next other line, and by `tell_hidden`.
+    """
+
+    def __init__(self, *, all_of_them: bool = False) -> None:
+        super().__init__()
+        self._all_of_them = all_of_them
+        self._kinds: dict[tuple[str, int], _Kind] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING and not self._all_of_them:
+            kind = self._kinds.setdefault((record.pathname, record.lineno), _Kind())
+            if record.created - kind.since_s > ALIKE_WITHIN_S:
+                kind.since_s, kind.shown = record.created, 0
+            if kind.shown == ALIKE_SHOWN:
+                kind.hidden += 1
+                return
+            kind.shown += 1
+        self.tell_hidden()
         print(self.format(record), file=sys.stderr)
+
+    def tell_hidden(self) -> None:
+        """One line for each kind of warning that was held back."""
+        for kind in self._kinds.values():
+            if kind.hidden:
+                say(f"warning: ... and {kind.hidden} more like these; --debug shows all")
+                kind.hidden = 0
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Warnings from one line of the code: since when, how many were shown and not shown."""
+
+    since_s: float = -math.inf
+    shown: int = 0
+    hidden: int = 0
 
 
 class _OneLine(logging.Formatter):

@@ -34,6 +34,13 @@ app.command("import-darknet")(import_darknet.import_darknet)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
+        return _run(arguments)
+    finally:
+        console.finish()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         code = app(args=arguments, prog_name="vision", standalone_mode=False)
     except _USAGE_ERRORS as error:
         return _report_usage(error)

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -147,6 +148,45 @@ def test_a_broken_picture_is_counted_and_passed_over(vision, tmp_path):
     assert "1.jpg" in outcome.err
     figures = json.loads(stats.read_text())
     assert (figures["processed"], figures["failed"]) == (2, 1)
+
+
+def test_warnings_of_one_kind_are_shown_a_few_times_and_counted(vision, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02}.jpg").write_bytes(CAT.read_bytes() if i == 19 else b"no picture")
+    outcome = vision("run", folder)
+    assert outcome.code == 0
+    lines = outcome.err.splitlines()
+    assert sum(".jpg" in line for line in lines) == 5
+    assert [line for line in lines if "more like these" in line] == [
+        "vision: warning: ... and 14 more like these; --debug shows all"
+    ]
+    assert "19 failed" in lines[-1]
+    everything = vision("run", folder, "--debug").err
+    assert all(f"{i:02}.jpg" in everything for i in range(19))
+    assert "more like these" not in everything
+
+
+def test_a_source_that_breaks_is_a_fault_in_its_own_words(vision, tmp_path):
+    outcome = vision("run", "scene:?fps=0&size=320x240&die_after=0.2s")
+    assert outcome.code == 1
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("vision: error: scene")
+    assert "CaptureError" not in outcome.err
+
+
+def test_a_run_that_is_broken_off_before_it_began_sums_up_nothing(vision, tmp_path, monkeypatch):
+    def interrupted(detector):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stats = tmp_path / "a.json"
+    stats.write_text("earlier")
+    monkeypatch.setattr(session.Detector, "warm_up", interrupted)
+    outcome = vision("run", "scene:", "--jsonl", tmp_path / "a.jsonl", "--stats", stats)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert stats.read_text() == "earlier"
 
 
 @pytest.fixture
