@@ -6,9 +6,12 @@ once; each command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -32,11 +35,26 @@ app.command("import-darknet")(import_darknet.import_darknet)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, by default the one of this process; returns the exit code."""
     try:
-        return _run(arguments)
+        code = _run(arguments)
     finally:
         console.finish()
+    if arguments is None and any(thread.daemon for thread in threading.enumerate()):
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process around a thread that is stuck in a driver or in a model.
+
+    All files are closed by now. An ordinary end would take the libraries down under such a thread,
+    and they answer that by aborting.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it may have gone
+            stream.flush()
+    os._exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

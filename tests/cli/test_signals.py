@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import array
 import fcntl
+import importlib.util
 import json
+import os
 import signal
+import subprocess
+import sys
 import termios
 import time
+from pathlib import Path
 
 import cv2
 import pytest
+
+from pipeline.cli.signals import StopSignals
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PROMPT_S = 2.0  # how long a stop may take
 START_S = 120.0  # a cold cache is compiled first
@@ -25,7 +34,7 @@ def waiting_bytes(pipe) -> int:
     return count[0]
 
 
-def wait_until_full(pipe) -> None:
+def wait_until_quiet(pipe) -> None:
     """Until nothing more has come into a pipe that nobody reads for as long as many frames take."""
     seen, since, deadline = -1, time.monotonic(), time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -34,7 +43,7 @@ def wait_until_full(pipe) -> None:
         elif seen > 0 and time.monotonic() - since > 1.5:
             return
         time.sleep(0.05)
-    pytest.fail("the pipe never filled")
+    pytest.fail("the lines never came to an end")
 
 
 @pytest.mark.parametrize("number", STOPPING, ids=IDS)
@@ -69,7 +78,7 @@ def test_a_signal_ends_the_wait_for_a_source(start, number):
 
 def test_a_reader_that_does_not_read_holds_up_no_stop(start, tmp_path):
     process = start("run", "scene:?fps=0", "--jsonl", "-", "--stats", "a.json")
-    wait_until_full(process.stdout)
+    wait_until_quiet(process.stdout)
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     process.wait(timeout=30)
@@ -80,13 +89,116 @@ def test_a_reader_that_does_not_read_holds_up_no_stop(start, tmp_path):
 
 def test_a_second_signal_stops_at_once(start, tmp_path):
     process = start("run", "scene:?fps=0", "--jsonl", "-", "--stats", "a.json")
-    wait_until_full(process.stdout)
+    wait_until_quiet(process.stdout)
     process.send_signal(signal.SIGINT)
     while _catches(process.pid, signal.SIGTERM):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == -signal.SIGTERM
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory):
+    """A yolov4-tiny of so large an input that a frame takes longer than a stop may take."""
+    pytest.importorskip("onnx")
+    from pipeline.zoo.darknet import import_model  # noqa: PLC0415 - takes onnx
+
+    place = ROOT / "tests" / "zoo" / "darknet_reference.py"
+    spec = importlib.util.spec_from_file_location("darknet_reference_for_signals", place)
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    folder = tmp_path_factory.mktemp("slow")
+    layers = reference.yolov4_tiny(80, 32)
+    config = reference.write_config(folder / "slow.cfg", layers, 1664, 1664)
+    weights = reference.Network(layers).write_weights(folder / "slow.weights")
+    return import_model(config, weights, folder / "slow.onnx").path
+
+
+@pytest.mark.parametrize("policy", ["--latest", "--every-frame"])
+def test_a_signal_ends_a_run_in_the_middle_of_a_slow_model(start, tmp_path, slow_model, policy):
+    process = start(
+        *("run", "scene:", policy, "--detector", slow_model, "--classifier", "none"),
+        *("--jsonl", "-", "--stats", "a.json"),
+    )
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, errors
+    assert time.monotonic() - sent < PROMPT_S
+    assert b"terminate" not in errors
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert figures["captured"] == sum(figures[what] for what in ("processed", "dropped", "failed"))
+
+
+def test_a_signal_ends_a_run_whose_source_hangs(start, tmp_path):
+    process = start(
+        *("run", "scene:?size=320x240&hang_after=0.5s", "--jsonl", "-", "--stats", "a.json"),
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until_quiet(process.stdout)
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert time.monotonic() - sent < PROMPT_S
+    assert (tmp_path / "a.json").exists()
+
+
+def test_while_things_are_being_closed_no_signal_breaks_in():
+    asked = []
+    with StopSignals() as signals:
+        signals.stop = lambda: asked.append("stop")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        signals.be_patient()
+        os.kill(os.getpid(), signal.SIGALRM)  # on its way already when the patience began
+        asked.append("closed")
+    with StopSignals() as signals:
+        signals.stop = lambda: asked.append("stop again")
+        signals.be_patient()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        asked.append("closed too")
+    assert asked == ["stop", "closed", "closed too"]
+
+
+STUCK = """
+import sys, threading
+import numpy as np
+import onnxruntime as ort
+from pipeline.cli.main import main
+
+session = ort.InferenceSession(sys.argv.pop(), providers=["CPUExecutionProvider"])
+picture = {session.get_inputs()[0].name: np.zeros((1, 416, 416, 3), np.uint8)}
+inside = threading.Event()
+
+
+def call():
+    inside.set()
+    while True:
+        session.run(None, picture)
+
+
+threading.Thread(target=call, daemon=True).start()
+inside.wait()
+sys.exit(main())
+"""
+
+
+def test_a_thread_left_inside_a_model_does_not_turn_the_end_into_an_abort():
+    model = ROOT / "models" / "yolov4-tiny-int8.onnx"
+    ended = subprocess.run(
+        [sys.executable, "-c", STUCK, "models", "list", model],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert b"yolov4-tiny-int8" in ended.stdout
+    assert ended.stderr == b""
 
 
 def _catches(pid: int, number: int) -> bool:
