@@ -42,9 +42,9 @@ NmsKind = Annotated[Literal["iou", "darknet"], msgspec.Meta(description="iou or 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a run can be told, with its defaults; make one with `settings_from`.
 
-    Sizes are pixels, `duration` and `open_timeout` seconds, `fps` frames per second. None leaves
-    the choice to the source (`every_frame`, `width`, `height`, `fps`, `fourcc`), to the machine
-    (`threads`: all cores), or turns the thing off.
+    Sizes are pixels, `duration` and the time-outs seconds, `fps` frames per second. None leaves
+    the choice to the source (`every_frame`, `reconnect`, `width`, `height`, `fps`, `fourcc`), to
+    the machine (`threads`: all cores), or turns the thing off.
     """
 
     source: Source | None = None
@@ -59,7 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_frames: Count | None = None
     duration: Seconds | None = None
     open_timeout: Seconds = 5.0
+    read_timeout: Seconds = 5.0
     retry: Switch = False
+    reconnect: Switch | None = None
+    isolate: Switch = False
     width: Pixels | None = None
     height: Pixels | None = None
     fps: Rate | None = None

@@ -39,7 +39,10 @@ every_frame: false
 max_frames: 9
 duration: 1.5
 open_timeout: 2
+read_timeout: 3
 retry: true
+reconnect: false
+isolate: true
 width: 640
 height: 480
 fps: 15

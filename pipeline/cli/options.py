@@ -108,6 +108,23 @@ OpenTimeout = Annotated[
     ),
 ]
 Retry = Annotated[bool | None, _option("--retry", text="wait for a source that is not there yet")]
+ReadTimeout = Annotated[
+    float | None,
+    _option(
+        "--read-timeout", text="seconds without a frame that mean broken", default=_D.read_timeout
+    ),
+]
+Reconnect = Annotated[
+    bool | None,
+    _option(
+        "--reconnect/--no-reconnect",
+        text="open a source again when it breaks",
+        default="cameras and streams",
+    ),
+]
+Isolate = Annotated[
+    bool | None, _option("--isolate", text="read the source in a process of its own")
+]
 Width = Annotated[
     int | None, _option("--width", text="pixels to ask of a camera or the scene", **_WHOLE)
 ]

@@ -105,6 +105,9 @@ def _open_once(settings: Settings) -> Source:
                 fps=settings.fps,
                 fourcc=settings.fourcc,
                 open_timeout_s=settings.open_timeout,
+                read_timeout_s=settings.read_timeout,
+                reconnect=settings.reconnect,
+                isolate=settings.isolate,
             )
         except BaseException as error:
             future.set_exception(error)
