@@ -29,7 +29,7 @@ class ModelError(InputError):
 
 
 class DependencyError(InputError):
-    """An optional dependency is needed and not installed; the message names the extra."""
+    """An optional dependency is needed and not installed; the message says what to install."""
 
 
 class RunError(VisionError):
