@@ -34,6 +34,7 @@ from pipeline.runtime.mailbox import Closed, Mailbox
 from pipeline.runtime.metrics import Durations
 from pipeline.runtime.ordering import InOrder
 from pipeline.runtime.stage import Stage
+from pipeline.runtime.tally import Tally
 from pipeline.types import Classifications, Detections, Frame, Image, Result
 
 STAGES = ("capture", "preprocess", "detect", "classify", "output")
@@ -126,9 +127,7 @@ class Pipeline:
         self._threads = threads or available_threads()
         self._max_frames = max_frames
         self._duration_s = duration_s
-        self._counts = {"captured": 0, "processed": 0, "dropped": 0, "failed": 0}
-        self._counts_are_final = False
-        self._count_lock = threading.Lock()
+        self._tally = Tally()
         self._times = {name: Durations() for name in STAGES}
         self._ages = {name: Durations() for name in STAGES}
         self._started_s = self._ended_s = 0.0
@@ -233,7 +232,7 @@ class Pipeline:
                 continue
             except Closed:
                 raise StopIteration from None
-            self._count("processed")
+            self._tally.add("processed")
             self._record_age("output", job)
             self._return_permit()
             return _result(job)
@@ -259,7 +258,7 @@ class Pipeline:
             self._drop(job)
         self._ended_s = self._ended_s or time.monotonic()
         if self._left_behind:
-            self._give_up_the_rest()
+            self._tally.settle()
 
     @property
     def left_behind(self) -> bool:
@@ -275,19 +274,19 @@ class Pipeline:
     def _read(self) -> _Job:
         """The capture stage's next frame; one that cannot be decoded is counted and passed over."""
         while not self._stop_requested and not (
-            self._every_frame and self._counts["captured"] == self._max_frames
+            self._every_frame and self._tally["captured"] == self._max_frames
         ):
             started_ns = time.perf_counter_ns()
             try:
                 frame = self._source.read()
             except FrameError as error:
-                self._count("captured")
-                self._count("failed")
+                self._tally.add("captured")
+                self._tally.add("failed")
                 logger.warning("%s", error)
                 continue
             if frame is None:
                 break
-            self._count("captured")
+            self._tally.add("captured")
             self._times["capture"].add((time.perf_counter_ns() - started_ns) / 1e6)
             return _Job(frame)
         raise Closed
@@ -376,25 +375,12 @@ class Pipeline:
 
     # --- counting ---------------------------------------------------------------------------
 
-    def _count(self, what: str) -> None:
-        with self._count_lock:
-            if not self._counts_are_final:
-                self._counts[what] += 1
-
     def _drop(self, job: _Job) -> None:
-        self._count("dropped")
+        self._tally.add("dropped")
 
     def _fail(self, job: _Job) -> None:
         """A call that we broke off ourselves is no fault of the frame."""
-        self._count("dropped" if self._is_cancelled else "failed")
-
-    def _give_up_the_rest(self) -> None:
-        """Count as dropped what threads that were left behind still hold, and nothing after."""
-        with self._count_lock:
-            counts = self._counts
-            held = counts["captured"] - sum(counts[k] for k in ("processed", "dropped", "failed"))
-            counts["dropped"] += held
-            self._counts_are_final = True
+        self._tally.add("dropped" if self._is_cancelled else "failed")
 
     def _return_permit(self) -> None:
         try:
@@ -408,8 +394,7 @@ class Pipeline:
     def stats(self) -> dict[str, Any]:
         """Counts, rate, ages and stage times so far, in the form of `--stats`."""
         seconds = (self._ended_s or time.monotonic()) - self._started_s if self._started_s else 0.0
-        with self._count_lock:
-            counts = dict(self._counts)
+        counts = self._tally.as_dict()
         return {
             **counts,
             "seconds": round(seconds, 3),

@@ -24,7 +24,7 @@ FORMS = (
 
 
 def open_source(
-    text: str,
+    text: str | int,
     *,
     width: int | None = None,
     height: int | None = None,
@@ -50,6 +50,7 @@ def open_source(
 
     Raises `SourceError` where it cannot be opened and `ConfigError` where a setting makes no sense.
     """
+    text = str(text)  # a camera's number may come as one
     if camera is not None:
         check_camera_name(camera)
     request = Request(
