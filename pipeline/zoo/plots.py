@@ -1,0 +1,126 @@
+"""Pictures of figures, drawn by matplotlib: curves, a frontier of points, a confusion matrix.
+
+A picture is made with `new_figure`, drawn on as matplotlib's users know it, and stored with
+`save_figure`; the extra `plot` brings matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DependencyError, InputError
+from pipeline.zoo.onnx_file import write_atomically
+
+FORMATS = (".png", ".svg", ".pdf")
+_DPI = 120
+_MOST_CELLS_NAMED = 30  # classes of a confusion matrix whose names can still be read
+
+
+class Point(NamedTuple):
+    """One thing that was measured: its name and where it lies."""
+
+    name: str
+    x: float
+    y: float
+
+
+def check_plot_path(path: str | Path) -> Path:
+    """The path, where a picture can be stored under it: to be called before the work is done.
+
+    Raises `InputError` for another ending and `DependencyError` without matplotlib.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: expected a picture that ends in {', '.join(FORMATS)}")
+    _require_matplotlib()
+    return path
+
+
+def new_figure(
+    title: str, x_label: str, y_label: str, *, size: tuple[float, float] = (7.0, 5.0)
+) -> tuple[Any, Any]:
+    """A matplotlib figure of `size` inches and its axes, with a light grid; no window opens."""
+    figure = _require_matplotlib()(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(visible=True, alpha=0.3)
+    return figure, axes
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Store a figure in the form that the file's ending names, whole or not at all.
+
+    Raises `InputError` for another ending and `OutputError` where it cannot be written.
+    """
+    path = check_plot_path(path)
+    write_atomically(path, picture_bytes(figure, path.suffix))
+
+
+def picture_bytes(figure: Any, suffix: str = ".png") -> bytes:
+    """A figure as the contents of a file of that ending, for a page that holds it inside."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix.lower().lstrip("."), dpi=_DPI)
+    return buffer.getvalue()
+
+
+def plot_precision_recall(
+    curves: Mapping[str, npt.NDArray[np.float64]], recall: npt.NDArray[np.float64], title: str
+) -> Any:
+    """Precision over recall, both 0 to 1, one named curve each: the first thick, the rest thin."""
+    figure, axes = new_figure(title, "recall", "precision")
+    for index, (name, precision) in enumerate(curves.items()):
+        axes.plot(recall, precision, label=name, linewidth=2.5 if index == 0 else 1.0)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(loc="lower left", fontsize="small")
+    return figure
+
+
+def plot_confusion(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str) -> Any:
+    """A confusion matrix (k, k): row the true class, column the answer, each row as a share."""
+    side = min(14.0, 3.0 + 0.3 * len(labels))
+    figure, axes = new_figure(title, "answer", "true class", size=(side + 1.0, side))
+    axes.grid(visible=False)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    if len(labels) <= _MOST_CELLS_NAMED:
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize="small")
+        axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    return figure
+
+
+def plot_frontier(
+    points: Sequence[Point], frontier: Sequence[Point], title: str, x_label: str, y_label: str
+) -> Any:
+    """All points with their names, and a line through those of the frontier."""
+    figure, axes = new_figure(title, x_label, y_label)
+    axes.scatter([point.x for point in points], [point.y for point in points], s=18, color="0.6")
+    best = sorted(frontier, key=lambda point: point.x)
+    axes.plot([p.x for p in best], [p.y for p in best], marker="o", markersize=5, linewidth=1.5)
+    for point in points:
+        axes.annotate(
+            point.name,
+            (point.x, point.y),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=7,
+            color="black" if point in best else "0.5",
+        )
+    return figure
+
+
+def _require_matplotlib() -> Any:
+    """Matplotlib's figure, which needs no window; its `pyplot` is not used."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra, needed only to draw)
+    except ImportError as error:
+        raise DependencyError(
+            "matplotlib: needed to draw, but not installed; pip install matplotlib"
+        ) from error
+    return Figure
