@@ -1,0 +1,107 @@
+"""Folders of a user's own pictures: finding them, and reading past the few that are damaged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.quiet import quiet_opencv
+from pipeline.types import Image
+from pipeline.zoo.coco import PICTURE_SUFFIXES, read_picture
+
+MAX_DAMAGED = 0.1
+"""The share of pictures that may be damaged; more of them means that the folder is a wrong one."""
+
+logger = logging.getLogger(__name__)
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """The picture files in `folder` and below, sorted; of a YOLO-format one those in `images`.
+
+    Raises `InputError` where there is no such folder or no picture in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
+    top = folder / "images" if (folder / "images").is_dir() else folder
+    found = sorted(path for path in top.rglob("*") if is_picture(path))
+    if not found:
+        raise InputError(f"{top}: expected pictures ({', '.join(PICTURE_SUFFIXES)}), found none")
+    return found
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is named like a picture; hidden ones are none."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+
+
+def class_folders(folder: str | Path) -> dict[str, list[Path]]:
+    """The pictures of each sub-folder of `folder` by its name, classes and pictures sorted.
+
+    Sub-folders without pictures are left out. Raises `InputError` where there is no such folder,
+    or no sub-folder with pictures.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
+    classes = {
+        child.name: sorted(path for path in child.rglob("*") if is_picture(path))
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+    classes = {name: pictures for name, pictures in classes.items() if pictures}
+    if not classes:
+        raise InputError(
+            f"{folder}: expected a sub-folder of pictures for each class, but found none"
+        )
+    return classes
+
+
+def spread(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of the paths, evenly spread over all of them."""
+    if len(paths) <= most:
+        return list(paths)
+    return [paths[index * len(paths) // most] for index in range(most)]
+
+
+class UsablePictures:
+    """Iterates over paths and pixels, and skips files that do not decode.
+
+    A warning tells how many at the end. Raises `InputError` as soon as they are more than a tenth
+    of all: `subject` names the folder then.
+    """
+
+    def __init__(self, subject: str | Path, paths: Sequence[Path]) -> None:
+        self.subject = subject
+        self.paths = paths
+        self.damaged: list[Path] = []
+
+    def __iter__(self) -> Iterator[tuple[Path, Image]]:
+        self.damaged = []
+        for path in self.paths:
+            try:
+                with quiet_opencv():
+                    image = read_picture(path)
+            except InputError:
+                self._skip(path)
+                continue
+            yield path, image
+        if self.damaged:
+            logger.warning(
+                "%s: skipped %d of %d pictures that do not decode: %s%s",
+                self.subject,
+                len(self.damaged),
+                len(self.paths),
+                ", ".join(path.name for path in self.damaged[:3]),
+                ", ..." if len(self.damaged) > 3 else "",
+            )
+
+    def _skip(self, path: Path) -> None:
+        self.damaged.append(path)
+        if len(self.damaged) > MAX_DAMAGED * len(self.paths):
+            raise InputError(
+                f"{self.subject}: {len(self.damaged)} or more of {len(self.paths)} pictures do not "
+                f"decode, {path.name} for one; expected at most {MAX_DAMAGED:.0%}"
+            )
