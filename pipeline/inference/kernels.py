@@ -30,7 +30,7 @@ def _warn_of_no_cache(reason: str) -> None:
     logger.warning("no folder to keep compiled kernels in (%s); every start compiles", reason)
 
 
-def _kernel(function: Any) -> Any:
+def kernel(function: Any) -> Any:
     """Compile on first use, keep the machine code on disk, run without the interpreter lock."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
@@ -50,12 +50,12 @@ def are_compiled() -> bool:
     return any(index.stat().st_mtime >= newest for index in Path(folder).glob(name))
 
 
-@_kernel
+@kernel
 def _sigmoid(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-np.float64(x)))
 
 
-@_kernel
+@kernel
 def _logit(p: float) -> float:
     if p <= 0.0:
         return -np.inf
@@ -64,7 +64,7 @@ def _logit(p: float) -> float:
     return math.log(p / (1.0 - p))
 
 
-@_kernel
+@kernel
 def decode_and_suppress(
     heads,
     anchors,
@@ -100,7 +100,7 @@ def decode_and_suppress(
     return _gather(kept, boxes, scores, class_ids, mapping)
 
 
-@_kernel
+@kernel
 def _collect(
     head,
     anchors,
@@ -152,7 +152,7 @@ def _collect(
     return boxes, scores, class_ids, count
 
 
-@_kernel
+@kernel
 def _box(head, first, row, column, anchor, scale_x_y, network_size, mapping):
     """One anchor's x1 y1 x2 y2 in source pixels, not clipped."""
     columns, rows = head.shape[2], head.shape[1]
@@ -171,7 +171,7 @@ def _box(head, first, row, column, anchor, scale_x_y, network_size, mapping):
     )
 
 
-@_kernel
+@kernel
 def _is_visible(box, mapping):
     """Whether a box is finite and covers some of the frame."""
     for edge in box:
@@ -182,7 +182,7 @@ def _is_visible(box, mapping):
     return right > left and bottom > top
 
 
-@_kernel
+@kernel
 def _append(boxes, scores, class_ids, count, box, score, class_id, score_threshold):
     if not score > score_threshold:
         return boxes, scores, class_ids, count
@@ -196,7 +196,7 @@ def _append(boxes, scores, class_ids, count, box, score, class_id, score_thresho
     return boxes, scores, class_ids, count + 1
 
 
-@_kernel
+@kernel
 def _suppress(boxes, scores, class_ids, threshold, darknet, max_detections):
     """Indices of the boxes to keep, best score first; equal scores keep the order of the heads."""
     order = np.argsort(-scores, kind="mergesort")
@@ -225,7 +225,7 @@ def _suppress(boxes, scores, class_ids, threshold, darknet, max_detections):
     return kept[:count]
 
 
-@_kernel
+@kernel
 def _overlap(a, b, darknet):
     """IoU of two boxes, less Darknet's distance term where asked for."""
     width = min(a[2], b[2]) - max(a[0], b[0])
@@ -244,7 +244,7 @@ def _overlap(a, b, darknet):
     return iou - distance**DARKNET_DISTANCE_EXPONENT
 
 
-@_kernel
+@kernel
 def _gather(kept, boxes, scores, class_ids, mapping):
     """Copy the kept objects out, clipped to the frame."""
     out_boxes = np.empty((len(kept), 4), np.float32)
