@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from pipeline.cli import console, demo, doctor, import_darknet, models, run
+from pipeline.cli import console, demo, doctor, head, import_darknet, models, run
 
 # typer brings its own copy of click or the one of PyPI, as its version goes; this is either's.
 _USAGE_ERRORS: Any = typer.BadParameter.__mro__[2]
@@ -32,6 +32,7 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)
+app.command("head")(head.head)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
@@ -42,6 +43,17 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
             if _is_same(path, file) and not _is_device(path):
                 raise ConfigError(f"{option} {path}: is the file of {other} too; choose another")
         written[option] = path
+
+
+def check_model_target(output: Path, *read: Path) -> None:
+    """See that a new model can be called `output`, before anything is computed.
+
+    Raises `ConfigError` where it is no .onnx file, a folder, or one of the files `read`.
+    """
+    if output.suffix != ".onnx" or output.is_dir():
+        raise ConfigError(f"--output {output}: expected a file name that ends in .onnx")
+    if any(_is_same(str(output), str(file)) for file in read):
+        raise ConfigError(f"--output {output}: is the model that is read; choose another name")
 
 
 def _source_files(source: str | int | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""A progress bar for commands that work through a known number of steps."""
+"""What commands share that work through a known number of steps and then write a file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,27 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 
+import typer
+
+from pipeline.cli import console
+from pipeline.cli.signals import StopSignals
+
+EXIT_STOPPED = 130  # what shells give a program that was interrupted
+
 Report = Callable[[str, int, int], None]
 """What is being done, how many steps of it are done, and how many there are."""
 
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Leaves the block at the first signal, cleaning up, and ends the command with code 130."""
+    with StopSignals():
+        yield
+        return
+    console.say("stopped; nothing was written")
+    raise typer.Exit(EXIT_STOPPED)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def is_picture(path: Path) -> bool:
 def class_folders(folder: str | Path) -> dict[str, list[Path]]:
     """The pictures of each sub-folder of `folder` by its name, classes and pictures sorted.
 
-    Sub-folders without pictures are left out. Raises `InputError` where there is no such folder,
+    Sub-folders without pictures are left out, with a warning. Raises `InputError` where there is no such folder,
     or no sub-folder with pictures.
     """
     folder = Path(folder)
@@ -51,7 +51,9 @@ def class_folders(folder: str | Path) -> dict[str, list[Path]]:
         for child in sorted(folder.iterdir())
         if child.is_dir() and not child.name.startswith(".")
     }
-    classes = {name: pictures for name, pictures in classes.items() if pictures}
+    for name in [name for name, pictures in classes.items() if not pictures]:
+        logger.warning("%s: has no pictures and is left out", folder / name)
+        del classes[name]
     if not classes:
         raise InputError(
             f"{folder}: expected a sub-folder of pictures for each class, but found none"
