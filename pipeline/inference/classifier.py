@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
-from pipeline.inference.session import Model, open_model
+from pipeline.inference.manifest import read_manifest
+from pipeline.inference.session import Model, open_model, reopen
 from pipeline.types import Classifications, Image, check_image
 
 DEFAULT_CLASSIFIER = "mobilenetv2-int8"
@@ -23,9 +24,10 @@ class Classifier:
     A crop is a square around the box's centre, so that nothing is squeezed, a little larger than
     the box; what lies outside the picture repeats its border.
 
-    - `model`: a registry name or the path of an ONNX file made by our tools
+    - `model`: a registry name or the path of an ONNX file
     - `top`: how many names a box gets
     - `threads`: cores for one call, all available ones by default
+    - `manifest`: a file that says what the model expects, where it was made by others
 
     Raises `ModelError` for the model and `ConfigError` for the rest.
     """
@@ -36,8 +38,10 @@ class Classifier:
         *,
         top: int = 5,
         threads: int | None = None,
+        manifest: str | Path | None = None,
     ) -> None:
-        self._model = open_model(model, task="classify", threads=threads)
+        spec = None if manifest is None else read_manifest(manifest)
+        self._model = open_model(model, task="classify", threads=threads, spec=spec)
         if not 1 <= top <= len(self.labels):
             raise ConfigError(f"top must lie between 1 and {len(self.labels)}, but got {top}")
         self.top = top
@@ -55,7 +59,7 @@ class Classifier:
     def use_threads(self, threads: int) -> None:
         """Give one call that many cores; opens the file anew where that is a change."""
         if threads != self._model.threads:
-            self._model = open_model(self._model.path, task="classify", threads=threads)
+            self._model = reopen(self._model, threads)
 
     def cancel(self) -> None:
         """Break off the calls under way; they raise `RunError`."""
@@ -79,8 +83,9 @@ class Classifier:
         ids = np.empty((count, self.top), np.int32)
         scores = np.empty((count, self.top), np.float32)
         spec = self._model.spec.input
-        for start in range(0, count, BATCH):
-            chunk = boxes[start : start + BATCH]
+        batch = self._model.batch or BATCH
+        for start in range(0, count, batch):
+            chunk = boxes[start : start + batch]
             pixels = np.empty((len(chunk), spec.height, spec.width, 3), np.uint8)
             for i, box in enumerate(chunk):
                 crop_into(image, box, pixels[i])

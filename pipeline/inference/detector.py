@@ -12,8 +12,9 @@ import numpy.typing as npt
 from pipeline.errors import ConfigError, RunError
 from pipeline.inference.decode import NMS_KINDS, NmsKind, decode
 from pipeline.inference.kernels import are_compiled
+from pipeline.inference.manifest import read_manifest
 from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
-from pipeline.inference.session import Model, open_model
+from pipeline.inference.session import Model, open_model, reopen
 from pipeline.types import Detections, Image, check_image
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,13 @@ class Prepared(NamedTuple):
 class Detector:
     """Finds objects with a YOLO network; calling it with a BGR picture gives `Detections`.
 
-    - `model`: a registry name or the path of an ONNX file made by our tools
+    - `model`: a registry name or the path of an ONNX file
     - `score_threshold`: objects below this score, 0 to 1, are left out
     - `nms_threshold`: boxes of one class that overlap more than this are one object
     - `nms_kind`: `iou`, or `darknet` for the suppression that Darknet itself uses
     - `multi_label`: one anchor may give several classes, as Darknet's evaluation does
     - `threads`: cores for one call, all available ones by default
+    - `manifest`: a file that says what the model expects, where it was made by others
 
     The thresholds may be changed between calls; `__call__` is safe from several threads.
     Raises `ModelError` for the model and `ConfigError` for the rest.
@@ -52,6 +54,7 @@ class Detector:
         multi_label: bool = False,
         max_detections: int = 300,
         threads: int | None = None,
+        manifest: str | Path | None = None,
     ) -> None:
         if nms_kind not in NMS_KINDS:
             raise ConfigError(f"nms_kind must be one of {', '.join(NMS_KINDS)}, but got {nms_kind}")
@@ -62,7 +65,8 @@ class Detector:
         self.nms_kind: NmsKind = nms_kind
         self.multi_label = multi_label
         self.max_detections = max_detections
-        self._model = open_model(model, task="detect", threads=threads)
+        spec = None if manifest is None else read_manifest(manifest)
+        self._model = open_model(model, task="detect", threads=threads, spec=spec)
         heads = self._model.spec.heads
         self._anchors = tuple(np.array(head.anchors, np.float32) for head in heads)
         self._scales_x_y = tuple(float(head.scale_x_y) for head in heads)
@@ -98,7 +102,7 @@ class Detector:
     def use_threads(self, threads: int) -> None:
         """Give one call that many cores; opens the file anew where that is a change."""
         if threads != self._model.threads:
-            self._model = open_model(self._model.path, task="detect", threads=threads)
+            self._model = reopen(self._model, threads)
 
     def cancel(self) -> None:
         """Break off the calls under way; they raise `RunError`."""

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.inference.registry import registered_models
 from pipeline.paths import share_dirs
 
 SUFFIX = ".onnx"
@@ -33,6 +34,13 @@ def find_model(model: str | Path) -> Path:
     models = installed_models()
     if path.name in models:
         return models[path.name]
-    near = difflib.get_close_matches(path.name, models, n=1)
+    registered = registered_models()
+    if path.name in registered and not registered[path.name].entry.travels:
+        raise ModelError(
+            f"model {model}: not on this machine yet; 'vision models pull {model}' fetches it "
+            f"({registered[path.name].entry.size / 1e6:.1f} MB)"
+        )
+    names = [*models, *registered]
+    near = difflib.get_close_matches(path.name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(models) or 'none'}"
     raise ModelError(f"model {model}: no model of that name and no .onnx file; {hint}")

@@ -14,8 +14,12 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from pipeline.errors import ModelError, RunError
+from pipeline.inference.external import refuse_outside_data
+from pipeline.inference.interface import fit_interface
 from pipeline.inference.locate import find_model
+from pipeline.inference.pixels import Convert, converter
 from pipeline.inference.processor import adds_int8_in_16_bits, processor
+from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
 
 logger = logging.getLogger(__name__)
@@ -37,12 +41,17 @@ def available_threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An opened model: `run` may be called from several threads at once."""
+    """An opened model: `run` may be called from several threads at once.
+
+    `batch` is the number of pictures that the graph takes in one call, None for any.
+    """
 
     path: Path
     spec: ModelSpec
     session: ort.InferenceSession
     threads: int
+    batch: int | None = None
+    convert: Convert | None = None
     _running: list[ort.RunOptions] = field(default_factory=list)
 
     @property
@@ -54,13 +63,16 @@ class Model:
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """Run a batch (N, height, width, 3) uint8 BGR; one float32 array an output.
 
+        What a network made by others takes instead is made of these pixels here.
+
         Raises `RunError` where `cancel` broke it off or the runtime fails.
         """
+        feed = pixels if self.convert is None else self.convert(pixels)
         options = ort.RunOptions()
         self._running.append(options)
         try:
             outputs: list[npt.NDArray[np.float32]] = self.session.run(
-                self.outputs, {self.spec.input.name: pixels}, options
+                self.outputs, {self.spec.input.name: feed}, options
             )
         except _ORT_ERRORS as error:
             reason = "was cancelled" if options.terminate else " ".join(str(error).split())
@@ -76,35 +88,48 @@ class Model:
 
 
 def open_model(
-    model: str | Path, *, task: str | None = None, threads: int | None = None, provider: str = CPU
+    model: str | Path,
+    *,
+    task: str | None = None,
+    threads: int | None = None,
+    provider: str = CPU,
+    spec: ModelSpec | None = None,
 ) -> Model:
     """Open a model by its registry name or path for `task` ("detect", "classify", None for any).
 
     `threads` is the number of cores one call may use, all available ones by default. Threads that
     wait for work sleep rather than spin: they share their core with capture, decoding and drawing.
+    What the model expects is `spec` where that is given, else what its metadata says, else what
+    the registry says of a file with these contents.
 
-    Raises `ModelError` where the file is missing, damaged, made for another task, without the
-    metadata that our tools store, or where the provider is not in this ONNX Runtime.
+    Raises `ModelError` where the file is missing, damaged, made for another task, other than its
+    spec says or without one, where its weights lie outside its folder, or where the provider is
+    not in this ONNX Runtime.
     """
     path = find_model(model)
     threads = threads or available_threads()
     _check_provider(provider)
+    refuse_outside_data(path)
     try:
         session = ort.InferenceSession(str(path), _options(threads), providers=[provider])
     except _ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: not a usable ONNX model: {reason}") from error
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ModelError(
-            f"{path}: no '{METADATA_KEY}' metadata says what this model expects; "
-            f"make it with 'vision import-darknet' or 'make models'"
-        )
-    spec = decode_spec(text, str(path))
+    spec = spec or _stored_spec(path, session)
     if task is not None and spec.task != task:
         raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
-    _check_interface(path, spec, session)
-    return Model(path, spec, session, threads)
+    spec, batch = fit_interface(str(path), spec, session)
+    return Model(path, spec, session, threads, batch, converter(spec.input))
+
+
+def reopen(model: Model, threads: int) -> Model:
+    """The same model with that many cores for a call. Raises `ModelError` where it has gone."""
+    return open_model(model.path, threads=threads, spec=model.spec)
+
+
+def _stored_spec(path: Path, session: ort.InferenceSession) -> ModelSpec:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    return find_spec(path) if text is None else decode_spec(text, str(path))
 
 
 @functools.cache
@@ -146,38 +171,3 @@ def _check_provider(provider: str) -> None:
         raise ModelError(
             f"provider {provider}: not in this ONNX Runtime, which has {', '.join(available)}"
         )
-
-
-def _check_interface(path: Path, spec: ModelSpec, session: ort.InferenceSession) -> None:
-    """The graph must have the input and outputs that its metadata promises."""
-    expected = spec.input
-    if expected.layout != "NHWC" or expected.dtype != "uint8" or expected.color != "BGR":
-        raise ModelError(
-            f"{path}: expected an input of uint8 BGR pixels in NHWC, but it takes "
-            f"{expected.dtype} {expected.color} in {expected.layout}"
-        )
-    inputs = {value.name: value for value in session.get_inputs()}
-    given = inputs.get(expected.name)
-    shape = [expected.height, expected.width, 3]
-    if given is None or given.type != "tensor(uint8)" or list(given.shape[1:]) != shape:
-        found = ", ".join(f"{v.name} {v.type} {v.shape}" for v in inputs.values())
-        raise ModelError(
-            f"{path}: expected input {expected.name} tensor(uint8) [N, {expected.height}, "
-            f"{expected.width}, 3], but the graph has {found}"
-        )
-    outputs = {value.name: value for value in session.get_outputs()}
-    for name, channels in _promised_outputs(spec).items():
-        output = outputs.get(name)
-        if output is None or output.type != "tensor(float)" or output.shape[1] != channels:
-            found = ", ".join(f"{v.name} {v.type} {v.shape}" for v in outputs.values())
-            raise ModelError(
-                f"{path}: expected output {name} tensor(float) with {channels} channels for "
-                f"{len(spec.labels)} labels, but the graph has {found}"
-            )
-
-
-def _promised_outputs(spec: ModelSpec) -> dict[str, int]:
-    classes = len(spec.labels)
-    if spec.logits:
-        return {spec.logits: classes}
-    return {head.output: len(head.anchors) * (5 + classes) for head in spec.heads}

@@ -24,7 +24,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `width` and `height` are pixels. `fit` says how a picture is brought to that size: `stretch`
     (each axis on its own) or `letterbox` (aspect kept, grey bars). A network of ours takes uint8
-    BGR pixels in NHWC. Others get (pixel * scale - mean) / std in their `color` order.
+    BGR pixels in NHWC. Others get (pixel * scale - mean) / std in their `color` order. An empty
+    `name` means the graph's only input.
     """
 
     name: str
@@ -37,6 +38,11 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mean: Triple = (0.0, 0.0, 0.0)
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     fit: Literal["stretch", "letterbox"] = "stretch"
+
+    def __post_init__(self) -> None:
+        neutral = self.scale == 1.0 and self.mean == (0.0,) * 3 and self.std == (1.0,) * 3
+        if self.dtype == "uint8" and not neutral:
+            raise ValueError("scale, mean and std need an input of float32")
 
 
 class YoloHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +60,8 @@ class YoloHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that is needed to run a model, and who made it.
 
-    A detector has `heads`; a classifier has one output, `logits`, (N, classes) float32.
+    A detector has `heads`; a classifier has one output, `logits`, (N, classes) float32, which is
+    the graph's only one where its name is empty.
     `labels[i]` names class i. `source` and `licence` are for people.
     """
 

@@ -1,0 +1,101 @@
+"""Where a model file keeps its weights: refuses files that would read outside their own folder.
+
+An ONNX file may say that a tensor's values lie in another file. ONNX Runtime opens what the file
+names, so a stranger's model could make it read any file of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import ModelError
+
+_LENGTH_DELIMITED = 2
+_FIXED_SIZES = {1: 8, 5: 4}
+
+# Field numbers of onnx.proto3. Graphs lie in graphs (the branches of If and Loop), and tensors in
+# attributes: `_TENSORS` says which fields of a message lead on to tensors, and to which message.
+_TENSORS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function", 20: "training"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+}
+_EXTERNAL_DATA = 13
+_MARK = b"location"
+
+
+def refuse_outside_data(path: Path) -> None:
+    """Raise `ModelError` where a tensor of the model lies in a file outside the model's folder.
+
+    A file without such tensors is not looked at any closer: whoever opens it does that.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if _MARK not in data:
+        return
+    folder = path.parent.resolve()
+    try:
+        for location in _locations(memoryview(data), "model"):
+            target = (folder / location).resolve()
+            if folder not in target.parents:
+                raise ModelError(
+                    f"{path}: its weights lie in {location}, outside of its own folder; "
+                    f"expected all files of a model in one folder"
+                )
+    except (IndexError, ValueError, RecursionError) as error:
+        # Nothing passes that this reader cannot follow, since others might.
+        raise ModelError(f"{path}: not a usable ONNX model: the file is damaged") from error
+
+
+def _locations(message: memoryview, kind: str) -> Iterator[str]:
+    """The file names in a message of that kind and in all it holds."""
+    for number, value in _fields(message):
+        if kind == "tensor" and number == _EXTERNAL_DATA:
+            entry = {key: bytes(text) for key, text in _fields(value)}
+            if entry.get(1) == _MARK:
+                yield entry.get(2, b"").decode("utf-8", "surrogateescape")
+        elif inner := _TENSORS.get(kind, {}).get(number):
+            yield from _locations(value, inner)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and contents of the fields that have a length; the others are skipped."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        if tag >= 2**32:
+            raise ValueError("not a protobuf message")
+        kind = tag & 7
+        if kind == _LENGTH_DELIMITED:
+            length, position = _varint(message, position)
+            if position + length > len(message):
+                raise IndexError("truncated")
+            yield tag >> 3, message[position : position + length]
+            position += length
+        elif kind == 0:
+            _, position = _varint(message, position)
+        elif kind in _FIXED_SIZES:
+            position += _FIXED_SIZES[kind]
+        else:
+            raise ValueError("not a protobuf message")
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = message[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("not a protobuf message")

@@ -1,0 +1,116 @@
+"""Whether a graph has the input and the outputs that its spec promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import onnxruntime as ort
+
+from pipeline.errors import ModelError
+from pipeline.inference.spec import InputSpec, ModelSpec
+
+_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+_ANY = None
+
+
+class Fitted(NamedTuple):
+    """A spec with all names filled in, and how many pictures one call takes (None for any)."""
+
+    spec: ModelSpec
+    batch: int | None
+
+
+def fit_interface(subject: str, spec: ModelSpec, session: ort.InferenceSession) -> Fitted:
+    """Hold the spec against the graph; an unnamed input or output is the graph's only one.
+
+    Raises `ModelError` with what was expected and what the graph has. A size that the graph leaves
+    open is taken to fit.
+    """
+    spec = _with_names(subject, spec, session)
+    batch = _check_input(subject, spec.input, session.get_inputs())
+    outputs = {value.name: value for value in session.get_outputs()}
+    for name, shape in _promised_outputs(spec).items():
+        output = outputs.get(name)
+        if output is None or output.type != "tensor(float)" or not _fits(output.shape, shape):
+            raise ModelError(
+                f"{subject}: expected output {name} tensor(float) {_shown(shape)} for "
+                f"{len(spec.labels)} labels, but the graph has {_listed(outputs.values())}"
+            )
+    return Fitted(spec, batch)
+
+
+def input_shape(entry: InputSpec) -> list[int | None]:
+    """The shape of a batch of any size."""
+    if entry.layout == "NCHW":
+        return [_ANY, 3, entry.height, entry.width]
+    return [_ANY, entry.height, entry.width, 3]
+
+
+def _with_names(subject: str, spec: ModelSpec, session: ort.InferenceSession) -> ModelSpec:
+    if not spec.input.name:
+        name = _only(subject, "input", session.get_inputs())
+        spec = msgspec.structs.replace(spec, input=msgspec.structs.replace(spec.input, name=name))
+    if spec.logits == "":
+        name = _only(subject, "output", session.get_outputs())
+        spec = msgspec.structs.replace(spec, logits=name)
+    return spec
+
+
+def _only(subject: str, what: str, values: Sequence[ort.NodeArg]) -> str:
+    if len(values) != 1:
+        raise ModelError(
+            f"{subject}: which {what} to use must be named, since the graph has {_listed(values)}"
+        )
+    return str(values[0].name)
+
+
+def _check_input(subject: str, entry: InputSpec, values: Sequence[ort.NodeArg]) -> int | None:
+    given = {value.name: value for value in values}.get(entry.name)
+    shape = input_shape(entry)
+    if given is None or given.type != _TYPES[entry.dtype] or not _fits(given.shape, shape):
+        raise ModelError(
+            f"{subject}: expected input {entry.name} {_TYPES[entry.dtype]} {_shown(shape)}, "
+            f"but the graph has {_listed(values)}"
+        )
+    if len(values) > 1:
+        raise ModelError(
+            f"{subject}: expected one input, {entry.name}, but the graph has {_listed(values)}"
+        )
+    batch = given.shape[0]
+    if not isinstance(batch, int):
+        return None
+    if batch != 1:
+        raise ModelError(
+            f"{subject}: expected an input that takes one picture or any number of them, but "
+            f"{entry.name} takes {batch} at once; export the model with a batch of 1"
+        )
+    return batch
+
+
+def _promised_outputs(spec: ModelSpec) -> dict[str, list[int | None]]:
+    classes = len(spec.labels)
+    if spec.logits:
+        return {spec.logits: [_ANY, classes]}
+    channels = [len(head.anchors) * (5 + classes) for head in spec.heads]
+    return {
+        head.output: [_ANY, count, _ANY, _ANY]
+        for head, count in zip(spec.heads, channels, strict=True)
+    }
+
+
+def _fits(found: Sequence[int | str | None], expected: Sequence[int | None]) -> bool:
+    """Whether two shapes have the same rank and no two known sizes that differ."""
+    return len(found) == len(expected) and all(
+        have == want or want is _ANY or not isinstance(have, int)
+        for have, want in zip(found, expected, strict=True)
+    )
+
+
+def _shown(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join('N' if size is _ANY else str(size) for size in shape)}]"
+
+
+def _listed(values: object) -> str:
+    return ", ".join(f"{v.name} {v.type} {v.shape}" for v in values)  # type: ignore[attr-defined]

