@@ -9,16 +9,26 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGING := setup.py setup.cfg pyproject.toml
 
+# ROS 2 from wheels, in an environment of its own: it wants other versions of some build tools.
+ROS_VENV ?= $(VENV)-ros
+ROS_BIN := $(ROS_VENV)/bin
+
 # Pictures to train, calibrate and measure with; `make models` says what is missing without them.
 DATA ?= ../shared
 
-.PHONY: demo test lint types format models accuracy bench clean
+.PHONY: demo test test-ros lint types format models accuracy bench clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory test-ros
+
+# Says why, and is content, where there are no ROS 2 wheels for this Python or no compiler.
+test-ros: $(VENV)/.venv
+	@if $(BIN)/python tests/ros/possible.py; then \
+		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -41,7 +51,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks --data $(DATA)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ROS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says what is installed, so that a second `make` is quick and a changed setup.py counts.
@@ -58,13 +68,19 @@ $(VENV)/.dev: $(VENV)/.venv $(PACKAGING)
 	$(PIP) install --quiet --editable '.[test,dev]'
 	@touch $@ $(VENV)/.runtime $(VENV)/.test
 
-$(VENV)/.venv:
+$(ROS_VENV)/.ros: $(ROS_VENV)/.venv $(PACKAGING) $(shell find tests/ros -type f)
+	$(ROS_BIN)/python -m pip --disable-pip-version-check install --quiet \
+		--requirement tests/ros/requirements.txt --editable '.[test,ros]'
+	$(ROS_BIN)/python tests/ros/build_messages.py
+	@touch $@
+
+$(VENV)/.venv $(ROS_VENV)/.venv: %/.venv:
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)'; then \
 		echo "make: expected Python 3.10 to 3.13, but found $$($(or $(PYTHON),python3) --version 2>&1);" \
 			"install one, then: make PYTHON=/path/to/python3" >&2; exit 1; fi
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "make: $(PYTHON) lacks venv or ensurepip;" \
 			"on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi
-	@echo "installing into $(VENV), which takes a minute or two the first time"
-	$(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $*, which takes a minute or two the first time"
+	$(PYTHON) -m venv --clear $*
 	@touch $@

@@ -42,12 +42,25 @@ setup(
         "convert": ["onnx>=1.15"],
         "evaluate": ["pycocotools>=2.0.7"],
         "plot": ["matplotlib>=3.7"],
+        # For where there is no ROS distribution; vision_msgs is not on the package index.
+        "ros": [
+            "ros-diagnostic-msgs",
+            "ros-lifecycle-msgs",
+            "ros-rclpy",
+            "ros-rmw-fastrtps-cpp",
+            "ros-sensor-msgs",
+            "ros-std-msgs",
+            "ros-std-srvs",
+        ],
         "test": [
             "onnx>=1.15",
             "pycocotools>=2.0.7",
             "matplotlib>=3.7",
             "pytest>=8",
             "hypothesis>=6.100",
+            # Only where there is a wheel: it builds for minutes, and needs clang.
+            "atheris>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
+            " and python_version < '3.14'",
             "simplejpeg>=1.7",
             "setuptools>=70.1",  # builds the wheel that the tests install
         ],

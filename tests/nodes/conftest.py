@@ -1,0 +1,330 @@
+"""What the tests of the nodes share: real nodes in processes, and an observer to talk to them.
+
+Everything is bounded in time and stays on this machine, in a domain that no other test run has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 20.0
+"""How long a test waits for anything before it fails; nothing here should take that long."""
+HAVE_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "vision_msgs"))
+if HAVE_ROS:
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+
+class _WithoutRos(pytest.Module):
+    """A test file that is not even imported."""
+
+    def collect(self):
+        pytest.skip("needs ROS 2 and vision_msgs: make test-ros", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Skip the test files here, and say why, where there is no ROS 2."""
+    return None if HAVE_ROS else _WithoutRos.from_parent(parent, path=module_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_domain():
+    """A ROS domain for this run alone, not heard outside this machine; ROS_DOMAIN_ID overrides."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if "ROS_DOMAIN_ID" in os.environ:
+        yield int(os.environ["ROS_DOMAIN_ID"])
+        return
+    for number in range(100, 0, -1):  # above, the ports would be those of outgoing connections
+        with (Path(tempfile.gettempdir()) / f"vision-test-domain-{number}").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            os.environ["ROS_DOMAIN_ID"] = str(number)
+            yield number
+            return
+    pytest.fail("expected a free ROS domain, but other test runs hold all of them")
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Waits for a condition that other threads or processes bring about; gives its value."""
+
+    def wait(condition, what: str, timeout_s: float = WAIT_S):
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+            time.sleep(0.01)
+        return value
+
+    return wait
+
+
+class NodeProcess:
+    """A process, its log, and its end."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.pid = self._process.pid
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            with self._news:
+                self._lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    @property
+    def log(self) -> str:
+        """Everything that the process has written so far."""
+        with self._news:
+            return "\n".join(self._lines)
+
+    def count(self, pattern: str) -> int:
+        """How many lines the pattern is in."""
+        with self._news:
+            return sum(re.search(pattern, line) is not None for line in self._lines)
+
+    def wait_for_log(self, pattern: str, timeout_s: float = WAIT_S) -> str:
+        """The first line that the pattern is in; fails where the process ends without one."""
+
+        def found() -> str | None:
+            return next((line for line in self._lines if re.search(pattern, line)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() or not self._reader.is_alive(), timeout_s)
+            line = found()
+        assert line is not None, f"no {pattern!r} within {timeout_s:g} s in:\n{self.log}"
+        return line
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = WAIT_S) -> int:
+        """The exit code; the log is complete then."""
+        code = self._process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return code
+
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = WAIT_S) -> int:
+        """Send the signal and wait; the exit code."""
+        self.send(number)
+        return self.wait(timeout_s)
+
+    def close(self) -> None:
+        """Leave nothing running, whatever a test left."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._reader.join(5)
+
+
+@pytest.fixture
+def start_process(tmp_path, own_domain):
+    """Start a command with the environment of this run; it is stopped after the test."""
+    started = []
+
+    def start(*command: object, **variables: object) -> NodeProcess:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(tmp_path / "log")}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment |= {name: str(value) for name, value in variables.items()}
+        process = NodeProcess([str(part) for part in command], environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in reversed(started):
+        process.close()
+
+
+@pytest.fixture
+def namespace(request) -> str:
+    """A namespace that only this test uses."""
+    words = re.sub(r"\W+", "_", request.node.name).strip("_")
+    return f"/{words[:60]}_{os.getpid()}"
+
+
+@pytest.fixture
+def start_node(start_process, namespace, tmp_path):
+    """Start `python -m nodes.NAME` in the test's namespace, with parameters of any type.
+
+    `arguments` are further `--ros-args`; `name` is the node's name where it is not the module's;
+    `variables` are environment variables.
+    """
+    count = iter(range(1000))
+
+    def start(
+        module: str,
+        parameters: dict[str, object] | None = None,
+        *arguments: str,
+        name: str | None = None,
+        variables: dict[str, object] | None = None,
+    ) -> NodeProcess:
+        file = tmp_path / f"{module}-{next(count)}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters or {}}}))
+        given = ["-r", f"__ns:={namespace}", *arguments]
+        if name is not None:
+            given += ["-r", f"__node:={name}"]
+        if parameters:
+            given += ["--params-file", str(file)]
+        return start_process(
+            *(sys.executable, "-m", f"nodes.{module}", "--ros-args"), *given, **(variables or {})
+        )
+
+    return start
+
+
+class Inbox:
+    """What came on a topic, in order; for other threads to wait for."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self._messages: list = []
+        self._news = threading.Condition()
+
+    def __call__(self, message) -> None:
+        with self._news:
+            self._messages.append(message)
+            self._news.notify_all()
+
+    @property
+    def messages(self) -> list:
+        with self._news:
+            return list(self._messages)
+
+    def clear(self) -> None:
+        with self._news:
+            self._messages.clear()
+
+    def wait(self, count: int = 1, timeout_s: float = WAIT_S) -> list:
+        """The first `count` messages, once they are there."""
+        with self._news:
+            self._news.wait_for(lambda: len(self._messages) >= count, timeout_s)
+            got = len(self._messages)
+            assert got >= count, f"{got} of {count} messages on {self.topic} in {timeout_s:g} s"
+            return self._messages[:count]
+
+    def wait_for(self, condition, timeout_s: float = WAIT_S):
+        """The first message that the condition holds for."""
+
+        def found():
+            return next((message for message in self._messages if condition(message)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() is not None, timeout_s)
+            message, got = found(), len(self._messages)
+        assert message is not None, f"none of {got} on {self.topic} fits in {timeout_s:g} s"
+        return message
+
+
+class Observer:
+    """A node in the test's own process, spun by a thread; topics are relative to its namespace."""
+
+    def __init__(self, namespace: str, wait_until) -> None:
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node(
+            "observer",
+            namespace=namespace,
+            context=self._context,
+            start_parameter_services=False,
+        )
+        self._wait_until = wait_until
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    @staticmethod
+    def qos(depth: int = 10, *, reliable: bool = True, latched: bool = False) -> QoSProfile:
+        return QoSProfile(
+            depth=depth,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+
+    def subscribe(
+        self, kind, topic: str, depth: int = 100, *, heard_from: int = 0, **qos: bool
+    ) -> Inbox:
+        """What comes on a topic from now on, or once so many publishers are connected."""
+        inbox = Inbox(topic)
+        subscription = self.node.create_subscription(kind, topic, inbox, self.qos(depth, **qos))
+        self._executor.wake()
+        self._wait_until(
+            lambda: subscription.get_publisher_count() >= heard_from,
+            f"{heard_from} publishers of {subscription.topic_name}",
+        )
+        return inbox
+
+    def publisher(self, kind, topic: str, depth: int = 10, *, heard_by: int = 1, **qos: bool):
+        """A publisher, once so many subscribers listen to it."""
+        publisher = self.node.create_publisher(kind, topic, self.qos(depth, **qos))
+        self._wait_until(
+            lambda: publisher.get_subscription_count() >= heard_by,
+            f"{heard_by} subscribers of {publisher.topic_name}",
+        )
+        return publisher
+
+    def call(self, kind, service: str, request, timeout_s: float = WAIT_S):
+        """The answer of a service."""
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(timeout_s), f"no service {client.srv_name}"
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        self._executor.wake()
+        assert done.wait(timeout_s), f"no answer of {client.srv_name} in {timeout_s:g} s"
+        self.node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        self._context.try_shutdown()
+        self._thread.join(WAIT_S)
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def observer(own_domain, namespace, wait_until):
+    """Subscribes, publishes and calls services, as other people's nodes do."""
+    observer = Observer(namespace, wait_until)
+    yield observer
+    observer.close()

@@ -1,0 +1,33 @@
+"""The environment itself: messages of the field's own definition cross between processes."""
+
+from __future__ import annotations
+
+import sys
+
+from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
+
+TALKER = """
+import sys, rclpy
+from vision_msgs.msg import Detection2DArray
+rclpy.init()
+node = rclpy.create_node("echo", namespace=sys.argv[1])
+publisher = node.create_publisher(Detection2DArray, "back", 10)
+node.create_subscription(Detection2DArray, "there", publisher.publish, 10)
+try:
+    rclpy.spin(node)
+except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
+    pass
+"""
+
+
+def test_a_detection_array_comes_back_from_another_process_as_it_was(
+    observer, start_process, namespace
+):
+    start_process(sys.executable, "-c", TALKER, namespace)
+    inbox = observer.subscribe(Detection2DArray, "back", heard_from=1)
+    publisher = observer.publisher(Detection2DArray, "there")
+    box = BoundingBox2D(size_x=320.5, size_y=0.25)
+    sent = Detection2DArray(detections=[Detection2D(id="7", bbox=box)])
+    sent.header.frame_id = "front/left"
+    publisher.publish(sent)
+    assert inbox.wait() == [sent]

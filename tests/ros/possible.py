@@ -1,0 +1,36 @@
+"""Say whether the tests with ROS 2 can run with the Python that runs this; if not, why not.
+
+Uses nothing but the standard library, since it runs before anything is installed. Exits with 1 and
+prints the reason where something is missing.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+
+def hindrance() -> str | None:
+    """What is missing, and what to do about it; None where nothing is."""
+    implementation, libc = platform.python_implementation(), platform.libc_ver()[0]
+    machine = f"{platform.system()} {platform.machine()}"
+    if implementation != "CPython" or not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        return (
+            f"they need CPython 3.10 to 3.13, and this is {implementation} {sys.version.split()[0]}"
+        )
+    if machine != "Linux x86_64" or libc != "glibc":
+        return f"they need Linux x86_64 with glibc, and this is {machine} {libc}".rstrip()
+    if shutil.which("c++") is None:
+        return "no C++ compiler for vision_msgs; on Debian and Ubuntu: apt install g++"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "no Python.h for vision_msgs; on Debian and Ubuntu: apt install python3-dev"
+    return None
+
+
+if __name__ == "__main__":
+    reason = hindrance()
+    if reason is not None:
+        sys.exit(f"tests with ROS 2 skipped: {reason}")
