@@ -154,7 +154,9 @@ def classifier_spec(sources: Sources) -> ModelSpec:
 def _fingerprint(sources: Sources) -> str:
     """A short name for the inputs and the code that turns them into examples."""
     digest = hashlib.sha256(BACKBONE.sha256.encode())
-    code = [Path(__file__).with_name(name) for name in ("crops.py", "distill.py", "mobilenet.py")]
+    names = ["crops.py", "distill.py", "mobilenet.py"]
+    names += [f"architectures/{name}.py" for name in ("mobilenet_v2", "network", "pixels")]
+    code = [Path(__file__).parent / name for name in names]
     pictures = sources.pictures
     for path in (*code, sources.teacher, pictures.imagenet, pictures.caltech, pictures.coco):
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
