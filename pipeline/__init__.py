@@ -11,12 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.capture import Source, open_source
+    from pipeline.capture import Source
     from pipeline.engine import Pipeline
     from pipeline.errors import InputError, RunError, VisionError
     from pipeline.inference.classifier import Classifier
     from pipeline.inference.detector import Detector
     from pipeline.output.drawing import draw
+    from pipeline.sources import open_source
     from pipeline.types import Classifications, Detections, Frame, Header, Result
 
 # ONNX Runtime reads it when it is first loaded. A robot's software reports to nobody unasked, and
@@ -37,7 +38,7 @@ _HOMES = {
     "Source": "pipeline.capture",
     "VisionError": "pipeline.errors",
     "draw": "pipeline.output.drawing",
-    "open_source": "pipeline.capture",
+    "open_source": "pipeline.sources",
 }
 
 __version__ = "0.1.0"

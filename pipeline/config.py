@@ -37,6 +37,12 @@ FourCC = Annotated[
     str, msgspec.Meta(pattern="^[ -~]{4}$", description="four characters such as MJPG")
 ]
 NmsKind = Annotated[Literal["iou", "darknet"], msgspec.Meta(description="iou or darknet")]
+Texts = Annotated[tuple[str, ...], msgspec.Meta(description="a list of texts")]
+Payload = Annotated[
+    Literal["auto", "raw", "jpeg", "shm"], msgspec.Meta(description="auto, raw, jpeg or shm")
+]
+Quality = Annotated[int, msgspec.Meta(ge=1, le=100, description="a whole number from 1 to 100")]
+MebiBytes = Annotated[int, msgspec.Meta(ge=1, le=4096, description="a whole number from 1 to 4096")]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Sizes are pixels, `duration` and the time-outs seconds, `fps` frames per second. None leaves
     the choice to the source (`every_frame`, `reconnect`, `width`, `height`, `fps`, `fourcc`), to
-    the machine (`threads`: all cores), or turns the thing off.
+    the machine (`threads`: all cores), or turns the thing off. `quality` is that of JPEG,
+    `max_frame_mb` the largest picture in MiB that is taken from another process.
     """
 
     source: Source | None = None
@@ -63,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry: Switch = False
     reconnect: Switch | None = None
     isolate: Switch = False
+    camera: Text | None = None
     width: Pixels | None = None
     height: Pixels | None = None
     fps: Rate | None = None
@@ -71,6 +79,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record: Text | None = None
     jsonl: Text | None = None
     stats: Text | None = None
+    subscribe: Texts = ()
+    publish: Text | None = None
+    payload: Payload = "auto"
+    quality: Quality = 85
+    max_frame_mb: MebiBytes = 32
+    await_subscriber: Switch = False
+    key: Text | None = None
+    peer: Texts = ()
+    server: Text | None = None
+    insecure: Switch = False
+    group: Text | None = None
     quiet: Switch = False
     debug: Switch = False
 

@@ -34,6 +34,7 @@ from pipeline.runtime.mailbox import Closed, Mailbox
 from pipeline.runtime.metrics import Durations
 from pipeline.runtime.ordering import InOrder
 from pipeline.runtime.stage import Stage
+from pipeline.runtime.stamps import StampClock
 from pipeline.runtime.tally import Tally
 from pipeline.types import Classifications, Detections, Frame, Image, Result
 
@@ -128,6 +129,7 @@ class Pipeline:
         self._max_frames = max_frames
         self._duration_s = duration_s
         self._tally = Tally()
+        self._clock = StampClock(source)
         self._times = {name: Durations() for name in STAGES}
         self._ages = {name: Durations() for name in STAGES}
         self._started_s = self._ended_s = 0.0
@@ -389,7 +391,8 @@ class Pipeline:
             logger.debug("the pipeline has ended; its permit is not needed any more")
 
     def _record_age(self, name: str, job: _Job) -> None:
-        self._ages[name].add((time.time_ns() - job.frame.stamp_ns) / 1e6)
+        frame = job.frame
+        self._ages[name].add(self._clock.age_ms(frame.camera, frame.stamp_ns))
 
     def stats(self) -> dict[str, Any]:
         """Counts, rate, ages and stage times so far, in the form of `--stats`."""
@@ -400,24 +403,20 @@ class Pipeline:
             "seconds": round(seconds, 3),
             "fps": round(counts["processed"] / seconds, 2) if seconds > 0 else 0.0,
             "age_ms": {
-                **_percentiles(self._ages["output"], ""),
+                **self._ages["output"].as_dict(),
                 "max": round(self._ages["output"].max_ms, 3),
+                **self._clock.error(),
             },
             "stages": {
                 name: {
-                    **_percentiles(self._times[name], "_ms"),
-                    "age_ms": _percentiles(self._ages[name], ""),
+                    **self._times[name].as_dict("_ms"),
+                    "age_ms": self._ages[name].as_dict(),
                 }
                 for name in STAGES
                 if len(self._times[name])
             },
             "rss_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
         }
-
-
-def _percentiles(durations: Durations, suffix: str) -> dict[str, float]:
-    names = (f"p50{suffix}", f"p95{suffix}", f"p99{suffix}")
-    return dict(zip(names, (round(p, 3) for p in durations.percentiles()), strict=True))
 
 
 def _unchanged(job: _Job) -> _Job:

@@ -11,6 +11,7 @@ from pipeline.transport.security import Security
 from pipeline.transport.source import FrameSubscription, open_subscription
 from pipeline.transport.wire import Limits
 
+AnySource = Source | FrameSubscription
 FORMS = f"{capture.FORMS}, or {ADDRESS_FORMS}"
 
 
@@ -30,7 +31,7 @@ def open_source(
     in_flight: int | None = None,
     limits: Limits | None = None,
     security: Security | None = None,
-) -> Source | FrameSubscription:
+) -> AnySource:
     """Open what `text` names: something to capture, or another process's frames.
 
     `zmq+tcp://` and `zmq+ipc://` addresses take `group`, `in_flight`, `limits` and `security`, as

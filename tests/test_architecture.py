@@ -14,6 +14,7 @@ HALL = {
     "config": set(),
     "sources": {"capture", "transport"},
     "engine": {"runtime", "inference"},
+    "feed": {"runtime"},
 }
 """What stands above the rooms, beside one another, and the rooms that each may use."""
 LONGEST_FILE = 450

@@ -51,6 +51,18 @@ show: true
 record: a.mp4
 jsonl: '-'
 stats: a.json
+camera: front
+subscribe: ['zmq+ipc:///tmp/in']
+publish: zmq+ipc:///tmp/out
+payload: raw
+quality: 70
+max_frame_mb: 8
+await_subscriber: true
+key: own.key
+peer: [one.key, two.key]
+server: one.key
+insecure: true
+group: crew
 quiet: true
 debug: true
 """

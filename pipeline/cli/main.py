@@ -15,7 +15,19 @@ from typing import Any, NoReturn
 
 import typer
 
-from pipeline.cli import console, demo, doctor, head, import_darknet, models, run
+from pipeline.cli import (
+    camera,
+    console,
+    demo,
+    detect,
+    doctor,
+    head,
+    import_darknet,
+    keys,
+    models,
+    run,
+    view,
+)
 
 # typer brings its own copy of click or the one of PyPI, as its version goes; this is either's.
 _USAGE_ERRORS: Any = typer.BadParameter.__mro__[2]
@@ -29,6 +41,10 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
+app.command("camera")(camera.camera)
+app.command("detect")(detect.detect)
+app.command("view")(view.view)
+app.command("keys")(keys.keys)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)

@@ -15,6 +15,7 @@ import typer
 from pipeline.cli import console
 from pipeline.cli.targets import check_targets
 from pipeline.config import Settings, settings_from
+from pipeline.errors import ConfigError
 
 _D = Settings()
 
@@ -44,12 +45,14 @@ def _whole(text: str) -> int | str:
 _NUMBER: Any = {"parser": _number, "metavar": "NUMBER"}
 _WHOLE: Any = {"parser": _whole, "metavar": "COUNT"}
 
+ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
 
 Source = Annotated[
     str | None,
     typer.Argument(
         help="camera number or device, video file, picture folder or glob, rtsp:// or http:// "
-        "address, or scene: for the built-in demo scene",
+        "address, scene: for the built-in demo scene, or zmq+tcp:// or zmq+ipc:// for the frames "
+        "of another process",
         metavar="SOURCE",
         show_default=False,
     ),
@@ -150,6 +153,66 @@ Stats = Annotated[
     str | None,
     _option("--stats", text="write counts, rate, ages and stage times", metavar="FILE.json"),
 ]
+Subscribe = Annotated[
+    list[str] | None,
+    _option("--subscribe", text="where messages come from; may be repeated", metavar="ADDRESS"),
+]
+Publish = Annotated[
+    str | None,
+    _option("--publish", text=f"send to other processes: {ADDRESSES}", metavar="ADDRESS"),
+]
+Payload = Annotated[
+    str | None,
+    _option(
+        "--payload",
+        text="how pixels travel; auto: shared memory within a machine, else JPEG",
+        default=_D.payload,
+        metavar="auto|raw|jpeg|shm",
+    ),
+]
+Quality = Annotated[
+    int | None, _option("--quality", text="of JPEG, 1 to 100", default=_D.quality, **_WHOLE)
+]
+MaxFrameMb = Annotated[
+    int | None,
+    _option(
+        "--max-frame-mb",
+        text="refuse pictures of more MiB from other processes",
+        default=_D.max_frame_mb,
+        **_WHOLE,
+    ),
+]
+AwaitSubscriber = Annotated[
+    bool | None,
+    _option("--await-subscriber", text="begin when somebody has subscribed, to lose no start"),
+]
+Key = Annotated[
+    str | None,
+    _option("--key", text="this end's key pair (see vision keys)", metavar="FILE.key_secret"),
+]
+Peer = Annotated[
+    list[str] | None,
+    _option("--peer", text="key of another end; may be repeated", metavar="FILE.key"),
+]
+Server = Annotated[
+    str | None,
+    _option(
+        "--server",
+        text="key of the end that --subscribe goes to",
+        default="the only --peer",
+        metavar="FILE.key",
+    ),
+]
+Insecure = Annotated[
+    bool | None, _option("--insecure", text="go over the network without keys, in the clear")
+]
+Group = Annotated[
+    str | None,
+    _option("--group", text="take turns on the frames with the others of a group", metavar="NAME"),
+]
+Camera = Annotated[
+    str | None, _option("--camera", text="name that the frames carry", metavar="NAME")
+]
 Config = Annotated[
     Path | None,
     _option("--config", text="read settings from a file; options win", metavar="FILE.yaml"),
@@ -165,8 +228,21 @@ def settings_of(parameters: Mapping[str, object]) -> Settings:
     """
     console.configure(debug=bool(parameters.get("debug")))
     options = {name: parameters[name] for name in Settings.__struct_fields__ if name in parameters}
+    options = {name: None if value == [] else value for name, value in options.items()}
     config = parameters.get("config")
     settings = settings_from(options, config if isinstance(config, Path) else None)
     check_targets(settings, parameters)
     console.configure(quiet=settings.quiet, debug=settings.debug)
     return settings
+
+
+def require(settings: Settings, *names: str) -> None:
+    """See that settings without a default are given. Raises `ConfigError`."""
+    told = {
+        "source": "SOURCE is missing; expected a camera, a file or an address (see --help)",
+        "subscribe": f"--subscribe ADDRESS is missing: where messages come from, {ADDRESSES}",
+        "publish": f"--publish ADDRESS is missing: where the frames are sent, {ADDRESSES}",
+    }
+    for name in names:
+        if getattr(settings, name) in (None, ()):
+            raise ConfigError(told[name])

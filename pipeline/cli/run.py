@@ -22,6 +22,16 @@ def run(
     record: opt.Record = None,
     jsonl: opt.Jsonl = None,
     stats: opt.Stats = None,
+    publish: opt.Publish = None,
+    payload: opt.Payload = None,
+    quality: opt.Quality = None,
+    await_subscriber: opt.AwaitSubscriber = None,
+    key: opt.Key = None,
+    peer: opt.Peer = None,
+    server: opt.Server = None,
+    insecure: opt.Insecure = None,
+    max_frame_mb: opt.MaxFrameMb = None,
+    camera: opt.Camera = None,
     open_timeout: opt.OpenTimeout = None,
     read_timeout: opt.ReadTimeout = None,
     retry: opt.Retry = None,
@@ -38,10 +48,12 @@ def run(
     """Detect and name the objects of SOURCE.
 
     Examples: `vision run 0 --show`, `vision run drive.mp4 --record out.mp4`,
-    `vision run rtsp://10.0.0.7/front --jsonl - --latest`.
+    `vision run rtsp://10.0.0.7/front --jsonl - --latest`,
+    `vision run 0 --publish zmq+ipc:///tmp/found`.
     """
     settings = opt.settings_of(locals())
     with StopSignals() as signals:  # from here on, since to load the engine takes its time
         from pipeline.cli.session import run_session
 
+        opt.require(settings, "source")
         run_session(settings, signals)

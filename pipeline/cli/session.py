@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
-from pipeline import capture
-from pipeline.capture.source import Source
-from pipeline.cli.outputs import Outputs
+from pipeline.cli.inputs import open_source
+from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
 from pipeline.config import NO_CLASSIFIER, Settings
 from pipeline.engine import Pipeline
-from pipeline.errors import ConfigError, SourceError
+from pipeline.feed import Feed
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.output.output import Output, Stop
+from pipeline.sources import AnySource
+from pipeline.types import Result
 
-FIRST_RETRY_S = 0.5
-LAST_RETRY_S = 5.0
+R = TypeVar("R", bound="Runner")
 
 logger = logging.getLogger(__name__)
 
 
-def run_session(settings: Settings, signals: StopSignals, extras: Iterable[Output] = ()) -> None:
+class Runner(Protocol):
+    """What gives the results while it is entered: a `Pipeline` or a `Feed`."""
+
+    def __enter__(self: R) -> R: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def __iter__(self) -> Iterator[Result]: ...
+    def stop(self) -> None: ...
+    def record_output(self, duration_ns: int) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+def run_session(
+    settings: Settings,
+    signals: StopSignals,
+    extras: Iterable[Output] = (),
+    open_frames: Callable[[Settings], AnySource] = open_source,
+) -> None:
     """Run the pipeline that `settings` describe until its source, its limits or a signal end it.
 
     `signals` have been entered; `extras` are outputs beside those of the settings, closed as well.
     Raises what `pipeline.errors` has for each thing that can go wrong.
     """
-    if settings.source is None:
-        raise ConfigError(f"SOURCE is missing; expected {capture.FORMS}")
     # What the user may have mistyped comes first: nothing is opened for it in vain.
     detector = Detector(
         settings.detector,
@@ -44,75 +63,72 @@ def run_session(settings: Settings, signals: StopSignals, extras: Iterable[Outpu
     classifier = None
     if settings.classifier != NO_CLASSIFIER:
         classifier = Classifier(settings.classifier, top=settings.top, threads=settings.threads)
-    with Outputs(settings, extras) as outputs, _open_source(settings) as source:
+    with Outputs(settings, extras) as outputs, open_frames(settings) as source:
         pipeline = Pipeline(
             source,
             detector,
             classifier,
-            every_frame=settings.every_frame,
+            every_frame=False if settings.group else settings.every_frame,
             threads=settings.threads,
             max_frames=settings.max_frames,
             duration_s=settings.duration,
         )
-        try:
-            with pipeline:
-                try:
-                    outputs.start(source, pipeline.stats)
-                    signals.stop = pipeline.stop
-                    _deliver(pipeline, outputs)
-                finally:
-                    signals.be_patient()
-        finally:
-            outputs.finish(pipeline.stats())
+        deliver(source, pipeline, outputs, signals)
 
 
-def _deliver(pipeline: Pipeline, outputs: Outputs) -> None:
-    """Give the outputs one result after the other, until there are no more or nobody wants any."""
-    for result in pipeline:
+def pass_on(source: Any, settings: Settings, outputs: Outputs, signals: StopSignals) -> None:
+    """Give the outputs what `source` gives, without inference, until something ends it."""
+    feed = Feed(
+        source,
+        every_frame=settings.every_frame,
+        max_frames=settings.max_frames,
+        duration_s=settings.duration,
+    )
+    deliver(source, feed, outputs, signals)
+
+
+def deliver(source: Origin, runner: Runner, outputs: Outputs, signals: StopSignals) -> None:
+    """Give the outputs what the runner makes of the source, until there is no more or enough."""
+    outputs.await_subscriber(source)
+
+    def stats() -> dict[str, Any]:
+        return {**runner.stats(), **_counts(source, outputs)}
+
+    try:
+        with runner:
+            try:
+                outputs.start(source, stats)
+                signals.stop = runner.stop
+                _deliver_all(source, runner, outputs)
+            finally:
+                signals.be_patient()
+    finally:
+        outputs.finish(stats)
+
+
+def _deliver_all(source: Origin, runner: Runner, outputs: Outputs) -> None:
+    done: Callable[[], None] = getattr(source, "done", lambda: None)
+    for result in runner:
         started_ns = time.perf_counter_ns()
         try:
             outputs.write(result)
         except Stop as wish:
             logger.debug("%s", wish)
             return
-        pipeline.record_output(time.perf_counter_ns() - started_ns)
+        runner.record_output(time.perf_counter_ns() - started_ns)
+        done()
 
 
-def _open_source(settings: Settings) -> Source:
-    """Open the source, with `retry` as often as it takes."""
-    wait_s = FIRST_RETRY_S
-    while True:
-        try:
-            return _open_once(settings)
-        except SourceError as error:
-            if not settings.retry:
-                raise
-            logger.info("%s; trying again in %g s", error, wait_s)
-        threading.Event().wait(wait_s)  # a signal breaks it off
-        wait_s = min(2 * wait_s, LAST_RETRY_S)
-
-
-def _open_once(settings: Settings) -> Source:
-    """Open the source on a thread, so that a driver that does not answer holds up no signal."""
-    future: Future[Source] = Future()
-
-    def attempt() -> None:
-        try:
-            source = capture.open_source(
-                str(settings.source),
-                width=settings.width,
-                height=settings.height,
-                fps=settings.fps,
-                fourcc=settings.fourcc,
-                open_timeout_s=settings.open_timeout,
-                read_timeout_s=settings.read_timeout,
-                reconnect=settings.reconnect,
-                isolate=settings.isolate,
-            )
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(source)
-
-    threading.Thread(target=attempt, name="open", daemon=True).start()
-    return future.result()
+def _counts(source: Origin, outputs: Outputs) -> dict[str, Any]:
+    """What the source and the outputs count themselves, where they do."""
+    counts: dict[str, Any] = {
+        name: round(getattr(source, name), 3)
+        for name in ("reconnects", "gap_s")
+        if hasattr(source, name)
+    }
+    received = getattr(source, "counts", None)
+    if received is not None:
+        counts["received"] = received()
+    if outputs.sent is not None:
+        counts["sent"] = outputs.sent
+    return counts

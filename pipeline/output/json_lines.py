@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ STDOUT = "-"
 class JsonLines:
     """Writes one line a result to a file, or to standard output where the path is `-`.
 
+    `now_ns` tells what the clock of a camera shows, by default this machine's; ages are told by it.
     Raises `InputError` where the file cannot be opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, now_ns: Callable[[str], int] = lambda camera: time.time_ns()
+    ) -> None:
+        self._now_ns = now_ns
         self._subject = "standard output" if str(path) == STDOUT else f"--jsonl {path}"
         try:
             # Unbuffered, because every line goes out at once, and because what a full or broken
@@ -37,7 +42,8 @@ class JsonLines:
             raise InputError(f"{self._subject}: cannot be opened: {error.strerror}") from error
 
     def write(self, result: Result) -> None:
-        left = memoryview(msgspec.json.encode(result_to_dict(result)) + b"\n")
+        fields = result_to_dict(result, self._now_ns(result.header.camera))
+        left = memoryview(msgspec.json.encode(fields) + b"\n")
         try:
             while left:  # a pipe may take less than it is given
                 left = left[self._file.write(left) or 0 :]

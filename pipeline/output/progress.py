@@ -130,8 +130,9 @@ def status_text(result: Result, stats: Mapping[str, Any]) -> str:
         label = found.labels[class_id]
         counts[label] = counts.get(label, 0) + 1
     objects = ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing"
+    seen = f"  {objects}" if found.labels else ""  # nothing has looked at plain frames
     age = stats.get("age_ms", {}).get("p50", 0.0)
     return (
         f"{result.header.camera}  {stats.get('fps', 0.0):.1f} fps  age {age:.0f} ms  "
-        f"dropped {stats.get('dropped', 0)}  {objects}"
+        f"dropped {stats.get('dropped', 0)}{seen}"
     )

@@ -34,6 +34,11 @@ class Durations:
         p50, p95, p99 = np.percentile(newest, (50, 95, 99)).tolist()
         return p50, p95, p99
 
+    def as_dict(self, suffix: str = "") -> dict[str, float]:
+        """The percentiles by name, with `suffix` behind the name, in the form of `--stats`."""
+        names = (f"p50{suffix}", f"p95{suffix}", f"p99{suffix}")
+        return dict(zip(names, (round(p, 3) for p in self.percentiles()), strict=True))
+
     @property
     def max_ms(self) -> float:
         """The largest duration ever recorded."""

@@ -3,7 +3,12 @@
 from pipeline.transport.address import is_address, parse_address
 from pipeline.transport.publisher import Publisher
 from pipeline.transport.security import KeyPair, Security, load_key_pair, load_public_key, make_keys
-from pipeline.transport.source import FrameSubscription, ResultSubscription, open_subscription
+from pipeline.transport.source import (
+    FrameSubscription,
+    ResultSubscription,
+    open_subscription,
+    subscribe_frames,
+)
 from pipeline.transport.subscriber import Received, Subscriber
 from pipeline.transport.wire import Limits, WireError
 
@@ -23,4 +28,5 @@ __all__ = [
     "make_keys",
     "open_subscription",
     "parse_address",
+    "subscribe_frames",
 ]

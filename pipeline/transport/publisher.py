@@ -104,6 +104,12 @@ class Publisher:
         self._hear_subscriptions()
         return self._is_wanted(_topic(wire.result_topic, camera))
 
+    def has_subscribers(self) -> bool:
+        """Whether anybody has subscribed to anything."""
+        self._check_thread()
+        self._hear_subscriptions()
+        return bool(self._subscribed)
+
     def send_frame(self, frame: Frame, clock: Offset = SAME_CLOCK) -> bool:
         """Send a frame; False where nobody wants it.
 
@@ -138,9 +144,12 @@ class Publisher:
         self._hear_subscriptions()
         return True
 
-    def close(self) -> None:
-        """Close at once; calling it again does nothing."""
-        self._endpoint.close()
+    def close(self, flush_s: float = 0.0) -> None:
+        """Close; calling it again does nothing.
+
+        At most `flush_s` seconds are spent on sending to subscribers what waits for them.
+        """
+        self._endpoint.close(flush_s)
         if self._clock is not None:
             self._clock.close()
             self._clock = None
@@ -192,7 +201,9 @@ class Publisher:
         for _ in range(MAX_SUBSCRIPTIONS):  # a flood of them must not hold up the frame
             if not is_readable(socket):
                 return
-            message = socket.recv()
+            message, *more = socket.recv_multipart()
+            if more:
+                continue  # of no meaning, though a later part may look like a subscription
             kind, topic = message[:1], message[1:]
             if kind == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
                 self._subscribed.add(topic)

@@ -83,11 +83,11 @@ class Endpoint:
         """The endpoint that was opened last, with its real port."""
         return last_endpoint(self.socket)
 
-    def close(self) -> None:
-        """Close at once; what has not been sent is dropped. Calling it again does nothing."""
+    def close(self, flush_s: float = 0.0) -> None:
+        """Close; what cannot be sent within `flush_s` is dropped. Calling it again does nothing."""
         if self.socket.closed:
             return
-        self.socket.close(0)
+        self.socket.close(int(flush_s * 1000))
         if self._doorkeeper is not None:
             self._doorkeeper.close()
         self._context.term()

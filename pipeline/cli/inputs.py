@@ -1,0 +1,118 @@
+"""What a command reads, opened as its settings say: a source, or what other processes send."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+from pipeline import sources
+from pipeline.config import Settings
+from pipeline.errors import SourceError
+from pipeline.sources import AnySource
+from pipeline.transport import (
+    FrameSubscription,
+    Limits,
+    ResultSubscription,
+    Security,
+    load_key_pair,
+    load_public_key,
+    subscribe_frames,
+)
+
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+def open_source(settings: Settings) -> AnySource:
+    """The source that the settings name; with `retry` it is tried as often as it takes."""
+    wait_s = FIRST_RETRY_S
+    while True:
+        try:
+            return _open_once(settings)
+        except SourceError as error:
+            if not settings.retry:
+                raise
+            logger.info("%s; trying again in %g s", error, wait_s)
+        threading.Event().wait(wait_s)  # a signal breaks it off
+        wait_s = min(2 * wait_s, LAST_RETRY_S)
+
+
+def open_frames(settings: Settings) -> FrameSubscription:
+    """The frames that are subscribed to; whoever publishes them may start later."""
+    return subscribe_frames(
+        settings.subscribe,
+        group=settings.group,
+        limits=limits_of(settings),
+        security=subscriber_security(settings),
+    )
+
+
+def open_results(settings: Settings, *, images: bool) -> ResultSubscription:
+    """The results that are subscribed to, and their `images` where somebody looks at them."""
+    addresses = settings.subscribe
+    return ResultSubscription(
+        addresses,
+        images=images,
+        ordered=bool(settings.every_frame) or len(addresses) > 1,
+        frames_alone=images and not settings.jsonl,
+        streams=len(addresses),
+        limits=limits_of(settings),
+        security=subscriber_security(settings),
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What is taken from other processes."""
+    return Limits(max_frame_mb=settings.max_frame_mb)
+
+
+def publisher_security(settings: Settings) -> Security:
+    """The keys for `--publish`, and of all peers.
+
+    Raises `ConfigError` where one of their files cannot be used.
+    """
+    keys = load_key_pair(Path(settings.key).expanduser()) if settings.key else None
+    peers = tuple(load_public_key(Path(peer).expanduser()) for peer in settings.peer)
+    return Security(keys, peers, settings.insecure)
+
+
+def subscriber_security(settings: Settings) -> Security:
+    """The keys for `--subscribe`: those of `--server` where it is given, else of all peers."""
+    security = publisher_security(settings)
+    if not settings.server:
+        return security
+    server = load_public_key(Path(settings.server).expanduser())
+    return Security(security.keys, (server,), settings.insecure)
+
+
+def _open_once(settings: Settings) -> AnySource:
+    """Open the source on a thread, so that a driver that does not answer holds up no signal."""
+    future: Future[AnySource] = Future()
+
+    def attempt() -> None:
+        try:
+            source = sources.open_source(
+                str(settings.source),
+                width=settings.width,
+                height=settings.height,
+                fps=settings.fps,
+                fourcc=settings.fourcc,
+                open_timeout_s=settings.open_timeout,
+                read_timeout_s=settings.read_timeout,
+                camera=settings.camera,
+                reconnect=settings.reconnect,
+                isolate=settings.isolate,
+                limits=limits_of(settings),
+                security=subscriber_security(settings),
+            )
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(source)
+
+    threading.Thread(target=attempt, name="open", daemon=True).start()
+    return future.result()

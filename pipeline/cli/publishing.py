@@ -1,0 +1,64 @@
+"""Results and their frames, sent to whoever has subscribed to them: the output of `--publish`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from pipeline.cli.inputs import publisher_security
+from pipeline.config import Settings
+from pipeline.errors import ConfigError
+from pipeline.transport import Publisher
+from pipeline.transport.clock import SAME_CLOCK
+from pipeline.types import Frame, Result
+
+FLUSH_S = 0.5
+POLL_S = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+class Publishing:
+    """Sends each frame and then its result; a plain frame of a camera has none.
+
+    Made and used by one thread. Raises `ConfigError` where the address cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, with_results: bool) -> None:
+        if settings.publish is None:
+            raise ConfigError("--publish ADDRESS is missing; it says where the frames are sent")
+        self._with_results = with_results
+        self._source: object = None
+        self._publisher = Publisher(
+            settings.publish,
+            payload=settings.payload,
+            quality=settings.quality,
+            streams=2 * max(1, len(settings.subscribe)),
+            security=publisher_security(settings),
+        )
+        self.counts = self._publisher.counts
+        logger.info("publishing at zmq+%s", self._publisher.endpoint)
+
+    def start(self, source: object) -> None:
+        """From now on the frames are those of `source`, by its clock."""
+        self._source = source
+
+    def await_subscriber(self) -> None:
+        """Wait until somebody has subscribed; a signal breaks it off."""
+        while not self._publisher.has_subscribers():
+            threading.Event().wait(POLL_S)
+
+    def write(self, result: Result) -> None:
+        camera = result.header.camera
+        clock_of = getattr(self._source, "clock_of", None)
+        clock = (clock_of(camera) if clock_of is not None else None) or SAME_CLOCK
+        if result.image is not None:
+            header = result.header
+            frame = Frame(result.image, header.stamp_ns, header.seq, camera)
+            self._publisher.send_frame(frame, clock)
+        if self._with_results:
+            self._publisher.send_result(result, clock)
+
+    def close(self) -> None:
+        """Close, once what was sent last has left for its subscribers or `FLUSH_S` is over."""
+        self._publisher.close(flush_s=FLUSH_S)
