@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import cv2
@@ -17,19 +19,28 @@ _FFMPEG_SILENT = "-8"
 # OpenCV 4.6 has these two functions at the top.
 _opencv_log = getattr(cv2.utils, "logging", cv2)
 
+_lock = threading.Lock()
+_silencers = 0
+"""How many blocks want OpenCV silent, and `_level` what it was before the first."""
+_level = 0
+_users: Counter[str] = Counter()
+"""How many blocks have set each variable of the environment that the user has not set."""
+
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Silence OpenCV within this block; debug logging lets everything through."""
+    """Silence OpenCV within this block; debug logging lets everything through.
+
+    Blocks of several threads may overlap; the last to end gives OpenCV its voice back.
+    """
     if log.isEnabledFor(logging.DEBUG):
         yield
         return
-    level = _opencv_log.getLogLevel()
-    _opencv_log.setLogLevel(_SILENT)
+    _silence()
     try:
         yield
     finally:
-        _opencv_log.setLogLevel(level)
+        _end_silence()
 
 
 @contextlib.contextmanager
@@ -37,7 +48,9 @@ def quiet_opening(**environment: str) -> Iterator[None]:
     """Silence OpenCV and what lies below it while a device, a file or a window is opened.
 
     `environment` holds their settings for this block only. What the user has set in the
-    environment wins. Not for every frame: other threads may read the environment meanwhile.
+    environment wins. Not for every frame: other threads may read the environment meanwhile. Where
+    blocks of several threads overlap, a setting of both has the value of the later one, since the
+    earlier has been read by then, and goes with the last.
     """
     settings = dict(environment)
     if not log.isEnabledFor(logging.DEBUG):
@@ -47,12 +60,34 @@ def quiet_opening(**environment: str) -> Iterator[None]:
         yield
 
 
+def _silence() -> None:
+    global _level, _silencers  # noqa: PLW0603 - OpenCV's level is one for the process as well
+    with _lock:
+        if not _silencers:
+            _level = _opencv_log.getLogLevel()
+            _opencv_log.setLogLevel(_SILENT)
+        _silencers += 1
+
+
+def _end_silence() -> None:
+    global _silencers  # noqa: PLW0603
+    with _lock:
+        _silencers -= 1
+        if not _silencers:
+            _opencv_log.setLogLevel(_level)
+
+
 @contextlib.contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    added = {name: text for name, text in settings.items() if name not in os.environ}
-    os.environ.update(added)
+    with _lock:
+        added = [name for name in settings if name in _users or name not in os.environ]
+        os.environ.update({name: settings[name] for name in added})
+        _users.update(added)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        with _lock:
+            _users.subtract(added)
+            for name in [name for name in added if not _users[name]]:
+                del _users[name]
+                os.environ.pop(name, None)
