@@ -42,7 +42,7 @@ class Subscription:
         self._subscriber: Subscriber | None = None
         self._lock = threading.Lock()  # held while the socket is used, and to close it
         self._closed = threading.Event()
-        self._silence = Silence(addresses if isinstance(addresses, str) else ", ".join(addresses))
+        self._silence = Silence(addresses, options.get("security"))
         self._clocks: dict[str, Offset | None] = {}
         self._newest_clock: Offset | None = None
 
@@ -100,10 +100,12 @@ class Subscription:
 
 
 class Silence:
-    """Says once that nothing comes from `subject`, and that it is over."""
+    """Says once that nothing comes from some addresses, and that it is over."""
 
-    def __init__(self, subject: str) -> None:
-        self._subject = subject
+    def __init__(self, addresses: str | Sequence[str], security: object) -> None:
+        self._subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
+        has_keys = isinstance(security, Security) and security.keys is not None
+        self._hint = " (is our key known there?)" if has_keys else ""
         self._waited_s = 0.0
         self._has_come = False
 
@@ -117,8 +119,8 @@ class Silence:
             return
         self._waited_s += waited_s
         if self._waited_s > SILENT_S and not was_long:
-            more = " any more" if self._has_come else ""
-            log.info("%s: nothing comes from there%s; waiting for it", self._subject, more)
+            why = " any more" if self._has_come else self._hint
+            log.info("%s: nothing comes from there%s; waiting for it", self._subject, why)
 
 
 class FrameSubscription:
