@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: Source | None = None
     detector: Text = "yolov4-tiny-int8"
     classifier: Text = "mobilenetv2-int8"
+    manifest: Text | None = None
     score: Fraction = 0.25
     nms: Fraction = 0.45
     nms_kind: NmsKind = "iou"

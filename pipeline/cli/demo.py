@@ -26,6 +26,8 @@ def demo(
     ] = Path("vision-demo.jpg"),
     detector: opt.Detector = None,
     classifier: opt.Classifier = None,
+    manifest: opt.Manifest = None,
+    yes: opt.Yes = None,
     score: opt.Score = None,
     nms: opt.Nms = None,
     nms_kind: opt.NmsKind = None,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import console
+from pipeline.cli.pulling import offer_models
 from pipeline.cli.targets import check_targets
 from pipeline.config import Settings, settings_from
 from pipeline.errors import ConfigError
@@ -69,6 +70,17 @@ Classifier = Annotated[
         default=_D.classifier,
         metavar="MODEL",
     ),
+]
+Manifest = Annotated[
+    str | None,
+    _option(
+        "--manifest",
+        text="what a detector or classifier made by others expects",
+        metavar="FILE.toml",
+    ),
+]
+Yes = Annotated[
+    bool | None, _option("--yes", "-y", text="fetch models that are not here without asking")
 ]
 Score = Annotated[
     float | None,
@@ -224,7 +236,8 @@ Debug = Annotated[bool | None, _option("--debug", text="say everything, with tra
 def settings_of(parameters: Mapping[str, object]) -> Settings:
     """The settings that a command's parameters and its `--config` file give together.
 
-    Also sets up the log lines as the settings say. Raises `ConfigError`.
+    Also sets up the log lines as the settings say, and offers to fetch a model that is not here.
+    Raises `ConfigError`, and `ModelError` where a model is not to be fetched.
     """
     console.configure(debug=bool(parameters.get("debug")))
     options = {name: parameters[name] for name in Settings.__struct_fields__ if name in parameters}
@@ -233,6 +246,8 @@ def settings_of(parameters: Mapping[str, object]) -> Settings:
     settings = settings_from(options, config if isinstance(config, Path) else None)
     check_targets(settings, parameters)
     console.configure(quiet=settings.quiet, debug=settings.debug)
+    if "detector" in parameters:
+        offer_models((settings.detector, settings.classifier), yes=bool(parameters.get("yes")))
     return settings
 
 

@@ -10,6 +10,8 @@ def run(
     source: opt.Source = None,
     detector: opt.Detector = None,
     classifier: opt.Classifier = None,
+    manifest: opt.Manifest = None,
+    yes: opt.Yes = None,
     score: opt.Score = None,
     nms: opt.Nms = None,
     nms_kind: opt.NmsKind = None,

@@ -16,6 +16,7 @@ from pipeline.engine import Pipeline
 from pipeline.feed import Feed
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.inference.manifest import manifest_for
 from pipeline.output.output import Output, Stop
 from pipeline.sources import AnySource
 from pipeline.types import Result
@@ -59,10 +60,16 @@ def run_session(
         nms_threshold=settings.nms,
         nms_kind=settings.nms_kind,
         threads=settings.threads,
+        manifest=manifest_for("detect", settings.manifest),
     )
     classifier = None
     if settings.classifier != NO_CLASSIFIER:
-        classifier = Classifier(settings.classifier, top=settings.top, threads=settings.threads)
+        classifier = Classifier(
+            settings.classifier,
+            top=settings.top,
+            threads=settings.threads,
+            manifest=manifest_for("classify", settings.manifest),
+        )
     with Outputs(settings, extras) as outputs, open_frames(settings) as source:
         pipeline = Pipeline(
             source,

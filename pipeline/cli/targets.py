@@ -23,6 +23,7 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
     for name, path in (
         ("--detector", settings.detector),
         ("--classifier", settings.classifier),
+        ("--manifest", settings.manifest),
         ("--config", more.get("config")),
     ):
         read[name] = [os.path.expanduser(str(path))] if path else []

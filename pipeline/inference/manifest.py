@@ -41,6 +41,11 @@ def read_manifest(path: str | Path) -> ModelSpec:
     return manifest_spec(read_toml(path), path.stem, path.parent, str(path))
 
 
+def manifest_for(task: str, path: str | Path | None) -> str | Path | None:
+    """The manifest at `path` where it describes a model for `task`, else None."""
+    return path if path is not None and read_manifest(path).task == task else None
+
+
 def manifest_spec(data: dict[str, Any], name: str, folder: Path, subject: str) -> ModelSpec:
     """The spec out of a manifest's tables; a file of labels is looked for in `folder`.
 

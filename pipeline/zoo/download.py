@@ -101,8 +101,8 @@ def _fetch(url: str, file: ModelFile, partial: Path, progress: Progress, silence
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, OSError) as error:
         if isinstance(error, OSError) and error.filename == str(partial):
             raise OutputError(f"{partial}: cannot be written: {error.strerror}") from error
-        reason = getattr(error, "reason", None) or error
-        raise RunError(f"{url}: {reason}") from error
+        cause = getattr(error, "reason", error)
+        raise RunError(f"{url}: {getattr(cause, 'strerror', None) or cause}") from error
 
 
 def _copy(

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DependencyError, ModelError, OutputError
+from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def save_model(model: onnx.ModelProto, spec: ModelSpec, path: str | Path) -> Non
 
 
 def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
-    """Read a model file and the spec inside it.
+    """Read a model file and its spec, which lies inside it or in the registry.
 
-    Raises `ModelError` where the file is missing, is no ONNX model or holds no spec of ours.
+    Raises `ModelError` where the file is missing, is no ONNX model or has no spec.
     """
     onnx = require_onnx()
     decode_error = import_module("google.protobuf.message").DecodeError  # comes with onnx
@@ -69,10 +70,7 @@ def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
         raise ModelError(f"{path}: not an ONNX model: {error}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
-        raise ModelError(
-            f"{path}: expected '{METADATA_KEY}' metadata, but it has none; "
-            f"make the model with 'vision import-darknet' or 'make models'"
-        )
+        return model, find_spec(path)
     return model, decode_spec(metadata[METADATA_KEY], str(path))
 
 
