@@ -5,6 +5,7 @@ from glob import glob
 from setuptools import find_packages, setup
 
 PACKAGE = "vision"
+NODES = ("vision_node", "camera_node", "detector_node", "classifier_node")
 
 setup(
     name=PACKAGE,
@@ -19,6 +20,8 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml"))),
         (f"share/{PACKAGE}/models", sorted(glob("models/*.*"))),
         (f"share/{PACKAGE}/models/samples", sorted(glob("models/samples/*"))),
     ],
@@ -66,6 +69,11 @@ setup(
         ],
         "dev": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-psutil"],
     },
-    entry_points={"console_scripts": ["vision = pipeline.cli.main:main"]},
+    entry_points={
+        "console_scripts": [
+            "vision = pipeline.cli.main:main",
+            *(f"{node} = nodes.executables:{node}" for node in NODES),
+        ]
+    },
     zip_safe=False,
 )
