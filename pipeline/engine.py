@@ -3,6 +3,7 @@
     source -> [capture] -> newest frame or back-pressure -> [preprocess] -> [detect] -> [classify]
            -> back in order -> whoever iterates
 
+Of a source with several cameras the newest frame of each waits, and they are served in turn.
 Frames enter the part behind the capture mailbox only with a permit, and a result gives its permit
 back when it is taken. The number of permits is therefore the number of frames in flight, and the
 only place where a frame can be dropped in passing is the capture mailbox.
@@ -30,7 +31,7 @@ import psutil
 
 from pipeline.errors import ConfigError, FrameError, StageError
 from pipeline.inference.session import available_threads
-from pipeline.runtime.mailbox import Closed, Mailbox
+from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.runtime.metrics import Durations
 from pipeline.runtime.ordering import InOrder
 from pipeline.runtime.stage import Stage
@@ -150,7 +151,7 @@ class Pipeline:
         self._permits: Mailbox[None] = Mailbox(in_flight)
         for _ in range(in_flight):
             self._permits.put(None)
-        self._captured: Mailbox[_Job] = Mailbox(1, newest_wins=not self._every_frame)
+        self._captured: Mailbox[_Job] = Mailbox(1) if self._every_frame else NewestOfEach(_camera)
         self._prepared: Mailbox[_Job] = Mailbox(in_flight)
         self._detected: Mailbox[_Job] = Mailbox(in_flight)
         self._results: Mailbox[_Job] = Mailbox(in_flight)
@@ -417,6 +418,10 @@ class Pipeline:
             },
             "rss_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
         }
+
+
+def _camera(job: _Job) -> str:
+    return job.frame.camera
 
 
 def _unchanged(job: _Job) -> _Job:

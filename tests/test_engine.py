@@ -6,6 +6,7 @@ real ones run in `tests/test_end_to_end.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -135,6 +136,34 @@ def test_newest_frame_wins_when_detector_is_slow():
     assert seqs == [0, 9]
     stats = pipeline.stats()
     assert (stats["captured"], stats["processed"], stats["dropped"]) == (10, 2, 8)
+
+
+def test_the_newest_frame_of_each_camera_is_served_in_turn():
+    """While frame 0 is in the detector, 1 to 9 arrive from three cameras: each gets its turn."""
+    all_read, in_detector = threading.Event(), threading.Event()
+
+    class ThreeCameras(Source):
+        def read(self):
+            frame = super().read()
+            # Camera "a" sends far more often than the others.
+            return frame and dataclasses.replace(frame, camera={3: "b", 5: "c"}.get(frame.seq, "a"))
+
+    def gate(seq):
+        if seq == 1:
+            assert in_detector.wait(WAIT_S)
+        if seq == 10:
+            all_read.set()
+
+    def pause(number):
+        if number == 0:
+            in_detector.set()
+            assert all_read.wait(WAIT_S)
+
+    with Pipeline(ThreeCameras(10, live=True, gate=gate), Finder(pause)) as pipeline:
+        found = [(r.header.camera, r.header.seq) for r in pipeline]
+    assert found == [("a", 0), ("a", 9), ("b", 3), ("c", 5)]
+    stats = pipeline.stats()
+    assert (stats["captured"], stats["processed"], stats["dropped"]) == (10, 4, 6)
 
 
 def test_a_slow_consumer_holds_inference_back_rather_than_getting_stale_results():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -87,3 +88,34 @@ class Mailbox(Generic[T]):
             self._changed_for_readers.notify_all()
             self._changed_for_writers.notify_all()
             return left
+
+
+class NewestOfEach(Mailbox[T]):
+    """Keeps the newest item of each kind, as `kind` tells them apart, and gives them in turn.
+
+    An item takes the place of the older one of its kind, so whoever sends often comes no sooner to
+    its turn than others. Writers never wait. Of more than `kinds` kinds, the one that has waited
+    longest is displaced: no sender of ever new names can fill the memory.
+    """
+
+    def __init__(self, kind: Callable[[T], Hashable], *, kinds: int = 64) -> None:
+        super().__init__(kinds, newest_wins=True)
+        self._kind = kind
+
+    def put(self, item: T) -> T | None:
+        """Hand an item over; returns the older one that it displaced, if any.
+
+        Raises `Closed` where an end has left; the item then still belongs to the caller.
+        """
+        kind = self._kind(item)
+        with self._lock:
+            if self._is_closed:
+                raise Closed
+            for place, older in enumerate(self._items):
+                if self._kind(older) == kind:
+                    self._items[place] = item
+                    return older
+            displaced = self._items.popleft() if len(self._items) >= self._capacity else None
+            self._items.append(item)
+            self._changed_for_readers.notify()
+            return displaced

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.runtime.mailbox import Closed, Mailbox
+from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 
 WAIT_S = 5.0
 
@@ -184,3 +184,48 @@ def test_nothing_is_lost_or_doubled_with_many_writers_and_readers(newest_wins):
 def test_a_capacity_below_one_is_refused():
     with pytest.raises(ValueError, match="at least 1, but got 0"):
         Mailbox(0)
+
+
+def by_letter(item):
+    return item[0]
+
+
+def test_the_newest_of_each_kind_waits_and_gives_the_older_one_back():
+    box = NewestOfEach(by_letter)
+    assert [box.put(item) for item in ("a1", "b1", "a2", "a3")] == [None, None, "a1", "a2"]
+    assert [box.get(), box.get()] == ["a3", "b1"]
+    with pytest.raises(TimeoutError):
+        box.get(timeout_s=0.01)
+
+
+def test_who_sends_often_comes_no_sooner_to_its_turn():
+    box, taken = NewestOfEach(by_letter), []
+    box.put("slow0")
+    for turn in range(12):
+        for count in range(5):
+            box.put(f"fast{turn}.{count}")
+        taken.append(box.get())
+        if turn % 2:
+            box.put(f"slow{turn}")
+    assert [item[0] for item in taken] == ["s", "f"] * 6
+    assert [item for item in taken if item[0] == "f"] == [
+        f"fast{turn}.4" for turn in range(1, 12, 2)
+    ]
+
+
+def test_ever_new_kinds_displace_the_one_that_has_waited_longest():
+    box = NewestOfEach(str, kinds=3)
+    assert [box.put(item) for item in "abcde"] == [None, None, None, "a", "b"]
+    assert box.cancel() == ["c", "d", "e"]
+    with pytest.raises(Closed):
+        box.put("f")
+
+
+def test_what_waits_of_each_kind_is_still_given_after_the_writer_has_left():
+    box = NewestOfEach(by_letter)
+    box.put("a1")
+    box.put("b1")
+    box.close()
+    assert [box.get(), box.get()] == ["a1", "b1"]
+    with pytest.raises(Closed):
+        box.get()
