@@ -71,7 +71,8 @@ class QuantizationPlan:
 
     def activations(self, node: Any) -> list[str]:
         """The inputs of a node that are activations, not weights or settings."""
-        names = node.input if node.op_type in ("Concat", "Add") else node.input[:1]
+        takes_many = node.op_type in ("Concat", "Add") or node.name not in self.nodes
+        names = node.input if takes_many else node.input[:1]
         return [name for name in names if name not in self._constants]
 
     def slope_after(self, tensor: str) -> float:

@@ -42,6 +42,6 @@ def _bottleneck(
         tensor = net.conv(tensor, f"{name}.{part}", hidden, activation="relu6")
         part += 1
     tensor = net.depthwise(tensor, f"{name}.{part}", kernel=3, stride=stride, activation="relu6")
-    tensor = net.conv(tensor, f"{name}.{part + 1}", channels)
     is_residual = stride == 1 and entry.channels == channels
+    tensor = net.conv(tensor, f"{name}.{part + 1}", channels, is_added=is_residual)
     return net.add(entry, tensor, name) if is_residual else tensor

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.zoo.architectures.network import NetworkWriter, Tensor, round_channels
-from pipeline.zoo.architectures.weights import Activation
+from pipeline.zoo.architectures.network import (
+    Activation,
+    NetworkWriter,
+    Tensor,
+    round_channels,
+)
 
 _STEM = 16
 
@@ -89,6 +93,6 @@ def _bottleneck(
     )  # fmt: skip
     if row.squeeze:
         tensor = net.squeeze_excite(tensor, f"{name}.se", round_channels(hidden / 4))
-    tensor = net.conv(tensor, f"{name}.project", channels)
     is_residual = row.stride == 1 and entry.channels == channels
+    tensor = net.conv(tensor, f"{name}.project", channels, is_added=is_residual)
     return net.add(entry, tensor, name) if is_residual else tensor

@@ -167,8 +167,8 @@ def _inverted_bottleneck(
             tensor, f"{name}.between",
             kernel=block.between, stride=block.stride, activation="relu",
         )  # fmt: skip
-    tensor = net.conv(tensor, f"{name}.project", channels)
     is_residual = block.stride == 1 and entry.channels == channels
+    tensor = net.conv(tensor, f"{name}.project", channels, is_added=is_residual)
     return net.add(entry, tensor, name) if is_residual else tensor
 
 
@@ -197,7 +197,8 @@ def _attention(net: NetworkWriter, entry: Tensor, name: str, stride: int) -> Ten
         mixed, [0, _HEADS * _HEAD_WIDTH, entry.size, entry.size], f"{name}.mixed.map"
     )
     joined = Tensor(mixed, _HEADS * _HEAD_WIDTH, entry.size)
-    return net.add(entry, net.conv(joined, f"{name}.project", entry.channels), name)
+    projected = net.conv(joined, f"{name}.project", entry.channels, is_added=True)
+    return net.add(entry, projected, name)
 
 
 def _reduced(net: NetworkWriter, entry: Tensor, name: str, stride: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.zoo.architectures import pixels
-from pipeline.zoo.architectures.weights import Activation, Weights
+from pipeline.zoo.architectures.weights import ADDED, BEFORE_RELU, LINEAR, Weights
 from pipeline.zoo.onnx_file import IR_VERSION, OPSET, require_onnx
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ IMAGE, LOGITS, FEATURES = "image", "logits", "features"
 HEAD_IN_FLOAT = ("head.sum", LOGITS)
 """Nodes of the classifier that gain nothing from int8."""
 
+Activation = Literal["relu", "relu6", "hswish", "hsigmoid", "none"]
 Padding = Literal["symmetric", "same"]
 """`symmetric` pads all sides alike (PyTorch), `same` less or nothing above and to the left where
 the stride is 2 (TensorFlow). Both cost the same; weights are trained for one of them."""
@@ -67,7 +68,7 @@ class NetworkWriter:
         """A 3x3 convolution of stride 2 of the pixels; see `pixels.pack_stem`."""
         size, columns = self._size, self._size // pixels.GROUP
         before = self._pads(3, 2)[0]
-        weight, bias = self._weights("stem", (channels, pixels.COLORS, 3, 3), activation)
+        weight, bias = self._weights("stem", (channels, pixels.COLORS, 3, 3), BEFORE_RELU)
         packed = pixels.pack_stem(weight, bias, self._scaling, before)
         grouped = self._shape("stem.in", [0, size, columns, pixels.COLORS * pixels.GROUP])
         name = self.node("Reshape", [IMAGE, grouped], "stem.grouped")
@@ -96,10 +97,16 @@ class NetworkWriter:
         stride: int = 1,
         activation: Activation = "none",
         groups: int = 1,
+        is_added: bool = False,
     ) -> Tensor:
-        """A square convolution, padded so that stride 1 keeps the size, and its activation."""
+        """A square convolution, padded so that stride 1 keeps the size, and its activation.
+
+        `is_added` says that the output is going to be added to another tensor.
+        """
         shape = (channels, entry.channels // groups, kernel, kernel)
-        weight, bias = self._weights(name, shape, activation)
+        linear = ADDED if is_added else LINEAR
+        gain = linear if activation in ("none", "hsigmoid") else BEFORE_RELU
+        weight, bias = self._weights(name, shape, gain)
         strides, pads = [stride, stride], self._pads(kernel, stride)
         output = self._convolution(
             entry.name, name, weight, bias, strides=strides, pads=pads, group=groups
@@ -159,7 +166,7 @@ class NetworkWriter:
         A product of rank 3 and a sum rather than Gemm: ONNX Runtime has an integer product with
         float output, so that logits are not rounded, but joins a product of rank 2 with its sum.
         """
-        weight, bias = self._weights("head", (classes, pooled.channels), "none")
+        weight, bias = self._weights("head", (classes, pooled.channels), LINEAR)
         rows = self._shape("head.rows.shape", [0, 1, pooled.channels])
         name = self.node("Reshape", [pooled.name, rows], "head.rows")
         turned = self._constant("head.weight", np.ascontiguousarray(weight.T))

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
 
-Activation = Literal["relu", "relu6", "hswish", "hsigmoid", "none"]
 Float = npt.NDArray[np.float32]
 
+BEFORE_RELU = 2.0**0.5
+"""The gain of a layer whose activation loses half of what goes in."""
+LINEAR = 1.0
+ADDED = 0.3
+"""The gain of a layer whose output is added to its block's input: sums must not grow with depth."""
+
 _BIAS_SPREAD = 0.1
-_SQUARED_GAIN = {"none": 1.0, "hsigmoid": 1.0}  # others lose half of what goes in
 
 
 class Weights(Protocol):
     """Called once for each layer in the order of the network; see `RandomWeights`."""
 
-    def __call__(
-        self, name: str, shape: tuple[int, ...], activation: Activation
-    ) -> tuple[Float, Float]:
-        """Weight of `shape` (outputs, inputs, ...) and bias (outputs,), both float32."""
+    def __call__(self, name: str, shape: tuple[int, ...], gain: float) -> tuple[Float, Float]:
+        """Weight of `shape` (outputs, inputs, ...) and bias (outputs,), both float32.
+
+        `gain` is how much larger the output's spread ought to be than the input's.
+        """
         ...
 
 
@@ -39,11 +44,9 @@ class RandomWeights:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
 
-    def __call__(
-        self, name: str, shape: tuple[int, ...], activation: Activation
-    ) -> tuple[Float, Float]:
+    def __call__(self, name: str, shape: tuple[int, ...], gain: float) -> tuple[Float, Float]:
         rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
-        spread = np.sqrt(_SQUARED_GAIN.get(activation, 2.0) / np.prod(shape[1:]))
+        spread = gain / np.sqrt(np.prod(shape[1:]))
         weight = rng.standard_normal(shape, np.float32)
         weight *= np.float32(spread)
         bias = rng.standard_normal(shape[0], np.float32) * np.float32(_BIAS_SPREAD)
@@ -60,9 +63,7 @@ class GivenWeights:
     def __init__(self, pairs: Iterable[tuple[Float, Float]]) -> None:
         self._pairs: Iterator[tuple[Float, Float]] = iter(pairs)
 
-    def __call__(
-        self, name: str, shape: tuple[int, ...], activation: Activation
-    ) -> tuple[Float, Float]:
+    def __call__(self, name: str, shape: tuple[int, ...], gain: float) -> tuple[Float, Float]:
         try:
             weight, bias = next(self._pairs)
         except StopIteration:
