@@ -1,0 +1,111 @@
+"""What was found, as vision_msgs has it, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Time
+from std_msgs.msg import Header as HeaderMessage
+from vision_msgs.msg import (
+    Detection2D,
+    Detection2DArray,
+    LabelInfo,
+    ObjectHypothesisWithPose,
+    VisionClass,
+)
+
+from pipeline.types import Classifications, Detections
+
+FINER = "imagenet/"
+"""What the class_id of a classifier's answer begins with, to be told from the detector's."""
+
+NANOSECONDS = 1_000_000_000
+
+
+def stamp_ns(header: HeaderMessage) -> int:
+    """A header's stamp in nanoseconds."""
+    return header.stamp.sec * NANOSECONDS + header.stamp.nanosec
+
+
+def header_message(stamp: int, frame_id: str) -> HeaderMessage:
+    """A header of a stamp in nanoseconds and a frame."""
+    seconds, nanoseconds = divmod(stamp, NANOSECONDS)
+    return HeaderMessage(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
+
+
+def detection_array(
+    header: HeaderMessage,
+    detections: Detections,
+    classifications: Classifications | None = None,
+) -> Detection2DArray:
+    """All objects of one frame, best score first; an empty array where nothing was found.
+
+    The header goes into the array and every detection as it is. Boxes are in pixels of the frame,
+    the class_id is the label; the classifier's answers follow as `imagenet/LABEL`.
+    """
+    message = Detection2DArray(header=header)
+    labels = detections.labels
+    rows = zip(
+        detections.boxes.tolist(),
+        detections.scores.tolist(),
+        detections.class_ids.tolist(),
+        detections.track_ids.tolist(),
+        strict=True,
+    )
+    for box, score, class_id, track in rows:
+        detection = Detection2D(header=header, id=str(track) if track >= 0 else "")
+        _set_box(detection, box)
+        detection.results = [_hypothesis(labels[class_id], score)]
+        message.detections.append(detection)
+    if classifications is not None:
+        add_classifications(message.detections, classifications)
+    return message
+
+
+def add_classifications(detections: Iterable[Detection2D], found: Classifications) -> None:
+    """Append to each detection the finer names of its row, best first."""
+    for detection, ids, scores in zip(
+        detections, found.ids.tolist(), found.scores.tolist(), strict=True
+    ):
+        detection.results.extend(
+            _hypothesis(FINER + found.labels[i], score)
+            for i, score in zip(ids, scores, strict=True)
+        )
+
+
+def boxes_from(message: Detection2DArray, width: int, height: int) -> npt.NDArray[np.float32]:
+    """The boxes of a message, (n, 4) float32 x1 y1 x2 y2, clipped to a picture of that size.
+
+    What is not a number becomes 0, so that anybody's message can be looked at.
+    """
+    found = [
+        (d.bbox.center.position.x, d.bbox.center.position.y, d.bbox.size_x, d.bbox.size_y)
+        for d in message.detections
+    ]
+    x, y, across, down = np.nan_to_num(np.array(found, np.float64).reshape(-1, 4)).T
+    corners = np.stack([x - across / 2, y - down / 2, x + across / 2, y + down / 2], axis=1)
+    limits = np.array([width, height, width, height])
+    return np.clip(corners, 0, limits).astype(np.float32)
+
+
+def label_info(header: HeaderMessage, labels: Sequence[str], threshold: float) -> LabelInfo:
+    """The names of all classes by their ids, and the score below which objects are left out."""
+    classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(labels)]
+    return LabelInfo(header=header, class_map=classes, threshold=threshold)
+
+
+def _set_box(detection: Detection2D, box: Sequence[float]) -> None:
+    x1, y1, x2, y2 = box
+    centre: Any = detection.bbox.center.position
+    centre.x, centre.y = (x1 + x2) / 2, (y1 + y2) / 2
+    detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
+
+
+def _hypothesis(class_id: str, score: float) -> ObjectHypothesisWithPose:
+    hypothesis = ObjectHypothesisWithPose()
+    hypothesis.hypothesis.class_id = class_id
+    hypothesis.hypothesis.score = score
+    return hypothesis

@@ -1,0 +1,182 @@
+"""sensor_msgs images to BGR pixels and back, with NumPy and OpenCV alone (no cv_bridge).
+
+Whatever a publisher may send is checked before it is used: nothing here trusts `step`, `data` or a
+size. The encodings' names and layouts are those of sensor_msgs/image_encodings.hpp.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import Image as ImageMessage
+
+from pipeline.errors import FrameError
+from pipeline.types import Image
+
+LONGEST_SIDE = 16384  # pixels; more is a damaged message rather than a camera
+JPEG_QUALITY = 90
+
+
+class _Layout(NamedTuple):
+    """How an encoding lies in memory, and how it becomes BGR.
+
+    A row has `width * channels` values of `dtype`; there are `rows` (a fraction of two) times as
+    many rows as the picture is high. `even` is what width and height must be multiples of.
+    """
+
+    channels: int
+    convert: Callable[[npt.NDArray[Any]], Image] | None = None
+    dtype: str = "u1"
+    rows: tuple[int, int] = (1, 1)
+    even: tuple[int, int] = (1, 1)
+
+
+def _by(code: int) -> Callable[[npt.NDArray[Any]], Image]:
+    return lambda pixels: cv2.cvtColor(pixels, code)
+
+
+def _mono16(pixels: npt.NDArray[np.uint16]) -> Image:
+    """The upper eight bits: full scale becomes full scale."""
+    return cv2.cvtColor((pixels >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+
+
+_BGR = _Layout(3)
+_GRAY = _Layout(1, _by(cv2.COLOR_GRAY2BGR))
+_UYVY = _Layout(2, _by(cv2.COLOR_YUV2BGR_UYVY), even=(2, 1))
+_YUYV = _Layout(2, _by(cv2.COLOR_YUV2BGR_YUY2), even=(2, 1))
+_BGRA = _Layout(4, _by(cv2.COLOR_BGRA2BGR))
+
+# OpenCV names a Bayer pattern after the second pixel of the second row, ROS after the first of the
+# first: that is why rggb stands beside BG.
+_LAYOUTS = {
+    "bgr8": _BGR,
+    "8UC3": _BGR,
+    "rgb8": _Layout(3, _by(cv2.COLOR_RGB2BGR)),
+    "bgra8": _BGRA,
+    "8UC4": _BGRA,
+    "rgba8": _Layout(4, _by(cv2.COLOR_RGBA2BGR)),
+    "mono8": _GRAY,
+    "8UC1": _GRAY,
+    "mono16": _Layout(1, _mono16, dtype="u2"),
+    "16UC1": _Layout(1, _mono16, dtype="u2"),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+    "bayer_rggb8": _Layout(1, _by(cv2.COLOR_BayerBG2BGR), even=(2, 2)),
+    "bayer_bggr8": _Layout(1, _by(cv2.COLOR_BayerRG2BGR), even=(2, 2)),
+    "bayer_gbrg8": _Layout(1, _by(cv2.COLOR_BayerGR2BGR), even=(2, 2)),
+    "bayer_grbg8": _Layout(1, _by(cv2.COLOR_BayerGB2BGR), even=(2, 2)),
+    "nv12": _Layout(1, _by(cv2.COLOR_YUV2BGR_NV12), rows=(3, 2), even=(2, 2)),
+    "nv21": _Layout(1, _by(cv2.COLOR_YUV2BGR_NV21), rows=(3, 2), even=(2, 2)),
+}
+ENCODINGS = tuple(_LAYOUTS)
+
+
+def image_from(message: ImageMessage | CompressedImage) -> Image:
+    """The picture in a message, (H, W, 3) uint8 BGR; of bgr8 without padding it is a view.
+
+    Raises `FrameError` where the encoding is not known, or size, step and data do not fit.
+    """
+    if isinstance(message, CompressedImage):
+        return _decompressed(message)
+    layout = _LAYOUTS.get(message.encoding)
+    if layout is None:
+        raise FrameError(
+            f"encoding '{_shown(message.encoding)}' is not one of {', '.join(ENCODINGS)}"
+        )
+    pixels = _pixels(message, layout)
+    return np.ascontiguousarray(pixels) if layout.convert is None else layout.convert(pixels)
+
+
+def image_message(image: Image, header: Any) -> ImageMessage:
+    """A bgr8 message of an (H, W, 3) uint8 BGR picture, with `header` as it is."""
+    height, width = image.shape[:2]
+    message = ImageMessage(
+        header=header, height=height, width=width, encoding="bgr8", is_bigendian=0, step=3 * width
+    )
+    message.data = _byte_array(image)
+    return message
+
+
+def compressed_message(image: Image, header: Any, quality: int = JPEG_QUALITY) -> CompressedImage:
+    """A JPEG message of an (H, W, 3) uint8 BGR picture, with `header` as it is.
+
+    Raises `FrameError` where the picture cannot be a JPEG (a side beyond 65500 pixels).
+    """
+    try:
+        _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    except cv2.error as error:
+        raise FrameError(f"a picture of {image.shape} cannot be a JPEG: {error.err}") from error
+    message = CompressedImage(header=header, format="bgr8; jpeg compressed bgr8")
+    message.data = _byte_array(encoded)
+    return message
+
+
+def _byte_array(values: npt.NDArray[np.uint8]) -> array.array[int]:
+    """What a message takes as it is; bytes it would check one by one."""
+    data = array.array("B")
+    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    return data
+
+
+def _pixels(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
+    """The values of the message, one row a row, the padding at the end of each left out."""
+    width, height, step = message.width, message.height, message.step
+    _check_size(width, height)
+    if width % layout.even[0] or height % layout.even[1]:
+        raise FrameError(f"{message.encoding} cannot have an odd size, but got {width}x{height}")
+    rows = height * layout.rows[0] // layout.rows[1]
+    dtype = np.dtype(layout.dtype).newbyteorder(">" if message.is_bigendian else "<")
+    row_bytes = width * layout.channels * dtype.itemsize
+    data = np.frombuffer(message.data, np.uint8)
+    if step < row_bytes:
+        raise FrameError(
+            f"step must be at least {row_bytes} bytes for {width} pixels of {message.encoding}, "
+            f"but got {step}"
+        )
+    # The last row's padding is left out by some publishers.
+    if not step * (rows - 1) + row_bytes <= len(data) <= step * rows:
+        raise FrameError(
+            f"data must be {step * rows} bytes for {height} rows of step {step} in "
+            f"{message.encoding}, but got {len(data)}"
+        )
+    strided = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=False)
+    if step != row_bytes:
+        strided = np.ascontiguousarray(strided)
+    shape = (rows, width) if layout.channels == 1 else (rows, width, layout.channels)
+    return strided.view(dtype).reshape(shape)
+
+
+def _decompressed(message: CompressedImage) -> Image:
+    data = np.frombuffer(message.data, np.uint8)
+    if not len(data):
+        raise FrameError("a compressed image without data")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:  # a size in its header that no memory could hold
+        raise FrameError(f"format '{_shown(message.format)}' cannot be decoded: {error.err}") from (
+            error
+        )
+    if image is None:
+        raise FrameError(
+            f"{len(data)} bytes of format '{_shown(message.format)}' are no JPEG or PNG picture"
+        )
+    _check_size(image.shape[1], image.shape[0])
+    return image
+
+
+def _check_size(width: int, height: int) -> None:
+    if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE):
+        raise FrameError(f"size must be 1x1 to {LONGEST_SIDE}x{LONGEST_SIDE}, got {width}x{height}")
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, short and printable enough for one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:40])

@@ -1,0 +1,176 @@
+"""Parameters of the nodes: declared in one table each, with ranges, checked before they apply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+
+from pipeline.errors import ConfigError, VisionError
+
+Value = Any
+"""bool, int, float, str, or a list of str: what the default is."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, default and meaning, and what values it may have.
+
+    `low` and `high` are the ends of a number's range, `choices` all values of a text. One that is
+    not `changeable` is set when the node starts and read-only from then on.
+    """
+
+    name: str
+    default: Value
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    changeable: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """The same as ROS tools show it."""
+        described = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            read_only=not self.changeable,
+            additional_constraints=f"one of {', '.join(self.choices)}" if self.choices else "",
+        )
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, float):
+                described.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+                ]
+            else:
+                described.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+                ]
+        return described
+
+    def check(self, value: Value) -> None:
+        """Raise `ConfigError` where `value` is not allowed; its type has been looked at."""
+        if self.choices and value not in self.choices:
+            raise ConfigError(
+                f"{self.name} must be one of {', '.join(self.choices)}, but got '{value}'"
+            )
+        if self.low is None or self.high is None:
+            return
+        if not self.low <= value <= self.high or not math.isfinite(value):
+            raise ConfigError(
+                f"{self.name} must lie between {self.low:g} and {self.high:g}, but got {value}"
+            )
+
+
+class Parameters:
+    """The declared parameters of a node, by name.
+
+    `on_change` is called with the changed values before they are accepted, on the executor's
+    thread; a `VisionError` that it raises refuses them with its message. Whoever reads a value from
+    any thread sees the newest.
+
+    Raises `ConfigError` where the user has given a value that is not allowed.
+    """
+
+    def __init__(self, node: Node, table: Sequence[Parameter]) -> None:
+        self._table: Mapping[str, Parameter] = {entry.name: entry for entry in table}
+        self._values: dict[str, Value] = {}
+        self.on_change: Callable[[Mapping[str, Value]], None] | None = None
+        # First, so that what the user gives at the start is checked in the same way.
+        node.add_on_set_parameters_callback(self._set)
+        for entry in table:
+            _declare(node, entry)
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def _set(self, parameters: Sequence[Any]) -> SetParametersResult:
+        changed = {p.name: p.value for p in parameters if p.name in self._table}
+        try:
+            for name, value in changed.items():
+                self._table[name].check(value)
+            if self.on_change is not None and changed:
+                self.on_change(changed)
+        except VisionError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._values.update(changed)
+        return SetParametersResult(successful=True)
+
+
+def _declare(node: Node, entry: Parameter) -> None:
+    try:
+        node.declare_parameter(entry.name, entry.default, entry.descriptor())
+    except ParameterException as error:
+        raise ConfigError(f"parameter {entry.name}: {' '.join(str(error).split())}") from error
+
+
+AUTOSTART = Parameter(
+    "autostart", True, "configure and activate as soon as the node runs; false waits to be told"
+)
+
+SUBSCRIPTION = (
+    Parameter(
+        "image_transport",
+        "raw",
+        "raw subscribes to the images themselves, compressed to their JPEG under /compressed",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "reliability",
+        "auto",
+        "of the image subscription; auto takes the publisher's, so that both kinds are heard",
+        choices=("auto", "reliable", "best_effort"),
+    ),
+    Parameter(
+        "image_timeout",
+        5.0,
+        "seconds without images after which a warning says why there may be none",
+        0.5,
+        3600.0,
+        changeable=True,
+    ),
+)
+
+DIAGNOSTICS = (
+    Parameter(
+        "diagnostics.stale_after",
+        2.0,
+        "seconds without images after which diagnostics say WARN",
+        0.1,
+        3600.0,
+        changeable=True,
+    ),
+    Parameter(
+        "diagnostics.stopped_after",
+        10.0,
+        "seconds without images after which diagnostics say ERROR",
+        0.1,
+        3600.0,
+        changeable=True,
+    ),
+    Parameter(
+        "diagnostics.slow_age",
+        0.5,
+        "seconds from capture to publication (p95) beyond which diagnostics say WARN",
+        0.001,
+        3600.0,
+        changeable=True,
+    ),
+    Parameter(
+        "diagnostics.slow_rate",
+        0.0,
+        "messages a second that must go out, or diagnostics say WARN; 0 for no such limit",
+        0.0,
+        1000.0,
+        changeable=True,
+    ),
+)
