@@ -123,6 +123,8 @@ class Pipeline:
         if duration_s is not None and not duration_s > 0:
             raise ConfigError(f"duration_s must be more than 0 seconds, but got {duration_s}")
         self._source = source
+        self._done: Callable[[], None] = getattr(source, "done", lambda: None)
+        self._is_given = False
         self._detector = detector
         self._classifier = classifier
         self._every_frame = not source.live if every_frame is None else every_frame
@@ -227,6 +229,9 @@ class Pipeline:
         """
         if not self._started_s:
             raise RuntimeError("a Pipeline is entered first: with Pipeline(...) as results: ...")
+        if self._is_given:  # whoever comes back has dealt with the result before
+            self._is_given = False
+            self._done()
         while True:
             self._check_time()
             try:
@@ -238,6 +243,7 @@ class Pipeline:
             self._tally.add("processed")
             self._record_age("output", job)
             self._return_permit()
+            self._is_given = True
             return _result(job)
 
     def stop(self) -> None:

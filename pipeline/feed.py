@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -58,6 +58,8 @@ class Feed:
         duration_s: float | None = None,
     ) -> None:
         self._source = source
+        self._done: Callable[[], None] = getattr(source, "done", lambda: None)
+        self._is_given = False
         self._max_frames = max_frames
         self._duration_s = duration_s
         self._clock = StampClock(source)
@@ -96,6 +98,9 @@ class Feed:
         return self
 
     def __next__(self) -> Result:
+        if self._is_given:  # whoever comes back has dealt with the result before
+            self._is_given = False
+            self._done()
         while not self._is_over():
             try:
                 result = self._inbox.get(POLL_S)
@@ -106,6 +111,7 @@ class Feed:
             self._tally.add("processed")
             header = result.header
             self._ages.add(self._clock.age_ms(header.camera, header.stamp_ns))
+            self._is_given = True
             return result
         raise StopIteration
 

@@ -29,14 +29,15 @@ def open_source(
     isolate: bool = False,
     group: str | None = None,
     in_flight: int | None = None,
+    in_turn: bool = False,
     limits: Limits | None = None,
     security: Security | None = None,
 ) -> AnySource:
     """Open what `text` names: something to capture, or another process's frames.
 
-    `zmq+tcp://` and `zmq+ipc://` addresses take `group`, `in_flight`, `limits` and `security`, as
-    `pipeline.transport.open_subscription` explains; everything else takes the settings that
-    `pipeline.capture.open_source` explains.
+    `zmq+tcp://` and `zmq+ipc://` addresses take `group`, `in_flight`, `in_turn`, `limits` and
+    `security`, as `pipeline.transport.open_subscription` explains; everything else takes the
+    settings that `pipeline.capture.open_source` explains.
 
     Raises `SourceError` where it cannot be opened and `ConfigError` where a setting makes no sense.
     """
@@ -49,6 +50,7 @@ def open_source(
             camera=camera,
             group=group,
             in_flight=in_flight,
+            in_turn=in_turn,
             limits=limits,
             security=security,
         )

@@ -16,6 +16,7 @@ from pipeline.transport import (
     Limits,
     ResultSubscription,
     Security,
+    check_subscription,
     load_key_pair,
     load_public_key,
     subscribe_frames,
@@ -53,7 +54,8 @@ def open_frames(settings: Settings) -> FrameSubscription:
 
 def open_results(settings: Settings, *, images: bool) -> ResultSubscription:
     """The results that are subscribed to, and their `images` where somebody looks at them."""
-    addresses = settings.subscribe
+    addresses, security = settings.subscribe, subscriber_security(settings)
+    check_subscription(addresses, security=security)
     return ResultSubscription(
         addresses,
         images=images,
@@ -61,7 +63,7 @@ def open_results(settings: Settings, *, images: bool) -> ResultSubscription:
         frames_alone=images and not settings.jsonl,
         streams=len(addresses),
         limits=limits_of(settings),
-        security=subscriber_security(settings),
+        security=security,
     )
 
 
@@ -106,6 +108,7 @@ def _open_once(settings: Settings) -> AnySource:
                 camera=settings.camera,
                 reconnect=settings.reconnect,
                 isolate=settings.isolate,
+                in_turn=True,
                 limits=limits_of(settings),
                 security=subscriber_security(settings),
             )

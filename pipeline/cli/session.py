@@ -106,15 +106,14 @@ def deliver(source: Origin, runner: Runner, outputs: Outputs, signals: StopSigna
             try:
                 outputs.start(source, stats)
                 signals.stop = runner.stop
-                _deliver_all(source, runner, outputs)
+                _deliver_all(runner, outputs)
             finally:
                 signals.be_patient()
     finally:
         outputs.finish(stats)
 
 
-def _deliver_all(source: Origin, runner: Runner, outputs: Outputs) -> None:
-    done: Callable[[], None] = getattr(source, "done", lambda: None)
+def _deliver_all(runner: Runner, outputs: Outputs) -> None:
     for result in runner:
         started_ns = time.perf_counter_ns()
         try:
@@ -123,7 +122,6 @@ def _deliver_all(source: Origin, runner: Runner, outputs: Outputs) -> None:
             logger.debug("%s", wish)
             return
         runner.record_output(time.perf_counter_ns() - started_ns)
-        done()
 
 
 def _counts(source: Origin, outputs: Outputs) -> dict[str, Any]:

@@ -43,5 +43,5 @@ def view(
 
         opt.require(settings, "subscribe")
         images = settings.show or settings.record is not None  # else they are not sent at all
-        with Outputs(settings) as outputs, open_results(settings, images=images) as results:
+        with open_results(settings, images=images) as results, Outputs(settings) as outputs:
             pass_on(results, settings, outputs, signals)

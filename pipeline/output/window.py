@@ -95,7 +95,7 @@ def check_display() -> None:
     The library behind OpenCV's windows ends the whole process where the screen does not answer or
     its plug-ins do not load, so another process tries it first. Raises `InputError`.
     """
-    advice = "leave out --show, or use --record"
+    advice = "use --record or --jsonl instead"
     linux = sys.platform.startswith("linux")
     screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))
     if linux and not screen:

@@ -6,6 +6,7 @@ from pipeline.transport.security import KeyPair, Security, load_key_pair, load_p
 from pipeline.transport.source import (
     FrameSubscription,
     ResultSubscription,
+    check_subscription,
     open_subscription,
     subscribe_frames,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Security",
     "Subscriber",
     "WireError",
+    "check_subscription",
     "is_address",
     "load_key_pair",
     "load_public_key",

@@ -214,15 +214,16 @@ def open_subscription(
     camera: str | None = None,
     group: str | None = None,
     in_flight: int | None = None,
+    in_turn: bool = False,
     limits: Limits | None = None,
     security: Security | None = None,
 ) -> FrameSubscription:
     """Subscribe to the frames at an address and wait for the first.
 
     `camera` replaces the name that the frames come with. With `group`, take turns on them with the
-    group's other members, and ask for a frame only where fewer than `in_flight` are out. Raises
-    `SourceError` where no frame comes within `open_timeout_s` seconds, `ConfigError` where the
-    address cannot be used.
+    group's other members, and ask for a frame only where fewer than `in_flight` are out; `in_turn`
+    is for the frames of several cameras, see `FrameSubscription`. Raises `SourceError` where no
+    frame comes within `open_timeout_s` seconds, `ConfigError` where the address cannot be used.
     """
     only = parse_address(address).camera
     # Looked at with a socket of its own, which ends here: the source's belongs to its reader.
@@ -240,7 +241,18 @@ def open_subscription(
         rename=camera is not None,
         live=group is None,
         in_flight=in_flight,
+        in_turn=in_turn,
     )
+
+
+def check_subscription(
+    addresses: Sequence[str], *, group: str | None = None, security: Security | None = None
+) -> None:
+    """Raise `ConfigError` where it cannot be subscribed to addresses so.
+
+    A subscription's own socket belongs to its reader, which would say it late.
+    """
+    Subscriber(addresses, group=group, security=security).close()
 
 
 def subscribe_frames(
@@ -255,8 +267,7 @@ def subscribe_frames(
     Cameras come in turn; a member of a `group` has one frame at a time. Raises `ConfigError` where
     an address cannot be used.
     """
-    # The socket proper is the reader's; this one shows what is wrong before anything else starts.
-    Subscriber(addresses, group=group, limits=limits, security=security).close()
+    check_subscription(addresses, group=group, security=security)
     cameras = {parse_address(address).camera for address in addresses}
     only = cameras.pop() if len(cameras) == 1 else None
     return FrameSubscription(

@@ -39,7 +39,7 @@ def test_screen_that_does_not_answer_does_not_end_the_process(
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":4097")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(InputError, match=r"--show: no window can be opened: .+; leave out --show"):
+    with pytest.raises(InputError, match=r"--show: no window can be opened: .+; use --record"):
         check_display()
 
 

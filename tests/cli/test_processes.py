@@ -1,0 +1,212 @@
+"""Camera, detector and viewer as processes of their own: what is sent arrives, and all end well."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import stat
+import time
+
+import cv2
+import pytest
+
+SCENE = "scene:?size=320x240&fps=15"
+PROMPT_S = 2.0
+LINES = 8
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Gives addresses of this test's own, by name."""
+    return lambda name: f"zmq+ipc://{tmp_path}/{name}"
+
+
+@pytest.fixture
+def port():
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def lines_from(process, count: int) -> list[dict]:
+    return [json.loads(process.stdout.readline()) for _ in range(count)]
+
+
+def stop(process, number=signal.SIGTERM) -> str:
+    """End a process as a user does; what it said on standard error."""
+    process.send_signal(number)
+    sent = time.monotonic()
+    errors = process.communicate(timeout=30)[1].decode()
+    assert time.monotonic() - sent < PROMPT_S
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def stats_of(folder, name: str) -> dict:
+    figures = json.loads((folder / f"{name}.json").read_text())
+    assert figures["captured"] == sum(figures[what] for what in ("processed", "dropped", "failed"))
+    return figures
+
+
+def arrived(count: dict) -> int:
+    """What a receiver knows to have been sent to it; and every message has its one fate."""
+    fates = ("given", "superseded", "gone", "invalid", "repeated")
+    assert count["received"] == sum(count.get(fate, 0) for fate in fates)
+    return count["received"] + count["lost"]
+
+
+def test_every_hop_counts_the_same_on_both_sides_and_any_may_start_first(start, address, tmp_path):
+    camera, found = address("camera"), address("found")
+    viewers = [
+        start("view", "--subscribe", found, "--jsonl", "-", "--stats", "view.json"),
+        start("view", "--subscribe", found, "--jsonl", "-", "--record", "seen.mp4"),
+    ]
+    detect = start("detect", "--subscribe", camera, "--publish", found, "--stats", "detect.json")
+    source = start("camera", SCENE, "--publish", camera, "--stats", "camera.json")
+    for viewer in viewers:
+        seen = lines_from(viewer, LINES)
+        assert [line["seq"] for line in seen] == sorted({line["seq"] for line in seen})
+        assert all(0 <= line["age_ms"] < 10_000 for line in seen)
+    assert any(line["objects"] for line in seen)
+    # From the source on, so that what is under way arrives before its receiver ends.
+    for process, number in zip(
+        [source, detect, *viewers], [signal.SIGINT, signal.SIGTERM] * 2, strict=True
+    ):
+        stop(process, number)
+    camera_figures, detect_figures = stats_of(tmp_path, "camera"), stats_of(tmp_path, "detect")
+    frames, results = "frame/scene", "result/scene"
+    assert camera_figures["sent"][frames]["sent"] == arrived(detect_figures["received"][frames])
+    view_figures = stats_of(tmp_path, "view")
+    assert detect_figures["sent"][results]["sent"] == arrived(view_figures["received"][results])
+    assert frames not in view_figures["received"]  # nobody looks at them
+    assert view_figures["age_ms"]["error"] == 0
+    assert cv2.VideoCapture(str(tmp_path / "seen.mp4")).read()[0]
+
+
+def test_detectors_of_a_group_share_the_frames_and_the_viewer_puts_them_in_order(
+    start, address, tmp_path
+):
+    camera, members = address("camera"), ("one", "two")
+    crew = [
+        start(
+            *("detect", "--subscribe", camera, "--group", "crew", "--publish", address(name)),
+            *("--stats", f"{name}.json", "--classifier", "none", "--threads", 1),
+        )
+        for name in members
+    ]
+    addresses = [part for name in members for part in ("--subscribe", address(name))]
+    viewer = start("view", *addresses, "--jsonl", "-")
+    source = start("camera", SCENE, "--publish", camera, "--stats", "camera.json")
+    numbers = [line["seq"] for line in lines_from(viewer, 30)]
+    assert numbers == sorted(set(numbers))
+    for process in (source, *crew, viewer):
+        stop(process)
+    received = [stats_of(tmp_path, name)["received"]["frame/scene"] for name in members]
+    sent = stats_of(tmp_path, "camera")["sent"]["turn/crew/frame/scene"]["sent"]
+    assert sent == sum(map(arrived, received))
+    assert min(count["given"] for count in received) > 0
+
+
+def test_two_cameras_come_to_one_detector(start, address):
+    meeting = address("meeting")
+    detect = start(
+        *("detect", "--subscribe", f"{meeting}?bind", "--jsonl", "-", "--classifier", "none")
+    )
+    for name in ("left", "right"):
+        start("camera", SCENE, "--camera", name, "--publish", f"{meeting}?connect")
+    counts = {"left": 0, "right": 0}
+    while min(counts.values()) < LINES:
+        counts[lines_from(detect, 1)[0]["camera"]] += 1
+    assert sum(counts.values()) < 20 * LINES
+    stop(detect)
+
+
+def test_the_frames_of_a_camera_without_a_detector_can_be_seen(start, address, tmp_path):
+    start("camera", SCENE, "--publish", address("camera"))
+    viewer = start(
+        *("view", "--subscribe", address("camera"), "--record", "seen.mp4", "--max-frames", LINES)
+    )
+    errors = viewer.communicate(timeout=60)[1].decode()
+    assert viewer.returncode == 0, errors
+    assert cv2.VideoCapture(str(tmp_path / "seen.mp4")).read()[0]
+
+
+def test_the_last_result_of_a_run_arrives(start, address):
+    viewer = start("view", "--subscribe", address("found"), "--jsonl", "-", "--every-frame")
+    run = start(
+        *("run", "scene:?size=320x240&fps=0&frames=20", "--classifier", "none"),
+        *("--publish", address("found"), "--await-subscriber"),
+    )
+    assert run.wait(timeout=60) == 0
+    seen = {}
+    while seen.get("seq") != 19:
+        (seen,) = lines_from(viewer, 1)
+    stop(viewer)
+
+
+def test_known_keys_are_let_in_and_others_refused_aloud(vision, start, port, tmp_path):
+    for name in ("drone", "ground", "stranger"):
+        outcome = vision("keys", name, "--folder", tmp_path)
+        assert outcome.code == 0
+        assert "--peer" in outcome.out
+        secret = tmp_path / f"{name}.key_secret"
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    drone = ("--key", "drone.key_secret", "--peer", "ground.key")
+    source = start("camera", SCENE, "--publish", f"zmq+tcp://*:{port}", *drone)
+    there = f"zmq+tcp://127.0.0.1:{port}"
+
+    def come(name):
+        keys = ("--key", f"{name}.key_secret", "--server", "drone.key")
+        return start(
+            *("detect", "--subscribe", there, "--classifier", "none", *keys, "--jsonl", "-")
+        )
+
+    ground, stranger = come("ground"), come("stranger")
+    lines_from(ground, LINES)
+    while b"is not among the known ones" not in (line := source.stderr.readline()):
+        assert line
+    assert b"is our key known there?" in stranger.stderr.readline()
+    for process in (source, ground, stranger):
+        stop(process)
+    assert stranger.stdout.closed or not stranger.stdout.read()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("camera", "scene:", "--publish"),
+        ("run", "scene:", "--publish"),
+        ("detect", "--subscribe"),
+        ("view", "--jsonl", "-", "--subscribe"),
+    ],
+    ids=["camera", "run", "detect", "view"],
+)
+def test_off_the_machine_keys_are_asked_for(vision, command):
+    outcome = vision(*command, "zmq+tcp://192.0.2.7:5555")
+    assert outcome.code == 2
+    assert "vision keys" in outcome.err
+    assert "--insecure" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("camera", "scene:"), "--publish ADDRESS is missing"),
+        (("camera", "--publish", "zmq+ipc:///tmp/x"), "SOURCE is missing"),
+        (("detect",), "--subscribe ADDRESS is missing"),
+        (("view",), "--subscribe ADDRESS is missing"),
+        (("view", "--subscribe", "tcp://here"), "zmq+tcp://HOST:PORT"),
+        (("detect", "--subscribe", "zmq+ipc:///tmp/x", "--group", "a b"), "group 'a b'"),
+        (("run", "scene:", "--publish", "zmq+ipc:///tmp/x", "--payload", "gif"), "auto, raw, jpeg"),
+    ],
+    ids=["publish", "source", "subscribe", "view", "address", "group", "payload"],
+)
+def test_what_is_missing_or_wrong_is_said(vision, command, said):
+    outcome = vision(*command)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
