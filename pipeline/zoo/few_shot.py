@@ -17,7 +17,7 @@ from pipeline.zoo.head import Head
 
 Double = npt.NDArray[np.float64]
 
-RIDGES = (0.3, 1.0, 3.0, 10.0)
+RIDGES = (1.0, 3.0)
 """Ridge strengths to choose from, over the mean squared length of a centred row."""
 _GAINS = tuple(2.0**power for power in range(9))
 _FOLDS = 5

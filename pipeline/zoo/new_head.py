@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import onnx
 
 LOGITS = "logits"
-VIEWS = 3
-"""Rows that one picture gives: the whole of it, its mirror image, and its middle."""
+VIEWS = 8
+"""Rows of features that one picture gives."""
 
 _LINEAR = ("MatMul", "Gemm", "Conv")
 _PASSING = (
@@ -38,6 +38,9 @@ _PASSING = (
     *("QuantizeLinear", "DequantizeLinear"),
 )
 """What may stand between the last linear layer and the answer."""
+
+_SHARE = (0.55, 1.0)  # of either side of the picture, in a random part of it
+_SQUEEZE = 0.2  # the logarithm of how much shorter a side may be than the other
 
 Report = Callable[[str, int, int], None]
 
@@ -102,7 +105,7 @@ def features_of(model: onnx.ModelProto, spec: ModelSpec) -> str:
 
 
 def replace_head(model: onnx.ModelProto, features: str, head: Head) -> onnx.ModelProto:
-    """A copy that answers `head` of the tensor `features` as its only output, without the old layers."""
+    """A copy that answers `head` of the tensor `features` as its only output."""
     onnx = require_onnx()
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -122,18 +125,32 @@ def replace_head(model: onnx.ModelProto, features: str, head: Head) -> onnx.Mode
     return result
 
 
-def views(image: Image, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """What the backbone sees of a picture, (3, height, width, 3): as a box around it is cropped."""
+def views(image: Image, width: int, height: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """What the backbone sees of a picture, (8, height, width, 3), cropped as boxes are.
+
+    First all of it, then that mirrored, its middle, and random parts of it, every other mirrored.
+    """
     rows, columns = image.shape[:2]
-    whole = np.array([0, 0, columns, rows], np.float32)
-    half = min(rows, columns) / 2 / CONTEXT
-    centre = np.array([columns, rows] * 2, np.float32) / 2
-    middle = centre + np.array([-half, -half, half, half], np.float32)
+    rng = np.random.default_rng(seed)
+    middle = min(rows, columns) / CONTEXT
+    boxes = [_centred(columns / 2, rows / 2, middle, middle)]
+    for _ in range(VIEWS - 3):
+        size = rng.uniform(*_SHARE) * np.exp(-rng.uniform(0, _SQUEEZE, 2)) * (columns, rows)
+        centre = rng.uniform(size / 2, (columns, rows) - size / 2)
+        boxes.append(_centred(*centre, *size))
     pixels = np.empty((VIEWS, height, width, 3), np.uint8)
-    crop_into(image, whole, pixels[0])
+    crop_into(image, np.array([0, 0, columns, rows], np.float32), pixels[0])
     pixels[1] = pixels[0, :, ::-1]
-    crop_into(image, middle, pixels[2])
+    for index, box in enumerate(boxes, start=2):
+        crop_into(image, box, pixels[index])
+        if index % 2:
+            pixels[index] = pixels[index, :, ::-1].copy()
     return pixels
+
+
+def _centred(x: float, y: float, width: float, height: float) -> npt.NDArray[np.float32]:
+    half = width / 2, height / 2
+    return np.array([x - half[0], y - half[1], x + half[0], y + half[1]], np.float32)
 
 
 def _check_folders(images: Path, folders: dict[str, list[Path]]) -> None:
@@ -155,14 +172,14 @@ def _collect(
     folders: dict[str, list[Path]],
     report: Report,
 ) -> tuple[Rows, dict[str, int], int]:
-    """The features of all views of all pictures, how many each class has, how many do not decode."""
+    """The features of all views of all pictures, pictures a class, and how many do not decode."""
     session = open_with_outputs(model, [features])
     names = list(folders)
     class_of = {path: names.index(name) for name, paths in folders.items() for path in paths}
     pictures = UsablePictures(images, list(class_of))
     found, classes = [], []
     for path, image in pictures:
-        pixels = views(image, spec.input.width, spec.input.height)
+        pixels = views(image, spec.input.width, spec.input.height, seed=len(classes))
         found += [_features(session, spec, features, view) for view in pixels]
         classes.append(class_of[path])
         report("looking at pictures", len(classes), len(class_of))

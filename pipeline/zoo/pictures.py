@@ -40,8 +40,8 @@ def is_picture(path: Path) -> bool:
 def class_folders(folder: str | Path) -> dict[str, list[Path]]:
     """The pictures of each sub-folder of `folder` by its name, classes and pictures sorted.
 
-    Sub-folders without pictures are left out, with a warning. Raises `InputError` where there is no such folder,
-    or no sub-folder with pictures.
+    Sub-folders without pictures are left out, with a warning. Raises `InputError` where there is
+    no such folder, or no sub-folder with pictures.
     """
     folder = Path(folder)
     if not folder.is_dir():
