@@ -30,6 +30,7 @@ EVERY_SETTING = """
 source: '0'
 detector: mine.onnx
 classifier: none
+manifest: mine.toml
 score: 0.5
 nms: 0.6
 nms_kind: darknet

@@ -1,16 +1,16 @@
-"""Detection accuracy as COCO measures it, over a folder of pictures with YOLO-format boxes.
+"""Detection accuracy as COCO measures it, over pictures with true boxes.
 
-The folder holds `images/NAME.jpg` and `labels/NAME.txt`, one box a line: class, centre x, centre y,
-width, height, the last four as fractions of the picture. A picture without a text file has none.
-AP is the mean over IoU thresholds 0.50 to 0.95, AP50 that at 0.50 (https://cocodataset.org/,
-"Detection evaluation"), computed by pycocotools.
+A YOLO-format folder holds `images/NAME.jpg` and `labels/NAME.txt`, one box a line: class, centre x,
+centre y, width, height, the last four as fractions of the picture. A picture without a text file
+has none. AP is the mean over IoU thresholds 0.50 to 0.95, AP50 that at 0.50
+(https://cocodataset.org/, "Detection evaluation"), computed by pycocotools.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,19 +27,54 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """A picture file with its true boxes: `class_ids` (n,) and `boxes` (n, 4), fractions."""
+    """A picture file with its true boxes: `class_ids` (n,) and `boxes` (n, 4), fractions.
+
+    A box is centre x, centre y, width, height. `areas` (n,) are fractions of the picture, for sets
+    that know an object's outline; None takes the boxes'. `optional` (n,) marks boxes that may be
+    found and need not be: crowds, and what is too difficult.
+    """
 
     path: Path
     class_ids: npt.NDArray[np.int64]
     boxes: npt.NDArray[np.float64]
+    areas: npt.NDArray[np.float64] | None = None
+    optional: npt.NDArray[np.bool_] | None = None
+
+
+class ClassAccuracy(NamedTuple):
+    """AP and AP50 of one class in percent, and its number of true boxes."""
+
+    class_id: int
+    ap: float
+    ap50: float
+    boxes: int
 
 
 class Accuracy(NamedTuple):
-    """AP and AP50 in percent over so many pictures."""
+    """AP and its relatives in percent over so many pictures.
+
+    AP of small objects (up to 32 x 32 pixels), medium and large ones (from 96 x 96) is None where
+    there are none. `precision50` and `precision75` (101,) are the precision at the recalls 0, 0.01,
+    ... 1 for an IoU of 0.50 and 0.75, mean of the classes.
+    """
 
     ap: float
     ap50: float
     pictures: int
+    ap75: float = 0.0
+    small: float | None = None
+    medium: float | None = None
+    large: float | None = None
+    classes: tuple[ClassAccuracy, ...] = ()
+    precision50: npt.NDArray[np.float64] | None = None
+    precision75: npt.NDArray[np.float64] | None = None
+
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""Where pycocotools takes the precision."""
+
+_ANY_SIZE, _MOST = 0, -1  # of pycocotools' areas and of its numbers of detections
+_IOU50, _IOU75 = 0, 5
 
 
 def list_pictures(folder: str | Path) -> list[Path]:
@@ -77,31 +112,42 @@ def read_yolo_folder(folder: str | Path) -> list[LabelledPicture]:
 
 
 def evaluate_detector(
-    detect: Callable[[Image], Detections], pictures: list[LabelledPicture]
+    detect: Callable[[Image], Detections],
+    pictures: Iterable[LabelledPicture],
+    read: Callable[[], Iterable[tuple[Path, Image]]] | None = None,
 ) -> Accuracy:
-    """AP and AP50 of `detect` over `pictures`.
+    """AP and its relatives of `detect` over `pictures`.
 
     COCO's figure counts the 100 best detections of each class and picture, also those of very low
-    score: `detect` should keep scores down to 0.001.
+    score: `detect` should keep scores down to 0.001. `read` gives paths and pixels where not every
+    picture may be readable; those that it leaves out do not count.
 
     Raises `DependencyError` without pycocotools and `InputError` where there are no true boxes.
     """
-    ground_truth, coco_eval = _require_pycocotools()
+    _require_pycocotools()
+    by_path = {picture.path: picture for picture in pictures}
     images: list[dict[str, Any]] = []
     truths: list[dict[str, Any]] = []
-    results: list[npt.NDArray[np.float64]] = []
-    for image_id, picture in enumerate(pictures, start=1):
-        image = read_picture(picture.path)
+    results: list[npt.NDArray[np.float64]] = [np.empty((0, 7))]
+    source = ((path, read_picture(path)) for path in by_path) if read is None else read()
+    for image_id, (path, image) in enumerate(source, start=1):
         height, width = image.shape[:2]
         images.append({"id": image_id, "width": width, "height": height})
-        for truth in _truths(picture, width, height):
+        for truth in _truths(by_path[path], width, height):
             truths.append({**truth, "id": len(truths) + 1, "image_id": image_id})
         results.append(_results(detect(image), image_id))
-    if not truths:
+    if not any(not truth["iscrowd"] for truth in truths):
         raise InputError("evaluation: expected pictures with true boxes, but none has any")
-    found = np.concatenate(results)
+    return _accuracy(images, truths, np.concatenate(results))
+
+
+def _accuracy(
+    images: list[dict[str, Any]], truths: list[dict[str, Any]], found: npt.NDArray[np.float64]
+) -> Accuracy:
+    """What pycocotools says of true and found boxes."""
     if not len(found):  # pycocotools does not take an empty list
-        return Accuracy(0.0, 0.0, len(pictures))
+        return Accuracy(0.0, 0.0, len(images))
+    ground_truth, coco_eval = _require_pycocotools()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
         truth = ground_truth()
         truth.dataset = {"images": images, "annotations": truths, "categories": _categories(truths)}
@@ -110,8 +156,34 @@ def evaluate_detector(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    ap, ap50 = (100.0 * float(value) for value in evaluation.stats[:2])
-    return Accuracy(ap, ap50, len(pictures))
+    ap, ap50, ap75, small, medium, large = (
+        None if value < 0 else 100.0 * float(value) for value in evaluation.stats[:6]
+    )
+    precision = evaluation.eval["precision"][..., _ANY_SIZE, _MOST]  # IoU, recall, class
+    return Accuracy(
+        ap or 0.0,
+        ap50 or 0.0,
+        len(images),
+        ap75 or 0.0,
+        small,
+        medium,
+        large,
+        classes=tuple(_by_class(truths, evaluation.params.catIds, precision)),
+        precision50=np.asarray(precision[_IOU50].mean(axis=1, where=precision[_IOU50] >= 0)),
+        precision75=np.asarray(precision[_IOU75].mean(axis=1, where=precision[_IOU75] >= 0)),
+    )
+
+
+def _by_class(
+    truths: list[dict[str, Any]], class_ids: list[int], precision: npt.NDArray[np.float64]
+) -> Iterator[ClassAccuracy]:
+    for index, class_id in enumerate(class_ids):
+        count = sum(t["category_id"] == class_id and not t["iscrowd"] for t in truths)
+        if count:
+            of_class = 100.0 * precision[:, :, index]
+            yield ClassAccuracy(
+                int(class_id), float(of_class.mean()), float(of_class[_IOU50].mean()), count
+            )
 
 
 def _read_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -134,13 +206,19 @@ def _read_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float
 
 
 def _truths(picture: LabelledPicture, width: int, height: int) -> Iterator[dict[str, Any]]:
-    for class_id, (x, y, w, h) in zip(picture.class_ids, picture.boxes, strict=True):
-        box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+    boxes = picture.boxes * np.array([width, height, width, height])
+    areas = boxes[:, 2] * boxes[:, 3]
+    if picture.areas is not None:
+        areas = picture.areas * (width * height)
+    optional = np.zeros(len(boxes), np.bool_) if picture.optional is None else picture.optional
+    for class_id, (x, y, w, h), area, is_optional in zip(
+        picture.class_ids, boxes, areas, optional, strict=True
+    ):
         yield {
             "category_id": int(class_id),
-            "bbox": [float(value) for value in box],
-            "area": float(box[2] * box[3]),
-            "iscrowd": 0,
+            "bbox": [float(value) for value in (x - w / 2, y - h / 2, w, h)],
+            "area": float(area),
+            "iscrowd": int(is_optional),
         }
 
 

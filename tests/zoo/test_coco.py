@@ -60,7 +60,7 @@ def test_boxes_are_read_as_fractions(folder):
 
 def test_the_truth_itself_scores_100(folder):
     accuracy = evaluate_detector(detector(TRUTH), read_yolo_folder(folder))
-    assert accuracy == pytest.approx((100, 100, 3))
+    assert accuracy[:3] == pytest.approx((100, 100, 3))
 
 
 def test_boxes_of_iou_072_count_up_to_070(folder):
