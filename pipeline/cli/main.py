@@ -17,6 +17,7 @@ import typer
 
 from pipeline.cli import (
     camera,
+    choose,
     console,
     demo,
     detect,
@@ -49,6 +50,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)
 app.command("head")(head.head)
+app.command("choose")(choose.choose)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,172 @@
+"""Which member of a family is the most accurate one that this machine runs in a given time.
+
+The members are built with random weights: how long a network takes does not depend on them. How
+accurate it is does, so that is the published figure of the trained float network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline.inference.spec import ModelSpec
+from pipeline.zoo.architectures import yolov4_tiny
+from pipeline.zoo.architectures.family import MobileNet, build_mobilenet, float_nodes, make_spec
+from pipeline.zoo.architectures.integer import quantize_untrained
+from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny
+from pipeline.zoo.latency import LatencyCache, Measurement, measure
+from pipeline.zoo.published import DETECTORS, MOBILENETS, Published
+from pipeline.zoo.rewrite import heads_as_products, widen_stem
+
+if TYPE_CHECKING:
+    import onnx
+
+IMAGENET_CLASSES = 1000
+DETECTOR_SIZES = tuple(range(256, 609, 32))
+DETECTOR_CLASSES = (1, 80)
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that could be used, and what is published of it.
+
+    `accuracy` is in percent (top-1 or AP), None where nothing is published. `rank` orders networks
+    by how accurate they are: that figure, or where there is none the input's size in pixels.
+    `group` are those that the order holds among.
+    """
+
+    name: str
+    family: str
+    spec: Callable[[], ModelSpec]
+    build: Callable[[bool], onnx.ModelProto]
+    rank: float
+    accuracy: float | None = None
+    more: float | None = None  # top-5 or AP50
+    source: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate with its measurement; `on_frontier` if no other is as fast and as accurate."""
+
+    candidate: Candidate
+    measured: Measurement
+    on_frontier: bool = False
+
+
+def classifiers(classes: int = IMAGENET_CLASSES) -> list[Candidate]:
+    """The MobileNets whose ImageNet accuracy is published, with a head for `classes`.
+
+    Raises `InputError` for a class count that there is not.
+    """
+    return [_classifier(row, classes) for row in MOBILENETS]
+
+
+def detectors(
+    sizes: Iterable[int] = DETECTOR_SIZES, classes: Iterable[int] = DETECTOR_CLASSES
+) -> list[Candidate]:
+    """YOLOv4-tiny for every input size and class count.
+
+    Raises `InputError` for a size or a class count that there is not.
+    """
+    sizes = tuple(sizes)
+    return [_detector(YoloV4Tiny(size, count)) for count in classes for size in sizes]
+
+
+def measure_all(
+    candidates: Sequence[Candidate],
+    cache: LatencyCache,
+    *,
+    threads: int,
+    int8: bool,
+    report: Report,
+) -> list[Choice]:
+    """Every candidate with its measurement, from `cache` where it is known, in order of latency."""
+    choices = []
+    for done, candidate in enumerate(candidates):
+        report("measuring", done, len(candidates))
+        key = f"{candidate.name} {'int8' if int8 else 'float'}"
+        measured = cache.get(key)
+        if measured is None:
+            measured = measure(candidate.build(int8), candidate.spec(), threads)
+            cache.put(key, measured)
+        choices.append(Choice(candidate, measured))
+    report("measuring", len(candidates), len(candidates))
+    return mark_frontier(choices)
+
+
+def mark_frontier(choices: Iterable[Choice]) -> list[Choice]:
+    """In order of latency, with those marked that are more accurate than all faster ones.
+
+    Only candidates of one group are set against one another.
+    """
+    best: dict[str, float] = {}
+    marked = []
+    for choice in sorted(choices, key=lambda c: (c.measured.latency_ms, -c.candidate.rank)):
+        candidate = choice.candidate
+        on_frontier = candidate.rank > best.get(candidate.group, float("-inf"))
+        if on_frontier:
+            best[candidate.group] = candidate.rank
+        marked.append(Choice(candidate, choice.measured, on_frontier))
+    return marked
+
+
+def best_within(choices: Iterable[Choice], budget_ms: float) -> dict[str, Choice]:
+    """By group, the most accurate choice that takes no longer than `budget_ms`."""
+    best: dict[str, Choice] = {}
+    for choice in choices:
+        group = choice.candidate.group
+        if choice.measured.latency_ms <= budget_ms and (
+            group not in best or choice.candidate.rank > best[group].candidate.rank
+        ):
+            best[group] = choice
+    return best
+
+
+def _classifier(row: Published, classes: int) -> Candidate:
+    member = MobileNet(row.family, row.width, row.resolution, classes)
+    return Candidate(
+        name=member.name if classes == IMAGENET_CLASSES else f"{member.name}_{classes}",
+        family=row.family,
+        spec=partial(make_spec, member),
+        build=partial(_build_classifier, member),
+        rank=row.top1,
+        accuracy=row.top1,
+        more=row.top5,
+        source=row.source,
+    )
+
+
+def _build_classifier(member: MobileNet, int8: bool) -> onnx.ModelProto:
+    model = build_mobilenet(member)
+    return quantize_untrained(model, float_nodes(model)) if int8 else model
+
+
+def _detector(member: YoloV4Tiny) -> Candidate:
+    known = [
+        p for p in DETECTORS if (p.resolution, p.classes) == (member.resolution, member.classes)
+    ]
+    return Candidate(
+        name=member.name,
+        family="yolov4_tiny",
+        spec=partial(yolov4_tiny.make_yolo_spec, member),
+        build=partial(_build_detector, member),
+        rank=member.resolution,
+        accuracy=known[0].ap if known else None,
+        more=known[0].ap50 if known else None,
+        source=known[0].source if known else "",
+        group="1 class" if member.classes == 1 else f"{member.classes} classes",
+    )
+
+
+def _build_detector(member: YoloV4Tiny, int8: bool) -> onnx.ModelProto:
+    model = yolov4_tiny.build_yolov4_tiny(member)
+    if not int8:
+        return model
+    rewritten, keep_float = heads_as_products(widen_stem(model))
+    return quantize_untrained(rewritten, keep_float)
