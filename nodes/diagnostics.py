@@ -83,6 +83,10 @@ class Activity:
         for name, duration_ns in stage_ns.items():
             self.stages.setdefault(name, Recent()).add(duration_ns / 1e6)
 
+    def settle(self) -> None:
+        """Nothing is under way any more: what did not come out was dropped."""
+        self.dropped = self.received - self.refused - self.published
+
 
 class Diagnostics:
     """Publishes one status for each camera; `facts` (provider, model, ...) go with every one."""

@@ -135,11 +135,16 @@ class ImageSubscription:
         topics = [
             name
             for name, kinds in self._node.get_topic_names_and_types()
-            if self._type_name in kinds and self._node.count_publishers(name)
+            if self._type_name in kinds and self._is_published_by_others(name)
         ]
         if not topics:
             return f"nobody publishes {self._type_name}"
         return f"{self._type_name} is published on {', '.join(topics[:SHOWN])}: remap the topic"
+
+    def _is_published_by_others(self, topic: str) -> bool:
+        own = (self._node.get_name(), self._node.get_namespace())
+        publishers = self._node.get_publishers_info_by_topic(topic)
+        return any((p.node_name, p.node_namespace) != own for p in publishers)
 
 
 def _profile(reliability: QoSReliabilityPolicy) -> QoSProfile:

@@ -117,6 +117,63 @@ AUTOSTART = Parameter(
     "autostart", True, "configure and activate as soon as the node runs; false waits to be told"
 )
 
+NO_CLASSIFIER = "none"
+
+THREADS = Parameter(
+    "threads", 0, "cores that inference may use together; 0 for all that the process has", 0, 1024
+)
+
+MAX_RATE = Parameter(
+    "max_rate",
+    0.0,
+    "images a second of each camera that are looked at, at most; 0 for all",
+    0.0,
+    1000.0,
+    changeable=True,
+)
+
+DETECTION = (
+    Parameter(
+        "detector",
+        "yolov4-tiny-int8",
+        "detection model: a name (vision models list) or the path of an ONNX file",
+    ),
+    Parameter(
+        "score_threshold",
+        0.25,
+        "objects below this score are left out; counts from the next frame on",
+        0.0,
+        1.0,
+        changeable=True,
+    ),
+    Parameter(
+        "nms_threshold",
+        0.45,
+        "boxes of one class that overlap more than this are one object",
+        0.0,
+        1.0,
+        changeable=True,
+    ),
+    Parameter(
+        "nms_kind",
+        "iou",
+        "how overlapping boxes are told apart; darknet for the suppression of Darknet itself",
+        choices=("iou", "darknet"),
+    ),
+    Parameter("max_detections", 300, "objects in one frame at most, the best ones", 1, 10000),
+    THREADS,
+    MAX_RATE,
+)
+
+CLASSIFICATION = (
+    Parameter(
+        "classifier",
+        "mobilenetv2-int8",
+        "classification model: a name or the path of an ONNX file; none for no finer names",
+    ),
+    Parameter("top", 5, "finer names that an object gets", 1, 1000),
+)
+
 SUBSCRIPTION = (
     Parameter(
         "image_transport",

@@ -14,7 +14,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from pipeline.errors import InputError, VisionError
 
@@ -27,14 +33,19 @@ PATIENCE_S = 1.6  # of the 2 s that an end may take; the rest is for the interpr
 logger = logging.getLogger(__name__)
 
 
-def run(load: Callable[[], type[ManagedNode]], args: Sequence[str] | None = None) -> None:
-    """Run the node that `load` imports until a signal ends it; leaves with its exit code.
+def hold_signals() -> None:
+    """Keep SIGINT and SIGTERM for `run`, so that they break into nothing until then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
+def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> NoReturn:
+    """Run the node that `make` gives until a signal ends it; leaves with its exit code.
 
     0 after a signal, 2 for what the user gave (`InputError`), 1 for what broke; an error of ours is
     shown with its traceback. `args` are those of the process by default.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    life = _Life(load, args)
+    hold_signals()
+    life = _Life(make, args)
     life.start()
     signal.sigwait(STOPPING)
     for number in STOPPING:
@@ -52,9 +63,9 @@ def run(load: Callable[[], type[ManagedNode]], args: Sequence[str] | None = None
 class _Life(threading.Thread):
     """The node's thread: makes it, spins it, and takes it down."""
 
-    def __init__(self, load: Callable[[], type[ManagedNode]], args: Sequence[str] | None) -> None:
+    def __init__(self, make: Callable[[], ManagedNode], args: Sequence[str] | None) -> None:
         super().__init__(name="node", daemon=True)
-        self._load = load
+        self._make = make
         self._args = args
         self._wake: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -81,31 +92,22 @@ class _Life(threading.Thread):
             self._live()
         except BaseException as error:  # the main thread shows it
             self.failure = error
-        os.kill(os.getpid(), signal.SIGTERM) if not self._is_ending else None
+        if not self._is_ending:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _live(self) -> None:
-        import rclpy  # noqa: PLC0415 - only now can a signal no longer break into an import
-        from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
-
         rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
         try:
-            self._spin(self._load())
+            self._spin(self._make())
         except VisionError as error:
-            rclpy.logging.get_logger("vision").fatal(str(error))
+            get_logger("vision").fatal(str(error))
             raise
         finally:
             rclpy.try_shutdown()
 
-    def _spin(self, kind: type[ManagedNode]) -> None:
-        from rclpy.executors import (  # noqa: PLC0415
-            ExternalShutdownException,
-            SingleThreadedExecutor,
-        )
-        from rclpy.task import Future  # noqa: PLC0415
-
+    def _spin(self, node: ManagedNode) -> None:
         executor = SingleThreadedExecutor()
-        ended = Future(executor=executor)
-        node = kind()
+        ended: Future[None] = Future(executor=executor)
         try:
             executor.add_node(node)
             with self._lock:

@@ -1,0 +1,49 @@
+"""Frames that remember where they came from, so that a message's header comes back verbatim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from std_msgs.msg import Header as HeaderMessage
+
+from nodes.detection_messages import header_message, stamp_ns
+from pipeline.types import Frame, Header, Image
+
+
+class Origin(NamedTuple):
+    """The header that a picture came with, and how many of its camera's were readable so far."""
+
+    header: HeaderMessage
+    count: int
+
+
+@dataclass(frozen=True)
+class OriginHeader(Header):
+    """A `Header` that brings its origin along, through the engine into the `Result`."""
+
+    origin: Origin
+
+
+@dataclass(frozen=True, eq=False)
+class OriginFrame(Frame):
+    """A `Frame` whose results have an `OriginHeader`."""
+
+    origin: Origin
+
+    @property
+    def header(self) -> OriginHeader:
+        """As of every frame, and the origin."""
+        height, width = self.image.shape[:2]
+        return OriginHeader(self.camera, self.seq, self.stamp_ns, width, height, self.origin)
+
+
+def frame_of_message(image: Image, header: Any, camera: str, seq: int, count: int) -> OriginFrame:
+    """A frame of a message's picture; its results give back the message's header itself."""
+    return OriginFrame(image, stamp_ns(header), seq, camera, Origin(header, count))
+
+
+def frame_of_capture(frame: Frame, count: int) -> OriginFrame:
+    """A captured frame; its results are stamped with its capture time, and named by its camera."""
+    header = header_message(frame.stamp_ns, frame.camera)
+    return OriginFrame(frame.image, frame.stamp_ns, frame.seq, frame.camera, Origin(header, count))

@@ -1,0 +1,64 @@
+"""Publishes one camera's results: detections, their labels, and pictures for who wants to look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from nodes.detection_messages import detection_array, label_info
+from nodes.image_messages import compressed_message, image_message
+from nodes.image_subscription import COMPRESSED
+from pipeline.output.drawing import annotated
+from pipeline.types import Result
+
+NEWEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
+OVERRIDABLE = QoSOverridingOptions.with_default_policies()
+
+
+class ResultPublisher:
+    """The output topics of one camera, under `prefix` (`front/`, or nothing).
+
+    `publish` may be called from another thread than the executor's.
+    """
+
+    def __init__(self, node: Node, prefix: str, topic: str = "detections") -> None:
+        self._node = node
+        self._detections = self._publisher(Detection2DArray, f"{prefix}{topic}")
+        self._labels = node.create_publisher(LabelInfo, f"{prefix}label_info", LATCHED)
+        self._image = self._publisher(Image, f"{prefix}{topic}/image")
+        # Under the resolved name: a remapped picture takes its JPEG along.
+        self._jpeg = self._publisher(CompressedImage, self._image.topic_name + COMPRESSED)
+
+    def publish(self, result: Result, header: Any) -> None:
+        """Send a result with `header` as it is; pictures only where somebody subscribes."""
+        message = detection_array(header, result.detections, result.classifications)
+        self._detections.publish(message)
+        if self._image.get_subscription_count():
+            self._image.publish(image_message(annotated(result), header))
+        if self._jpeg.get_subscription_count():
+            self._jpeg.publish(compressed_message(annotated(result), header))
+
+    def announce(self, labels: Sequence[str], threshold: float) -> None:
+        """Say what the detector's classes are; who subscribes later hears it too."""
+        header = Header(stamp=self._node.get_clock().now().to_msg())
+        self._labels.publish(label_info(header, labels, threshold))
+
+    def close(self) -> None:
+        """Take the topics away."""
+        for publisher in (self._detections, self._labels, self._image, self._jpeg):
+            self._node.destroy_publisher(publisher)
+
+    def _publisher(self, kind: type[Any], topic: str) -> Any:
+        return self._node.create_publisher(kind, topic, NEWEST, qos_overriding_options=OVERRIDABLE)

@@ -1,0 +1,63 @@
+"""Everything in one process: a source or topics in, detections with finer names out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nodes.engine_node import EngineNode
+from nodes.parameters import CLASSIFICATION, NO_CLASSIFIER, Parameter
+from nodes.process import run
+from pipeline.errors import ConfigError
+from pipeline.inference.classifier import Classifier
+
+TABLE = (
+    Parameter(
+        "source",
+        "",
+        "what to capture: a camera number, a file, a folder, rtsp://, scene:, zmq+tcp://, ...; "
+        "empty subscribes to image_raw",
+    ),
+    Parameter(
+        "cameras",
+        [""],
+        "names of the cameras, each with its topics under NAME/; [''] for one without a prefix",
+    ),
+)
+
+
+class VisionNode(EngineNode):
+    """Captures or subscribes, detects and classifies; several cameras share one session fairly."""
+
+    def __init__(self) -> None:
+        super().__init__("vision_node", (*CLASSIFICATION, *TABLE))
+        names = self.cameras
+        if not names or len(set(names)) < len(names) or ("" in names and len(names) > 1):
+            raise ConfigError(
+                f"cameras must be different names that are not empty, but got {list(names)}"
+            )
+
+    @property
+    def cameras(self) -> Sequence[str]:
+        """The parameter of that name."""
+        return self.parameters["cameras"]
+
+    @property
+    def source(self) -> str:
+        """The parameter of that name."""
+        return self.parameters["source"]
+
+    def open_classifier(self) -> Classifier | None:
+        """The classifier that the parameters name."""
+        given = self.parameters
+        if given["classifier"] == NO_CLASSIFIER:
+            return None
+        return Classifier(given["classifier"], top=given["top"], threads=given["threads"] or None)
+
+
+def main() -> None:
+    """Run the node until it is told to end."""
+    run(VisionNode)
+
+
+if __name__ == "__main__":
+    main()
