@@ -35,6 +35,7 @@ QUICK_SAMPLES = 8
 ANSWER_TIMEOUT_S = 1.0
 POLL_MS = 50  # how often a thread looks whether it is to end
 MAX_PART_BYTES = 1024  # of times few are needed, of the handshake before them more
+LAST_NS = 2**62  # in the year 2116; what claims to be later is no time
 
 _QUESTION = struct.Struct("<8sQ")  # magic, t1
 _ANSWER = struct.Struct("<8sQQQ")  # magic, t1, t2, t3
@@ -163,14 +164,24 @@ class ClockServer:
                 return
             while not self._stop.is_set():
                 if socket.poll(POLL_MS):
-                    socket.send(self._answer(socket.recv()))
+                    socket.send(answer_to(_received(socket), self._now_ns))
 
-    def _answer(self, question: bytes) -> bytes:
-        t2 = self._now_ns()
-        if len(question) != _QUESTION.size:
-            return b""
-        magic, t1 = _QUESTION.unpack(question)
-        return _ANSWER.pack(_MAGIC, t1, t2, self._now_ns()) if magic == _MAGIC else b""
+
+def answer_to(question: bytes, now_ns: Callable[[], int]) -> bytes:
+    """What a server says to a question; nothing to what is none."""
+    t2 = now_ns()
+    if len(question) != _QUESTION.size:
+        return b""
+    magic, t1 = _QUESTION.unpack(question)
+    return _ANSWER.pack(_MAGIC, t1, t2, now_ns()) if magic == _MAGIC else b""
+
+
+def read_answer(answer: bytes, t4: int) -> Sample | None:
+    """What an answer that came at `t4` says; None where it is none."""
+    if len(answer) != _ANSWER.size:
+        return None
+    magic, t1, t2, t3 = _ANSWER.unpack(answer)
+    return Sample(t1, t2, t3, t4) if magic == _MAGIC and max(t1, t2, t3) < LAST_NS else None
 
 
 class ClockClient:
@@ -231,13 +242,12 @@ class ClockClient:
         while not self._stop.is_set() and time.monotonic() < deadline:
             if socket.poll(POLL_MS):
                 t4 = self._now_ns()
-                answer = socket.recv()
-                if len(answer) == _ANSWER.size and answer.startswith(_MAGIC):
-                    _, t1, t2, t3 = _ANSWER.unpack(answer)
-                    self._filter.add(Sample(t1, t2, t3, t4), time.monotonic_ns())
-                    self._judge()
-                    return 1
-                return 0
+                sample = read_answer(_received(socket), t4)
+                if sample is None:
+                    return 0
+                self._filter.add(sample, time.monotonic_ns())
+                self._judge()
+                return 1
         return 0
 
     def _judge(self) -> None:
@@ -255,6 +265,12 @@ class ClockClient:
                 estimate.error_ns / 1e6,
             )
         self._is_far = is_far
+
+
+def _received(socket: zmq.Socket[bytes]) -> bytes:
+    """A message of one part; nothing where it has several, which nobody here sends."""
+    parts = socket.recv_multipart()
+    return parts[0] if len(parts) == 1 else b""
 
 
 def _bind_beside(socket: zmq.Socket[bytes], address: Address) -> int:

@@ -12,7 +12,12 @@ from pipeline.types import Result
 HOLD_S = 0.5
 """So long a result waits for those before it; a detector that is slower counts as gone."""
 
+RESTART_S = 2.0
+"""After such a silence results with lower numbers are those of a camera that was started again."""
+
 MAX_CAMERAS = 64
+MAX_WAITING = 256
+MAX_SENDERS = 256
 
 
 @dataclass(slots=True)
@@ -26,12 +31,13 @@ class _Camera:
     newest: dict[int, tuple[int, float]] = field(default_factory=dict)
     given_seq: int = -1
     given_stamp_ns: int = -1
+    given_s: float = 0.0
 
 
 class InSequence:
     """Gives results of each camera by `seq`; one that comes after a later one was given is dropped.
 
-    `late` counts those.
+    So is a second one on the same frame. `late` counts those.
     """
 
     def __init__(self, hold_s: float = HOLD_S) -> None:
@@ -44,14 +50,19 @@ class InSequence:
         """Take in a result; `sender` tells who it is from."""
         header = result.header
         if header.camera not in self._cameras and len(self._cameras) >= MAX_CAMERAS:
-            del self._cameras[next(iter(self._cameras))]
+            self._forget(next(iter(self._cameras)))
         camera = self._cameras.setdefault(header.camera, _Camera())
+        now_s = time.monotonic()
         if header.seq <= camera.given_seq:
-            if header.stamp_ns <= camera.given_stamp_ns:
+            # Started again it counts from 0; and its clock may have been set back meanwhile.
+            is_newer = header.stamp_ns > camera.given_stamp_ns
+            if not is_newer and now_s - camera.given_s < RESTART_S:
                 self.late += 1
                 return
-            self._cameras[header.camera] = camera = _Camera()  # it counts from 0 again
-        now_s = time.monotonic()
+            self._forget(header.camera)
+            self._cameras[header.camera] = camera = _Camera()
+        if sender not in camera.newest and len(camera.newest) >= MAX_SENDERS:
+            del camera.newest[next(iter(camera.newest))]
         camera.newest[sender] = header.seq, now_s
         heapq.heappush(camera.waiting, (header.seq, next(self._arrivals), now_s, result))
 
@@ -59,15 +70,24 @@ class InSequence:
         """The next result whose turn has come, None where all have to wait."""
         now_s = time.monotonic()
         for camera in self._cameras.values():
-            if camera.waiting and self._is_due(camera, now_s):
+            while camera.waiting and self._is_due(camera, now_s):
                 seq, _, _, result = heapq.heappop(camera.waiting)
+                if seq == camera.given_seq:
+                    self.late += 1  # two have looked at the same frame
+                    continue
                 camera.given_seq, camera.given_stamp_ns = seq, result.header.stamp_ns
+                camera.given_s = now_s
                 return result
         return None
+
+    def _forget(self, camera: str) -> None:
+        self.late += len(self._cameras.pop(camera).waiting)
 
     def _is_due(self, camera: _Camera, now_s: float) -> bool:
         seq, _, came_s, _ = camera.waiting[0]
         if seq == camera.given_seq + 1 or now_s - came_s > self._hold_s:
+            return True
+        if len(camera.waiting) > MAX_WAITING:
             return True
         for sender, (_, heard_s) in list(camera.newest.items()):
             if now_s - heard_s > 2 * self._hold_s:

@@ -1,15 +1,17 @@
 """Coverage-guided fuzzing of everything that reads what came over the wire.
 
 `python tests/fuzz/fuzz_wire.py [-runs=1000000] [-max_total_time=SECONDS] [CORPUS]`; needs atheris.
-The first byte of an input says what the rest is: three parts of a message, each with its length in
-two bytes, or a JPEG, a question to the clock, or a reference into shared memory. Anything that is
-raised beside `WireError` and `Gone` ends the run, as does growth beyond `MAX_GROWTH_MB`.
+The first byte of an input says what the rest is: the parts of a message, each with its length in
+two bytes; a header; a JPEG; what subscribers and members of groups say to a publisher; the results
+of several detectors; a question to a clock or its answer. Anything that is raised beside
+`WireError` and `Gone` ends the run, as does growth beyond `MAX_GROWTH_MB`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import resource
+import struct
 import sys
 from pathlib import Path
 
@@ -20,8 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import atheris
 
 with atheris.instrument_imports(include=["pipeline.transport"]):
-    from pipeline.transport import payload, wire, wire_result
+    from pipeline.transport import clock, payload, turns, wire, wire_result
+    from pipeline.transport.order import InSequence
     from pipeline.transport.shared_memory import Gone, RingReader
+    from pipeline.transport.streams import MAX_STREAMS, Streams
+
+from pipeline.types import Detections, Header, Result
 
 MAX_GROWTH_MB = 200
 LIMITS = wire.Limits(max_frame_mb=1)
@@ -38,12 +44,15 @@ PICTURE = {
     "height": 16,
 }
 JPEG_HEADER = wire.FrameHeader(**PICTURE, kind="jpeg")
+MEMBER = b"turn/g/0123456789abcdef/frame/"
+CLAIM = struct.Struct("<BbqI")  # whose result it is, of which camera, its stamp and number
+NOW_NS = 1_700_000_000_000_000_000
 
 
-def split(data: bytes) -> list[bytes]:
+def split(data: bytes, most: int = 5) -> list[bytes]:
     """Parts with two bytes of length before each; the last takes what is left."""
-    parts = []
-    while len(data) > 2 and len(parts) < 5:
+    parts: list[bytes] = []
+    while len(data) > 2 and len(parts) < most:
         size = int.from_bytes(data[:2], "little")
         parts.append(data[2 : 2 + size])
         data = data[2 + size :]
@@ -57,6 +66,8 @@ def join(parts: list[bytes]) -> bytes:
 
 def read_message(data: bytes) -> None:
     message = wire.decode(split(data), LIMITS)
+    STREAMS.admit(message.header.camera, message.header, lambda: "192.0.2.1")
+    expect(len(STREAMS.counts) <= MAX_STREAMS + 1)
     if isinstance(message, wire.ResultMessage):
         wire_result.result_of(message)
     elif message.reference is not None:
@@ -78,7 +89,55 @@ def read_jpeg(data: bytes) -> None:
     payload.decode_jpeg(JPEG_HEADER, memoryview(data))
 
 
-READERS = [read_message, read_header, read_jpeg]
+def read_turns(data: bytes) -> None:
+    """What a publisher hears: subscriptions, their ends, and wishes for frames."""
+    group = turns.Turns()
+    for message in [*split(data, 30), turns.ready_message(MEMBER, len(data) % 7)]:
+        if message[:1] == b"\1":
+            group.join(message[1:])
+        elif message[:1] == b"\0":
+            group.leave(message[1:])
+        else:
+            group.hear(message)
+        for name, topic in group.take(b"frame/c"):
+            expect(not topic or topic.startswith(f"turn/{name}/".encode()))
+            expect(not topic or topic.endswith(b"/frame/c"))
+
+
+def read_order(data: bytes) -> None:
+    """What a viewer puts in order: results that claim any sender, camera, stamp and number."""
+    sequence, given, last = InSequence(hold_s=float(data[0] % 2) if data else 0.0), 0, {}
+    claims = list(CLAIM.iter_unpack(data[: len(data) // CLAIM.size * CLAIM.size]))
+    for sender, camera, stamp_ns, seq in claims:
+        header = Header(f"c{camera % 50}", seq, abs(stamp_ns), 16, 16)
+        sequence.put(sender, Result(header, Detections.empty(())))
+        while (result := sequence.get()) is not None:
+            given, now = given + 1, result.header
+            before = last.get(now.camera)
+            expect(before is None or now.seq > before.seq or now.stamp_ns > before.stamp_ns)
+            last[now.camera] = now
+    expect(given + sequence.late <= len(claims))
+
+
+def read_clock(data: bytes) -> None:
+    """A question to a clock server, and the same bytes as answers to a client."""
+    answer = clock.answer_to(data, lambda: NOW_NS)
+    estimator = clock.OffsetFilter()
+    for number, part in enumerate([data, answer, *split(data, 30)]):
+        sample = clock.read_answer(part, NOW_NS + number)
+        if sample is not None:
+            estimator.add(sample, number)
+    estimate = estimator.estimate(10**9)
+    expect(estimate is None or (abs(estimate.offset_ns) <= 2**62 and estimate.error_ns < 2**63))
+
+
+def expect(holds: bool) -> None:
+    if not holds:
+        raise RuntimeError("a promise was broken")
+
+
+STREAMS = Streams()
+READERS = [read_message, read_header, read_jpeg, read_turns, read_order, read_clock]
 
 
 def seeds() -> list[bytes]:
@@ -91,6 +150,8 @@ def seeds() -> list[bytes]:
         {**PICTURE, "objects": 1, "classes": 2, "labels": {1: "cup"}, "top": 1, "stage_ns": {}}
     )
     picture = payload.encode_jpeg(payload.np.zeros((16, 16, 3), payload.np.uint8))
+    question = b"visclk01" + NOW_NS.to_bytes(8, "little")
+    answer = clock.answer_to(question, lambda: NOW_NS)
     return [
         b"\0" + join([b"frame/c", raw, bytes(768)]),
         b"\0" + join([b"frame/c", jpeg, picture]),
@@ -99,6 +160,10 @@ def seeds() -> list[bytes]:
         b"\1" + raw,
         b"\1" + result,
         b"\2" + picture,
+        b"\3" + join([b"\1" + MEMBER, turns.ready_message(MEMBER, 0), b"\0" + MEMBER]),
+        b"\4" + b"".join(CLAIM.pack(seq % 2, 0, seq, seq) for seq in (0, 2, 1, 3)),
+        b"\5" + question,
+        b"\5" + join([answer, answer]),
     ]
 
 

@@ -8,6 +8,8 @@ import time
 
 import pytest
 import zmq
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.transport.address import parse_address
@@ -18,6 +20,8 @@ from pipeline.transport.clock import (
     Offset,
     OffsetFilter,
     Sample,
+    answer_to,
+    read_answer,
 )
 from pipeline.transport.security import Security, load_key_pair, make_keys
 
@@ -90,6 +94,28 @@ def test_answers_that_cannot_be_are_ignored():
     assert estimator.estimate(300) is None
 
 
+@given(st.binary(max_size=64) | st.binary(min_size=24, max_size=24).map(b"visclk01".__add__))
+def test_whatever_a_server_answers_the_estimate_is_one_that_can_be_sent_on(answer):
+    estimator = OffsetFilter()
+    now_ns = time.time_ns()
+    sample = read_answer(answer, now_ns)
+    if sample is not None:
+        estimator.add(sample, 0)
+    estimate = estimator.estimate(10**9)
+    if estimate is not None:
+        assert abs(estimate.offset_ns) <= 2**62
+        assert 0 < estimate.error_ns < 2**63
+
+
+@given(st.binary(max_size=64))
+def test_a_question_is_answered_with_its_own_time_or_not_at_all(question):
+    now_ns = time.time_ns()
+    sample = read_answer(answer_to(question, time.time_ns), time.time_ns())
+    assert sample is None or now_ns <= sample.t2 <= sample.t3 <= sample.t4
+    asked = b"visclk01" + (now_ns).to_bytes(8, "little")
+    assert read_answer(answer_to(asked, time.time_ns), time.time_ns()).t1 == now_ns
+
+
 def test_offsets_add_up_along_a_chain_of_machines():
     assert Offset(5, 2).plus(Offset(-9, 3)) == Offset(-4, 5)
 
@@ -156,8 +182,8 @@ def test_nonsense_does_not_stop_the_server(server_and_client):
         socket.linger = 0
         socket.rcvtimeo = int(WAIT_S * 1000)
         socket.connect(f"tcp://127.0.0.1:{server.port}")
-        for question in (b"", b"x" * 16, b"visclk01"):
-            socket.send(question)
+        for question in ([b""], [b"x" * 16], [b"visclk01"], [b"visclk01", bytes(8)]):
+            socket.send_multipart(question)
             assert socket.recv() == b""
     await_estimate(client)
 

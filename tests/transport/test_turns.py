@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.transport import Publisher, ResultSubscription, Subscriber, open_subscription
-from pipeline.transport.order import InSequence
+from pipeline.transport.order import MAX_WAITING, RESTART_S, InSequence
 from pipeline.transport.turns import FORGET_S, Turns, ready_message, turn_prefix
 from pipeline.types import Detections, Frame, Header, Result
 
@@ -169,6 +170,27 @@ def test_a_result_that_comes_too_late_is_dropped_and_counted():
     assert sequence.late == 1
 
 
+def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(monkeypatch):
+    sequence = InSequence()
+    sequence.put(1, result(500, stamp_ns=10**15))
+    assert drained(sequence) == [500]
+    sequence.put(1, result(0, stamp_ns=5))
+    assert drained(sequence) == []
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + RESTART_S)
+    sequence.put(1, result(2, stamp_ns=7))
+    assert drained(sequence) == [2]
+
+
+def test_of_two_results_on_one_frame_the_first_is_given():
+    sequence = InSequence(hold_s=1e9)
+    sequence.put(1, result(0))
+    for sender in (2, 1):
+        sequence.put(sender, result(2))
+    assert drained(sequence) == [0, 2]
+    assert sequence.late == 1
+
+
 def test_a_camera_that_counts_from_zero_again_is_followed():
     sequence = InSequence()
     sequence.put(1, result(500, stamp_ns=1000))
@@ -196,6 +218,29 @@ def test_what_members_send_in_their_own_order_comes_out_in_order(members, total,
         sequence.put(sender, result(members + total + sender))
     assert (given_out + drained(sequence))[: members + total] == list(range(members + total))
     assert sequence.late == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))),
+    st.sampled_from([0.0, 1e9]),
+)
+def test_whatever_senders_claim_nothing_is_given_twice_or_backwards(claims, hold_s):
+    sequence, given_out = InSequence(hold_s=hold_s), []
+    for sender, seq, stamp_ns in claims:
+        sequence.put(sender, result(seq, stamp_ns))
+        given_out += [got.header for got in iter(sequence.get, None)]
+    assert len(given_out) + sequence.late <= len(claims)
+    for before, after in itertools.pairwise(given_out):
+        assert after.seq > before.seq or after.stamp_ns > before.stamp_ns
+
+
+def test_a_flood_of_results_that_wait_is_bounded():
+    sequence, given_out = InSequence(hold_s=1e9), []
+    sequence.put(-1, result(0))  # never heard of again, so that everything waits for it
+    for seq in range(2, 5000):
+        sequence.put(1, result(seq))
+        given_out += drained(sequence)
+    assert given_out == [0, *range(2, 5000 - MAX_WAITING)]
 
 
 # --- on real sockets --------------------------------------------------------------------------
