@@ -254,7 +254,7 @@ def settings_of(parameters: Mapping[str, object]) -> Settings:
 def require(settings: Settings, *names: str) -> None:
     """See that settings without a default are given. Raises `ConfigError`."""
     told = {
-        "source": "SOURCE is missing; expected a camera, a file or an address (see --help)",
+        "source": "SOURCE is missing; expected a camera number, a file or an address (see --help)",
         "subscribe": f"--subscribe ADDRESS is missing: where messages come from, {ADDRESSES}",
         "publish": f"--publish ADDRESS is missing: where the frames are sent, {ADDRESSES}",
     }

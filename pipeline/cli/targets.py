@@ -25,8 +25,11 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
         ("--classifier", settings.classifier),
         ("--manifest", settings.manifest),
         ("--config", more.get("config")),
+        ("--key", settings.key),
+        ("--server", settings.server),
     ):
         read[name] = [os.path.expanduser(str(path))] if path else []
+    read["--peer"] = [os.path.expanduser(peer) for peer in settings.peer]
     written: dict[str, str] = {}
     for option, target in (
         ("--record", settings.record),

@@ -2,10 +2,10 @@
 
 from pipeline.transport.address import is_address, parse_address
 from pipeline.transport.publisher import Publisher
+from pipeline.transport.results import ResultSubscription
 from pipeline.transport.security import KeyPair, Security, load_key_pair, load_public_key, make_keys
 from pipeline.transport.source import (
     FrameSubscription,
-    ResultSubscription,
     check_subscription,
     open_subscription,
     subscribe_frames,

@@ -1,0 +1,156 @@
+"""Another process's results to iterate over, with the frames that they are on."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+
+from pipeline.transport.clock import Offset
+from pipeline.transport.order import InSequence
+from pipeline.transport.security import Security
+from pipeline.transport.subscriber import Received
+from pipeline.transport.subscription import MAX_CAMERAS, POLL_S, Subscription
+from pipeline.transport.wire import Limits
+from pipeline.types import Detections, Frame, Image, Result
+
+KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at most
+BEHIND_S = 0.001  # what was sent before a result is waited for so long
+ALONE_S = 1.0  # without a result, after which a camera's frames need not wait for any
+
+
+class ResultSubscription:
+    """The results that other processes publish; the newest where the reader is slow.
+
+    Iterating waits for results until `stop` or `close` is called. With `images` the frames are
+    subscribed to as well, and a result has its image where that came. With `ordered`, every result
+    is given, by `seq`, where detectors that take turns send theirs in any order. With
+    `frames_alone` the frames of a camera are given without any object, where no result on one has
+    come for a second. It can serve as a source of results: `read` is `receive`.
+    """
+
+    live = True
+    frames: int | None = None
+    fps: float | None = None
+
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        *,
+        images: bool = False,
+        ordered: bool = False,
+        frames_alone: bool = False,
+        streams: int = 1,
+        limits: Limits | None = None,
+        security: Security | None = None,
+    ) -> None:
+        self._subscription = Subscription(
+            addresses,
+            frames=images,
+            results=True,
+            every=ordered,
+            streams=2 * streams if images else streams,
+            limits=limits,
+            security=security,
+        )
+        self._images = images
+        self._ready: deque[Result] = deque()
+        self._order = InSequence() if ordered else None
+        self._frames: defaultdict[str, deque[Frame]] = defaultdict(
+            lambda: deque(maxlen=KEPT_FRAMES)
+        )
+        self._result_at_s: dict[str, float] | None = {} if frames_alone else None
+
+    def read(self) -> Result | None:
+        """The next result; None once closed."""
+        return self.receive()
+
+    def receive(self, timeout_s: float | None = None) -> Result | None:
+        """The next result; None once closed, or where none came within `timeout_s` seconds."""
+        deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        while True:
+            result = self._next()
+            if result is not None:
+                return dataclasses.replace(result, image=self._image(result))
+            left_s = deadline_s - time.monotonic()
+            received = self._subscription.receive(min(left_s, POLL_S))
+            if received is not None:
+                self._take(received)
+            elif left_s <= 0 or self._subscription.is_stopped:
+                return None
+
+    def _next(self) -> Result | None:
+        """The next result that need not wait for others."""
+        if self._ready:
+            return self._ready.popleft()
+        return self._order.get() if self._order is not None else None
+
+    def _take(self, received: Received) -> None:
+        """Keep what came for when its turn comes."""
+        if isinstance(received.item, Frame):
+            self._take_frame(received.item)
+            return
+        if self._result_at_s is not None:
+            self._result_at_s[received.header.camera] = time.monotonic()
+        if self._order is None:
+            self._ready.append(received.item)
+        else:
+            self._order.put(received.header.sender, received.item)
+
+    def _take_frame(self, frame: Frame) -> None:
+        """Keep a frame for its result; where none is to be expected, this is all there is."""
+        if len(self._frames) >= MAX_CAMERAS and frame.camera not in self._frames:
+            self._frames.clear()
+            self._result_at_s = self._result_at_s and {}
+        self._frames[frame.camera].append(frame)
+        if self._result_at_s is not None:
+            now_s = time.monotonic()
+            if now_s - self._result_at_s.setdefault(frame.camera, now_s) > ALONE_S:
+                self._ready.append(Result(frame.header, Detections.empty(())))
+
+    def clock_of(self, camera: str) -> Offset | None:
+        """How far the clock that stamps a camera's frames is ahead of this machine's.
+
+        None where that is not known (yet).
+        """
+        return self._subscription.clock_of(camera)
+
+    def __iter__(self) -> Iterator[Result]:
+        while (result := self.receive()) is not None:
+            yield result
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What happened to the messages so far, by topic; see `Subscriber`."""
+        return self._subscription.counts()
+
+    def stop(self) -> None:
+        """End the iteration; takes no lock, so a signal handler may call it."""
+        self._subscription.stop()
+
+    def close(self) -> None:
+        """Let go of the socket; may be called twice, and from another thread."""
+        self._subscription.close()
+
+    def __enter__(self) -> ResultSubscription:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def _image(self, result: Result) -> Image | None:
+        """The picture of a result, which was sent before it but may come to its turn after it."""
+        image = self._kept_image(result)
+        if image is None and self._images:
+            received = self._subscription.receive(BEHIND_S)
+            if received is not None:
+                self._take(received)
+            image = self._kept_image(result)
+        return image
+
+    def _kept_image(self, result: Result) -> Image | None:
+        wanted = result.header
+        for frame in self._frames[wanted.camera]:
+            if (frame.seq, frame.stamp_ns) == (wanted.seq, wanted.stamp_ns):
+                return frame.image
+        return None

@@ -1,0 +1,112 @@
+"""A subscriber that may be closed from another thread than the one that reads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from pipeline.transport.clock import Offset
+from pipeline.transport.security import Security
+from pipeline.transport.subscriber import Received, Subscriber
+
+POLL_S = 0.1  # how often a waiting reader looks whether it was closed
+SILENT_S = 3.0
+"""Such a silence is worth a line in the log."""
+MAX_CAMERAS = 256
+
+log = logging.getLogger(__name__)
+
+
+class Subscription:
+    """A subscriber that may be closed from another thread than the one that reads.
+
+    The socket is made by the first `receive`, in its thread.
+    """
+
+    def __init__(self, addresses: str | Sequence[str], **options: object) -> None:
+        self._addresses = addresses
+        self._options = options
+        self._subscriber: Subscriber | None = None
+        self._lock = threading.Lock()  # held while the socket is used, and to close it
+        self._closed = threading.Event()
+        self._silence = Silence(addresses, options.get("security"))
+        self._clocks: dict[str, Offset | None] = {}
+        self._newest_clock: Offset | None = None
+
+    def receive(self, timeout_s: float | None = None) -> Received | None:
+        """The newest message; None once closed, or where none came within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        while not self._closed.is_set():
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            with self._lock:
+                if self._closed.is_set():
+                    return None
+                if self._subscriber is None:
+                    self._subscriber = Subscriber(self._addresses, **self._options)  # type: ignore[arg-type]
+                received = self._subscriber.receive(min(left_s, POLL_S))
+            self._silence.note(min(left_s, POLL_S), has_come=received is not None)
+            if received is not None:
+                self._note_clock(received)
+                return received
+        return None
+
+    def _note_clock(self, received: Received) -> None:
+        if len(self._clocks) >= MAX_CAMERAS:
+            self._clocks.clear()
+        self._clocks[received.header.camera] = self._newest_clock = received.clock
+
+    def clock_of(self, camera: str) -> Offset | None:
+        """How far the clock that stamps a camera's frames is ahead, None where not known.
+
+        Of a camera that is not known it is that of the newest message.
+        """
+        return self._clocks.get(camera, self._newest_clock)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What happened to the messages so far, by topic; see `Subscriber`."""
+        subscriber = self._subscriber
+        return {topic: dict(c) for topic, c in subscriber.counts.items()} if subscriber else {}
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was stopped or closed."""
+        return self._closed.is_set()
+
+    def stop(self) -> None:
+        """Make a reader that waits get None; takes no lock, so a signal handler may call it."""
+        self._closed.set()
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        self._closed.set()
+        with self._lock:
+            if self._subscriber is not None:
+                self._subscriber.close()
+
+
+class Silence:
+    """Says once that nothing comes from some addresses, and that it is over."""
+
+    def __init__(self, addresses: str | Sequence[str], security: object) -> None:
+        self._subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
+        has_keys = isinstance(security, Security) and security.keys is not None
+        self._hint = " (is our key known there?)" if has_keys else ""
+        self._waited_s = 0.0
+        self._has_come = False
+
+    def note(self, waited_s: float, *, has_come: bool) -> None:
+        """Note that so long was waited for a message, and whether one came."""
+        was_long = self._waited_s > SILENT_S
+        if has_come:
+            if was_long:
+                log.info("%s: messages come now", self._subject)
+            self._waited_s, self._has_come = 0.0, True
+            return
+        self._waited_s += waited_s
+        if self._waited_s > SILENT_S and not was_long:
+            why = " any more" if self._has_come else self._hint
+            log.info("%s: nothing comes from there%s; waiting for it", self._subject, why)

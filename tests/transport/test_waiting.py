@@ -1,0 +1,129 @@
+"""Subscriptions that are there before anything is published, and what reaches them at the end."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.transport import (
+    Publisher,
+    ResultSubscription,
+    Subscriber,
+    subscribe_frames,
+    subscription,
+)
+from pipeline.transport import results as results_of
+from pipeline.types import Detections, Frame, Result
+
+WAIT_S = 10.0
+
+
+def frame(seq=0, camera="front"):
+    return Frame(np.full((48, 64, 3), seq % 251, np.uint8), time.time_ns(), seq, camera)
+
+
+def found_in(sent):
+    return Result(sent.header, Detections.empty(("thing",)))
+
+
+@pytest.fixture
+def collected(await_true):
+    """Reads in a thread of its own what a subscription gives, into a list."""
+    threads = []
+
+    def collect(read):
+        got = []
+        thread = threading.Thread(target=lambda: got.extend(iter(read, None)))
+        thread.start()
+        threads.append(thread)
+        return got
+
+    yield collect
+    for thread in threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_a_subscription_waits_for_its_publisher_and_says_so(
+    address, collected, await_true, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(subscription, "SILENT_S", 0.2)
+    with subscribe_frames([address]) as source:
+        got = collected(source.read)
+        await_true(lambda: "nothing comes from there; waiting" in caplog.text)
+        with Publisher(address) as sender:
+            await_true(lambda: sender.send_frame(frame()) and got)
+        await_true(lambda: "messages come now" in caplog.text)
+        await_true(lambda: "nothing comes from there any more" in caplog.text)
+    assert caplog.text.count("from there; waiting") == 1
+
+
+def test_a_wrong_address_is_said_before_anything_is_read():
+    with pytest.raises(ConfigError, match="vision keys"):
+        subscribe_frames(["zmq+tcp://192.0.2.7:5555"])
+
+
+def test_cameras_come_in_turn_as_soon_as_there_are_two(address, collected, await_true):
+    with subscribe_frames([address]) as source, Publisher(address, streams=2) as sender:
+        got = collected(source.read)
+        numbers = itertools.count()
+
+        def publish():
+            for camera in ("left", "right"):  # the right one is always the newer
+                sender.send_frame(frame(next(numbers), camera))
+
+        await_true(lambda: publish() or len({item.camera for item in got}) == 2)
+        held = len(got)
+        for _ in range(5):
+            publish()
+        assert len(got) <= held + 1
+        seen = []
+        while len(seen) < 10:
+            before = len(got)
+            source.done()
+            await_true(lambda before=before: publish() or len(got) > before)
+            seen.append(got[-1].camera)
+    assert seen.count("left") == pytest.approx(5, abs=1)
+
+
+def test_frames_without_results_are_given_alone_after_a_while(address, monkeypatch, await_true):
+    monkeypatch.setattr(results_of, "ALONE_S", 0.2)
+    with (
+        Publisher(address, streams=2) as sender,
+        ResultSubscription(address, images=True, frames_alone=True) as results,
+    ):
+
+        def exchange(*, with_result):
+            sent = frame(7)
+            sender.send_frame(sent)
+            if with_result:
+                sender.send_result(found_in(sent))
+            return results.receive(0.05)
+
+        alone = await_true(lambda: exchange(with_result=False))
+        assert (alone.image == 7).all()
+        assert not alone.detections.labels
+        whole = await_true(
+            lambda: (got := exchange(with_result=True)) and got.detections.labels and got
+        )
+        assert whole.image is not None
+        assert exchange(with_result=False) is None
+
+
+def test_what_was_sent_last_arrives_where_closing_may_take_a_moment(address, await_true):
+    with Subscriber(address, every=True) as receiver:
+        sender = Publisher(address, payload="raw")
+        assert not sender.has_subscribers()
+        await_true(sender.has_subscribers)
+        for seq in (0, 1):
+            sender.send_frame(frame(seq))
+        sender.close(flush_s=2.0)
+        got = [receiver.receive(WAIT_S).item.seq for _ in range(2)]
+    assert got == [0, 1]
