@@ -113,7 +113,7 @@ def choose(
     if json_file is not None:
         _write_json(json_file, machine, choices, best, task, budget_ms, int8=int8)
     if plot is not None:
-        _draw(plot, choices, machine, task, int8=int8)
+        _draw(plot, choices, best, machine, task, int8=int8)
 
 
 def _check(budget_ms: float | None, plot: Path | None, json_file: Path | None) -> None:
@@ -200,11 +200,9 @@ def _percent(value: float | None) -> str:
 
 
 def _say_what_was_measured(machine: Machine, choices: Sequence[Choice], *, int8: bool) -> None:
-    form = "int8" if int8 else "float"
-    cores = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
     print(
-        f"\nmeasured on {machine.processor}, {cores}, ONNX Runtime {machine.onnxruntime}: "
-        f"{form} networks with random weights, one picture a call"
+        f"\nmeasured on {machine.processor}, {_cores(machine)}, ONNX Runtime "
+        f"{machine.onnxruntime}: {_form(int8)} networks with random weights, one picture a call"
     )
     sources = sorted({c.candidate.source for c in choices if c.candidate.source})
     if sources:
@@ -280,24 +278,30 @@ def _write_json(
 
 
 def _draw(
-    path: Path, choices: Sequence[Choice], machine: Machine, task: str, *, int8: bool
+    path: Path,
+    choices: Sequence[Choice],
+    best: Mapping[str, Choice],
+    machine: Machine,
+    task: str,
+    *,
+    int8: bool,
 ) -> None:
-    from pipeline.zoo.plots import Point, plot_frontier, save_figure
+    from pipeline.zoo.frontier_plot import plot_choices
+    from pipeline.zoo.plots import save_figure
 
-    form = "int8" if int8 else "float"
     axis = (
         "published ImageNet top-1 of the float network, %"
         if task == CLASSIFY
         else "side of the input, pixels (accuracy mostly unpublished)"
     )
-    points = {
-        choice: Point(choice.candidate.name, choice.measured.latency_ms, choice.candidate.rank)
-        for choice in choices
-    }
-    frontier = [point for choice, point in points.items() if choice.on_frontier]
-    title = f"{machine.processor}, {machine.threads} threads, {form}"
-    figure = plot_frontier(
-        list(points.values()), frontier, title, "milliseconds a picture, measured here", axis
-    )
-    save_figure(figure, path)
+    title = f"{machine.processor}, {_cores(machine)}, {_form(int8)}"
+    save_figure(plot_choices(choices, list(best.values()), title, axis), path)
     console.say(f"picture: {path}")
+
+
+def _form(int8: bool) -> str:
+    return "int8" if int8 else "float"
+
+
+def _cores(machine: Machine) -> str:
+    return "1 thread" if machine.threads == 1 else f"{machine.threads} threads"

@@ -6,6 +6,7 @@ accurate it is does, so that is the published figure of the trained float networ
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 IMAGENET_CLASSES = 1000
 DETECTOR_SIZES = tuple(range(256, 609, 32))
 DETECTOR_CLASSES = (1, 80)
+
+_ROUNDS = 2
+_SECOND_ROUND_S = 90.0
+"""Nothing is measured a second time after this."""
 
 Report = Callable[[str, int, int], None]
 
@@ -85,19 +90,34 @@ def measure_all(
     threads: int,
     int8: bool,
     report: Report,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Choice]:
-    """Every candidate with its measurement, from `cache` where it is known, in order of latency."""
-    choices = []
-    for done, candidate in enumerate(candidates):
-        report("measuring", done, len(candidates))
-        key = f"{candidate.name} {'int8' if int8 else 'float'}"
-        measured = cache.get(key)
-        if measured is None:
-            measured = measure(candidate.build(int8), candidate.spec(), threads)
-            cache.put(key, measured)
-        choices.append(Choice(candidate, measured))
-    report("measuring", len(candidates), len(candidates))
+    """Every candidate with its measurement, from `cache` where it is known, in order of latency.
+
+    Each is measured twice with all others in between, and the lesser time counts: what else the
+    machine does for a while must not make one member look slow. On slow machines there is no time
+    for the second one.
+    """
+    end = clock() + _SECOND_ROUND_S
+    kept = {candidate.name: cache.get(_key(candidate, int8)) for candidate in candidates}
+    new = [candidate for candidate in candidates if kept[candidate.name] is None]
+    for step in range(_ROUNDS * len(new)):
+        report("measuring", step, _ROUNDS * len(new))
+        if step >= len(new) and clock() > end:
+            break  # a slow machine: once has to do
+        candidate = new[step % len(new)]
+        measured = measure(candidate.build(int8), candidate.spec(), threads)
+        before = kept[candidate.name]
+        if before is None or measured.latency_ms < before.latency_ms:
+            kept[candidate.name] = measured
+            cache.put(_key(candidate, int8), measured)
+    report("measuring", _ROUNDS * len(new), _ROUNDS * len(new))
+    choices = [Choice(c, found) for c in candidates if (found := kept[c.name]) is not None]
     return mark_frontier(choices)
+
+
+def _key(candidate: Candidate, int8: bool) -> str:
+    return f"{candidate.name} {'int8' if int8 else 'float'}"
 
 
 def mark_frontier(choices: Iterable[Choice]) -> list[Choice]:

@@ -1,4 +1,4 @@
-"""Pictures of figures, drawn by matplotlib: curves, a frontier of points, a confusion matrix.
+"""Pictures of figures, drawn by matplotlib: curves and a confusion matrix.
 
 A picture is made with `new_figure`, drawn on as matplotlib's users know it, and stored with
 `save_figure`; the extra `plot` brings matplotlib.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,6 @@ from pipeline.zoo.onnx_file import write_atomically
 FORMATS = (".png", ".svg", ".pdf")
 _DPI = 120
 _MOST_CELLS_NAMED = 30  # classes of a confusion matrix whose names can still be read
-
-
-class Point(NamedTuple):
-    """One thing that was measured: its name and where it lies."""
-
-    name: str
-    x: float
-    y: float
 
 
 def check_plot_path(path: str | Path) -> Path:
@@ -82,7 +74,11 @@ def plot_precision_recall(
 
 
 def plot_confusion(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str) -> Any:
-    """A confusion matrix (k, k): row the true class, column the answer, each row as a share."""
+    """A confusion matrix (k, k): row the true class, column the answer, each row as a share.
+
+    A matrix (k, k + 1) has a last column for the answers that are none of the k `labels`.
+    """
+    names = [*labels, "others"][: counts.shape[1]]
     side = min(14.0, 3.0 + 0.3 * len(labels))
     figure, axes = new_figure(title, "answer", "true class", size=(side + 1.0, side))
     axes.grid(visible=False)
@@ -90,28 +86,8 @@ def plot_confusion(counts: npt.NDArray[np.int64], labels: Sequence[str], title: 
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     if len(labels) <= _MOST_CELLS_NAMED:
-        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize="small")
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small")
         axes.set_yticks(range(len(labels)), labels, fontsize="small")
-    return figure
-
-
-def plot_frontier(
-    points: Sequence[Point], frontier: Sequence[Point], title: str, x_label: str, y_label: str
-) -> Any:
-    """All points with their names, and a line through those of the frontier."""
-    figure, axes = new_figure(title, x_label, y_label)
-    axes.scatter([point.x for point in points], [point.y for point in points], s=18, color="0.6")
-    best = sorted(frontier, key=lambda point: point.x)
-    axes.plot([p.x for p in best], [p.y for p in best], marker="o", markersize=5, linewidth=1.5)
-    for point in points:
-        axes.annotate(
-            point.name,
-            (point.x, point.y),
-            xytext=(4, 3),
-            textcoords="offset points",
-            fontsize=7,
-            color="black" if point in best else "0.5",
-        )
     return figure
 
 

@@ -1,0 +1,71 @@
+"""A picture of what `choose` found: accuracy over latency, and the line of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.zoo.choose import Choice
+from pipeline.zoo.plots import new_figure
+
+_LINE_HEIGHT = 11.0  # pixels that a name needs above the one below it
+_MARKERS = "osD^vP*X"
+
+
+def plot_choices(
+    choices: Sequence[Choice], chosen: Sequence[Choice], title: str, y_label: str
+) -> Any:
+    """A figure of all `choices`, coloured by family or group, with a line through each frontier.
+
+    Only names of the frontier are written, as far as there is room; `chosen` get a ring.
+    """
+    figure, axes = new_figure(title, "milliseconds a picture on this machine", y_label, size=(8, 6))
+    axes.set_xscale("log")
+    for number, series in enumerate(dict.fromkeys(map(_series, choices))):
+        of_series = [choice for choice in choices if _series(choice) == series]
+        marker = _MARKERS[number % len(_MARKERS)]
+        axes.scatter(*_places(of_series), s=26, marker=marker, label=series, zorder=3)
+    for group in dict.fromkeys(choice.candidate.group for choice in choices):
+        best = [c for c in choices if c.on_frontier and c.candidate.group == group]
+        axes.plot(*_places(best), color="0.6", linewidth=1.2, zorder=2)
+    rings = {"facecolors": "none", "edgecolors": "black", "zorder": 4}
+    axes.scatter(*_places(chosen), s=160, label="chosen", **rings) if chosen else None
+    _mark_times(axes, [choice.measured.latency_ms for choice in choices])
+    axes.legend(loc="lower right", fontsize="small")
+    _write_names(figure, axes, [choice for choice in choices if choice.on_frontier])
+    return figure
+
+
+def _series(choice: Choice) -> str:
+    return choice.candidate.group or choice.candidate.family
+
+
+def _places(choices: Sequence[Choice]) -> tuple[list[float], list[float]]:
+    return (
+        [choice.measured.latency_ms for choice in choices],
+        [choice.candidate.rank for choice in choices],
+    )
+
+
+def _mark_times(axes: Any, times: Sequence[float]) -> None:
+    """Ticks at 1, 2 and 5 of every power of ten, with room for names on the right."""
+    low, high = 0.8 * min(times), 1.8 * max(times)
+    ticks = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlim(low, high)
+
+
+def _write_names(figure: Any, axes: Any, choices: Sequence[Choice]) -> None:
+    """To the right of their points, leaving out a name that would lie on the one before."""
+    figure.draw_without_rendering()
+    written_at = float("-inf")
+    for choice in sorted(choices, key=lambda c: c.candidate.rank):
+        place = (choice.measured.latency_ms, choice.candidate.rank)
+        height = axes.transData.transform(place)[1]
+        if height - written_at < _LINE_HEIGHT:
+            continue
+        written_at = height
+        name = choice.candidate.name.removeprefix("mobilenet_").replace("_", " ")
+        axes.annotate(name, place, xytext=(7, -3), textcoords="offset points", fontsize=7, zorder=5)
