@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
 
 
@@ -35,4 +36,6 @@ def _run(name: str) -> int | None:
             "source /opt/ros/DISTRIBUTION/setup.bash and the workspace's setup.bash, "
             "or apt install ros-DISTRIBUTION-vision-msgs"
         )
+    # Kept until the node waits for them, so that they break into no import.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     return importlib.import_module(f"nodes.{name}").main()

@@ -1,0 +1,109 @@
+"""Calibration files, as ROS's camera calibrators write them, as `camera_info` messages.
+
+The keys are those of camera_calibration_parsers; the message's fields are explained in
+sensor_msgs/CameraInfo.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from sensor_msgs.msg import CameraInfo
+
+from pipeline.errors import ConfigError
+
+_MATRICES = {
+    "camera_matrix": ("k", 9),
+    "rectification_matrix": ("r", 9),
+    "projection_matrix": ("p", 12),
+}
+_FEWEST_DISTORTIONS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
+
+
+def read_camera_info(url: str) -> CameraInfo:
+    """The message that a calibration file stands for, without a header.
+
+    `url` is a path, `file://PATH` or `package://PACKAGE/PATH`. Raises `ConfigError` where there is
+    no such file, or it is no calibration.
+    """
+    path = _local_path(url)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"camera_info_url: cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"camera_info_url: {path} is no YAML: {_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"camera_info_url: {path} is no calibration: expected image_width, ...")
+    message = CameraInfo(
+        width=_size(content, "image_width", path),
+        height=_size(content, "image_height", path),
+        distortion_model=_model(content, path),
+    )
+    message.d = _distortion(content, message.distortion_model, path)
+    for key, (field, count) in _MATRICES.items():
+        setattr(message, field, _numbers(content, key, path, count))
+    return message
+
+
+def _local_path(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.scheme == "package":
+        try:
+            share = get_package_share_directory(parts.netloc)
+        except (PackageNotFoundError, ValueError) as error:
+            raise ConfigError(f"camera_info_url: {url}: no package '{parts.netloc}'") from error
+        return Path(share) / unquote(parts.path).lstrip("/")
+    return Path(unquote(parts.path) if parts.scheme == "file" else url).expanduser()
+
+
+def _size(content: Mapping[Any, Any], key: str, path: Path) -> int:
+    value = content.get(key)
+    if not isinstance(value, int) or not 0 < value < 2**16:
+        raise ConfigError(f"camera_info_url: {path}: {key} must be pixels, but got {value!r}")
+    return value
+
+
+def _model(content: Mapping[Any, Any], path: Path) -> str:
+    model = content.get("distortion_model", "plumb_bob")
+    if model not in _FEWEST_DISTORTIONS:
+        known = ", ".join(_FEWEST_DISTORTIONS)
+        raise ConfigError(
+            f"camera_info_url: {path}: distortion_model must be one of {known}, but got {model!r}"
+        )
+    return str(model)
+
+
+def _distortion(content: Mapping[Any, Any], model: str, path: Path) -> list[float]:
+    values = _numbers(content, "distortion_coefficients", path)
+    if len(values) < _FEWEST_DISTORTIONS[model]:
+        raise ConfigError(
+            f"camera_info_url: {path}: distortion_coefficients of {model} must be at least "
+            f"{_FEWEST_DISTORTIONS[model]} numbers, but got {len(values)}"
+        )
+    return values
+
+
+def _numbers(
+    content: Mapping[Any, Any], key: str, path: Path, count: int | None = None
+) -> list[float]:
+    matrix = content.get(key)
+    data = matrix.get("data") if isinstance(matrix, Mapping) else None
+    expected = "numbers" if count is None else f"{count} numbers"
+    try:
+        values = [float(value) for value in data]  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        values = [math.nan]
+    if not all(map(math.isfinite, values)) or len(values) != (count or len(values)):
+        raise ConfigError(f"camera_info_url: {path}: {key} must have data of {expected}")
+    return values
+
+
+def _line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
