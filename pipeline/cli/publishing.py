@@ -8,12 +8,14 @@ import threading
 from pipeline.cli.inputs import publisher_security
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
+from pipeline.runtime.stamps import UNKNOWN_NS
 from pipeline.transport import Publisher
-from pipeline.transport.clock import SAME_CLOCK
+from pipeline.transport.clock import SAME_CLOCK, Offset
 from pipeline.types import Frame, Result
 
 FLUSH_S = 0.5
 POLL_S = 0.05
+UNKNOWN_CLOCK = Offset(0, UNKNOWN_NS)
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +52,21 @@ class Publishing:
 
     def write(self, result: Result) -> None:
         camera = result.header.camera
-        clock_of = getattr(self._source, "clock_of", None)
-        clock = (clock_of(camera) if clock_of is not None else None) or SAME_CLOCK
+        clock = self._clock(camera)
         if result.image is not None:
             header = result.header
             frame = Frame(result.image, header.stamp_ns, header.seq, camera)
             self._publisher.send_frame(frame, clock)
         if self._with_results:
             self._publisher.send_result(result, clock)
+
+    def _clock(self, camera: str) -> Offset:
+        """The clock of the stamps: this machine's, unless the frames come from elsewhere."""
+        clock_of = getattr(self._source, "clock_of", None)
+        if clock_of is None:
+            return SAME_CLOCK
+        offset: Offset | None = clock_of(camera)
+        return offset or UNKNOWN_CLOCK
 
     def close(self) -> None:
         """Close, once what was sent last has left for its subscribers or `FLUSH_S` is over."""

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+UNKNOWN_NS = 10**18
+"""An error as large says that nobody knows how far a clock is ahead."""
+
 
 class Offset(Protocol):
     """A clock is `offset_ns` ahead of this machine's, give or take `error_ns`."""
@@ -34,6 +37,8 @@ class StampClock:
         if self._clock_of is None:
             return now_ns
         offset = self._clock_of(camera)
+        if offset is not None and offset.error_ns >= UNKNOWN_NS:
+            offset = None  # whoever passed the frames on did not know it
         self._errors_ns[camera] = None if offset is None else offset.error_ns
         return now_ns if offset is None else now_ns + offset.offset_ns
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pipeline.runtime.stamps import StampClock
+import pytest
+
+from pipeline.runtime.stamps import UNKNOWN_NS, StampClock
 
 SECOND = 1_000_000_000
 
@@ -20,7 +22,12 @@ class Elsewhere:
     """A source whose cameras have clocks of their own."""
 
     def clock_of(self, camera):
-        return {"ahead": Ahead(5 * SECOND, 2_000_000), "near": Ahead(0, 500_000)}.get(camera)
+        known = {
+            "ahead": Ahead(5 * SECOND, 2_000_000),
+            "near": Ahead(0, 500_000),
+            "passed on": Ahead(-SECOND, UNKNOWN_NS + 500_000),
+        }
+        return known.get(camera)
 
 
 def test_a_frame_is_as_old_as_the_clock_says_that_stamped_it():
@@ -37,9 +44,10 @@ def test_the_error_is_the_largest_of_all_cameras():
     assert clock.error() == {"error": 2.0}
 
 
-def test_a_clock_that_is_not_known_is_said_to_be_so():
+@pytest.mark.parametrize("camera", ["unknown", "passed on"])
+def test_a_clock_that_is_not_known_is_said_to_be_so(camera):
     clock = StampClock(Elsewhere())
-    assert 0 <= clock.age_ms("unknown", time.time_ns()) < 1000
+    assert 0 <= clock.age_ms(camera, time.time_ns()) < 1000
     assert clock.error() == {"error": None}
 
 
