@@ -104,7 +104,7 @@ class EngineNode(ManagedNode):
         )
         self._pipeline.__enter__()
         self._delivery = threading.Thread(
-            target=self._deliver, args=(self._pipeline, self._source), name="deliver", daemon=True
+            target=self._deliver, args=(self._pipeline,), name="deliver", daemon=True
         )
         self._delivery.start()
         if isinstance(self._source, TopicSource):
@@ -173,12 +173,11 @@ class EngineNode(ManagedNode):
 
     # --- results out ------------------------------------------------------------------------
 
-    def _deliver(self, pipeline: Pipeline, source: TopicSource | CaptureSource) -> None:
+    def _deliver(self, pipeline: Pipeline) -> None:
         """Publish one result after the other; runs on a thread of its own."""
         problem = "the source has ended"
         try:
             for result in pipeline:
-                source.done()
                 self._publish(result)
         except VisionError as error:
             problem = str(error)

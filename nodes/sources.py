@@ -87,7 +87,7 @@ class TopicSource:
             return None
 
     def done(self) -> None:
-        """The frame that was read last is dealt with."""
+        """The frame that was read last is dealt with; the engine calls it."""
         try:
             self._turns.put(None)
         except Closed:
@@ -160,8 +160,9 @@ class CaptureSource:
                 return frame_of_capture(frame, activity.received - activity.refused)
         return None
 
-    def done(self) -> None:
-        """The engine's own mailbox keeps the newest; nothing waits for this."""
+    def __getattr__(self, name: str) -> Any:
+        """What else the engine may ask a source for, as the source itself has it."""
+        return getattr(self._source, name)
 
     def close(self) -> None:
         """Let go of the source; may be called twice and from any thread."""

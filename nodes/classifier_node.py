@@ -1,0 +1,265 @@
+"""Images and detections in, the same detections with finer names out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
+
+from nodes.detection_messages import add_classifications, boxes_from, stamp_ns
+from nodes.diagnostics import Activity, Diagnostics
+from nodes.drawing import drawn
+from nodes.facts import facts_of
+from nodes.image_messages import compressed_message, image_from, image_message
+from nodes.image_subscription import COMPRESSED, ImageSubscription
+from nodes.join import Join, Pair
+from nodes.lifecycle import ManagedNode
+from nodes.parameters import (
+    CLASSIFICATION,
+    DIAGNOSTICS,
+    NO_CLASSIFIER,
+    SUBSCRIPTION,
+    THREADS,
+    Parameter,
+    Value,
+)
+from nodes.process import run
+from nodes.result_publisher import NEWEST, OVERRIDABLE
+from pipeline.errors import ConfigError, FrameError, StageError
+from pipeline.inference.classifier import Classifier
+from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
+from pipeline.runtime.stage import Stage
+
+IMAGES, DETECTIONS, CLASSIFIED = "image_raw", "detections", "classified_detections"
+JOIN_S = 0.8  # how long the worker may take to end
+
+TABLE = (
+    *CLASSIFICATION,
+    THREADS,
+    *SUBSCRIPTION,
+    Parameter(
+        "sync_tolerance",
+        0.0,
+        "seconds by which the stamps of detections and their image may differ; 0: not at all",
+        0.0,
+        10.0,
+        changeable=True,
+    ),
+    *DIAGNOSTICS,
+)
+# Hears reliable and best-effort publishers alike; arrays are small, so few get lost.
+_HEARS_ALL = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+class ClassifierNode(ManagedNode):
+    """Joins `image_raw` and `detections` by stamp and `frame_id` and adds finer names to each.
+
+    The array goes out on `classified_detections` with everything that it came with, and a picture
+    of it to whoever subscribes to one. While the classifier is busy the newest pair of each
+    `frame_id` waits, and older ones are dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("classifier_node", TABLE)
+        self.parameters.on_change = self._change
+        self._diagnostics = Diagnostics(self, self.parameters)
+        self._activity = Activity(CLASSIFIED)
+        self._classifier: Classifier | None = None
+        self._facts: dict[str, str] = {}
+        self._topics: dict[str, Any] = {}
+        self._join = Join()
+        self._pairs: Mailbox[Pair] | None = None
+        self._worker: Stage[Pair, Any] | None = None
+        self._images: ImageSubscription | None = None
+        self._detections: Any = None
+
+    # --- the states -------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Open and check the model, and create the topics."""
+        given = self.parameters
+        if given["classifier"] == NO_CLASSIFIER:
+            raise ConfigError("parameter classifier is none; expected a model, or no such node")
+        self._classifier = Classifier(
+            given["classifier"], top=given["top"], threads=given["threads"] or None
+        )
+        self._facts = facts_of(classifier=self._classifier)
+        image = self._publisher(Image, f"{CLASSIFIED}/image")
+        self._topics = {
+            "detections": self._publisher(Detection2DArray, CLASSIFIED),
+            "image": image,
+            "jpeg": self._publisher(CompressedImage, image.topic_name + COMPRESSED),
+        }
+        self.get_logger().info(", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
+
+    def cleanup(self) -> None:
+        """Free the model, and take the topics away."""
+        self._classifier = None
+        for publisher in self._topics.values():
+            self.destroy_publisher(publisher)
+        self._topics.clear()
+
+    def activate(self) -> None:
+        """Start the worker and subscribe."""
+        assert self._classifier is not None  # noqa: S101 - configured, or this is not called
+        self._classifier.warm_up()
+        self._activity = Activity(CLASSIFIED)
+        self._join = Join(self.parameters["sync_tolerance"])
+        self._pairs = pairs = NewestOfEach[Pair](lambda pair: pair.detections.header.frame_id)
+        self._worker = worker = Stage(
+            "classify",
+            take=pairs.get,
+            work=self._classified,
+            give=self._publish,
+            discard=_nothing,
+            fail=_nothing,
+            abort=_nothing,
+            finish=lambda failure: self._finished(pairs, failure),
+        )
+        worker.start()
+        self._images = ImageSubscription(
+            self,
+            IMAGES,
+            self._take_image,
+            transport=self.parameters["image_transport"],
+            reliability=self.parameters["reliability"],
+        )
+        self._detections = self.create_subscription(
+            Detection2DArray,
+            DETECTIONS,
+            self._take_detections,
+            _HEARS_ALL,
+            qos_overriding_options=OVERRIDABLE,
+        )
+
+    def deactivate(self) -> None:
+        """Unsubscribe, and end the worker."""
+        if self._images is not None:
+            self._images.close()
+            self._images = None
+        if self._detections is not None:
+            self.destroy_subscription(self._detections)
+            self._detections = None
+        pairs, self._pairs = self._pairs, None
+        if pairs is not None:
+            pairs.cancel()
+        worker, self._worker = self._worker, None
+        if worker is not None and self._classifier is not None:
+            self._classifier.cancel()
+            if not worker.join(time.monotonic() + JOIN_S):
+                self.get_logger().warning("the classifier did not end in time and is left behind")
+        self._activity.settle()
+
+    def housekeep(self) -> None:
+        """Follow the publishers, warn where nothing can be joined, and publish diagnostics."""
+        if self.enabled and self._images is not None:
+            timeout_s = self.parameters["image_timeout"]
+            self._images.check(timeout_s)
+            self._check_join(timeout_s)
+        facts = {**self._facts, "without their image": str(self._join.unmatched)}
+        self._diagnostics.publish(
+            [self._activity],
+            facts,
+            state=self.state,
+            problem=self.problem,
+            enabled=self.enabled,
+        )
+
+    # --- messages in ------------------------------------------------------------------------
+
+    def _take_image(self, message: Any) -> None:
+        if self.enabled:
+            self._hand_over(self._join.add_image(message))
+
+    def _take_detections(self, message: Any) -> None:
+        if self.enabled:
+            self._activity.received += 1
+            self._hand_over(self._join.add_detections(message))
+
+    def _hand_over(self, pair: Pair | None) -> None:
+        if pair is None or self._pairs is None:
+            return
+        self._activity.last_s = time.monotonic()
+        try:
+            displaced = self._pairs.put(pair)
+        except Closed:
+            return  # the worker has ended, and the node is about to hear of it
+        if displaced is not None:
+            self._activity.dropped += 1
+
+    def _check_join(self, timeout_s: float) -> None:
+        mismatch = self._join.mismatch()
+        if mismatch and time.monotonic() - self._activity.last_s >= timeout_s:
+            self.get_logger().warning(
+                f"detections have no image of the same stamp and frame_id: {mismatch}; remap "
+                f"{IMAGES} to what the detector sees, or raise sync_tolerance",
+                throttle_duration_sec=30.0,
+            )
+
+    # --- the worker's thread ----------------------------------------------------------------
+
+    def _classified(self, pair: Pair) -> tuple[Pair, Any, dict[str, int]] | None:
+        """The pair with finer names, its picture and the time it took; None for a bad image."""
+        detections, message = pair
+        if message is None:
+            return pair, None, {}
+        assert self._classifier is not None  # noqa: S101 - freed only once this thread has ended
+        started_ns = time.monotonic_ns()
+        try:
+            image = image_from(message)
+        except FrameError as error:
+            self._activity.refused += 1
+            self.get_logger().warning(
+                f"{IMAGES}: passed over an image: {error}", throttle_duration_sec=1.0
+            )
+            return None
+        height, width = image.shape[:2]
+        found = self._classifier(image, boxes_from(detections, width, height))
+        add_classifications(detections.detections, found)
+        return pair, image, {"classify": time.monotonic_ns() - started_ns}
+
+    def _publish(self, outcome: tuple[Pair, Any, dict[str, int]] | None) -> None:
+        if outcome is None:
+            return
+        (detections, _), image, stage_ns = outcome
+        self._topics["detections"].publish(detections)
+        age_ns = self.get_clock().now().nanoseconds - stamp_ns(detections.header)
+        self._activity.record(age_ns / 1e9, stage_ns)
+        raw, jpeg = self._topics["image"], self._topics["jpeg"]
+        wanted = [p for p in (raw, jpeg) if p.get_subscription_count()]
+        if image is None or not wanted:
+            return
+        picture = drawn(np.asarray(image), detections)
+        if raw in wanted:
+            raw.publish(image_message(picture, detections.header))
+        if jpeg in wanted:
+            jpeg.publish(compressed_message(picture, detections.header))
+
+    def _finished(self, pairs: Mailbox[Pair], failure: StageError | None) -> None:
+        if failure is not None and self._pairs is pairs and self.executor is not None:
+            self.executor.create_task(self.fail, str(failure))
+
+    def _publisher(self, kind: type[Any], topic: str) -> Any:
+        return self.create_publisher(kind, topic, NEWEST, qos_overriding_options=OVERRIDABLE)
+
+    def _change(self, changed: Mapping[str, Value]) -> None:
+        if "sync_tolerance" in changed:
+            self._join.tolerance_s = changed["sync_tolerance"]
+
+
+def _nothing(_: Any = None) -> None:
+    """What is dropped here needs no counting: the worker has failed or was told to end."""
+
+
+def main() -> None:
+    """Run the node until it is told to end."""
+    run(ClassifierNode)
+
+
+if __name__ == "__main__":
+    main()
