@@ -17,11 +17,12 @@ def plot_choices(
 ) -> Any:
     """A figure of all `choices`, coloured by family or group, with a line through each frontier.
 
-    Only names of the frontier are written, as far as there is room; `chosen` get a ring.
+    The frontier's members are named, as far as there is room, but for those whose height says all
+    (networks of one group differ in their input's size only). `chosen` get a ring.
     """
     figure, axes = new_figure(title, "milliseconds a picture on this machine", y_label, size=(8, 6))
     axes.set_xscale("log")
-    for number, series in enumerate(dict.fromkeys(map(_series, choices))):
+    for number, series in enumerate(sorted(set(map(_series, choices)), key=_natural)):
         of_series = [choice for choice in choices if _series(choice) == series]
         marker = _MARKERS[number % len(_MARKERS)]
         axes.scatter(*_places(of_series), s=26, marker=marker, label=series, zorder=3)
@@ -32,8 +33,14 @@ def plot_choices(
     axes.scatter(*_places(chosen), s=160, label="chosen", **rings) if chosen else None
     _mark_times(axes, [choice.measured.latency_ms for choice in choices])
     axes.legend(loc="lower right", fontsize="small")
-    _write_names(figure, axes, [choice for choice in choices if choice.on_frontier])
+    _write_names(figure, axes, [c for c in choices if c.on_frontier and not c.candidate.group])
     return figure
+
+
+def _natural(series: str) -> tuple[int, str]:
+    """Class counts by their number."""
+    count = series.partition(" ")[0]
+    return (int(count), "") if count.isdigit() else (0, series)
 
 
 def _series(choice: Choice) -> str:
@@ -48,8 +55,8 @@ def _places(choices: Sequence[Choice]) -> tuple[list[float], list[float]]:
 
 
 def _mark_times(axes: Any, times: Sequence[float]) -> None:
-    """Ticks at 1, 2 and 5 of every power of ten, with room for names on the right."""
-    low, high = 0.8 * min(times), 1.8 * max(times)
+    """Ticks at 1, 2 and 5 of every power of ten, with room for names on the left."""
+    low, high = 0.4 * min(times), 1.3 * max(times)
     ticks = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
     axes.set_xticks([tick for tick in ticks if low <= tick <= high])
     axes.set_xticks([], minor=True)
@@ -58,7 +65,7 @@ def _mark_times(axes: Any, times: Sequence[float]) -> None:
 
 
 def _write_names(figure: Any, axes: Any, choices: Sequence[Choice]) -> None:
-    """To the right of their points, leaving out a name that would lie on the one before."""
+    """Above the line, where no point lies; a name that would lie on the one before is left out."""
     figure.draw_without_rendering()
     written_at = float("-inf")
     for choice in sorted(choices, key=lambda c: c.candidate.rank):
@@ -68,4 +75,6 @@ def _write_names(figure: Any, axes: Any, choices: Sequence[Choice]) -> None:
             continue
         written_at = height
         name = choice.candidate.name.removeprefix("mobilenet_").replace("_", " ")
-        axes.annotate(name, place, xytext=(7, -3), textcoords="offset points", fontsize=7, zorder=5)
+        axes.annotate(
+            name, place, xytext=(-7, 3), textcoords="offset points", ha="right", fontsize=7
+        )
