@@ -6,17 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from nodes.detection_messages import add_classifications, boxes_from, stamp_ns
 from nodes.diagnostics import Activity, Diagnostics
-from nodes.drawing import drawn
 from nodes.facts import facts_of
-from nodes.image_messages import compressed_message, image_from, image_message
-from nodes.image_subscription import COMPRESSED, ImageSubscription
+from nodes.image_messages import image_from
+from nodes.image_subscription import ImageSubscription
 from nodes.join import Join, Pair
 from nodes.lifecycle import ManagedNode
 from nodes.parameters import (
@@ -59,9 +56,8 @@ _HEARS_ALL = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 class ClassifierNode(ManagedNode):
     """Joins `image_raw` and `detections` by stamp and `frame_id` and adds finer names to each.
 
-    The array goes out on `classified_detections` with everything that it came with, and a picture
-    of it to whoever subscribes to one. While the classifier is busy the newest pair of each
-    `frame_id` waits, and older ones are dropped.
+    The array goes out on `classified_detections` with everything that it came with. While the
+    classifier is busy the newest pair of each `frame_id` waits, and older ones are dropped.
     """
 
     def __init__(self) -> None:
@@ -71,7 +67,7 @@ class ClassifierNode(ManagedNode):
         self._activity = Activity(CLASSIFIED)
         self._classifier: Classifier | None = None
         self._facts: dict[str, str] = {}
-        self._topics: dict[str, Any] = {}
+        self._output: Any = None
         self._join = Join()
         self._pairs: Mailbox[Pair] | None = None
         self._worker: Stage[Pair, Any] | None = None
@@ -89,20 +85,17 @@ class ClassifierNode(ManagedNode):
             given["classifier"], top=given["top"], threads=given["threads"] or None
         )
         self._facts = facts_of(classifier=self._classifier)
-        image = self._publisher(Image, f"{CLASSIFIED}/image")
-        self._topics = {
-            "detections": self._publisher(Detection2DArray, CLASSIFIED),
-            "image": image,
-            "jpeg": self._publisher(CompressedImage, image.topic_name + COMPRESSED),
-        }
+        self._output = self.create_publisher(
+            Detection2DArray, CLASSIFIED, NEWEST, qos_overriding_options=OVERRIDABLE
+        )
         self.get_logger().info(", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
 
     def cleanup(self) -> None:
         """Free the model, and take the topics away."""
         self._classifier = None
-        for publisher in self._topics.values():
-            self.destroy_publisher(publisher)
-        self._topics.clear()
+        if self._output is not None:
+            self.destroy_publisher(self._output)
+            self._output = None
 
     def activate(self) -> None:
         """Start the worker and subscribe."""
@@ -203,11 +196,11 @@ class ClassifierNode(ManagedNode):
 
     # --- the worker's thread ----------------------------------------------------------------
 
-    def _classified(self, pair: Pair) -> tuple[Pair, Any, dict[str, int]] | None:
-        """The pair with finer names, its picture and the time it took; None for a bad image."""
+    def _classified(self, pair: Pair) -> tuple[Any, dict[str, int]] | None:
+        """The detections with finer names, and the time it took; None for a bad image."""
         detections, message = pair
         if message is None:
-            return pair, None, {}
+            return detections, {}
         assert self._classifier is not None  # noqa: S101 - freed only once this thread has ended
         started_ns = time.monotonic_ns()
         try:
@@ -221,31 +214,19 @@ class ClassifierNode(ManagedNode):
         height, width = image.shape[:2]
         found = self._classifier(image, boxes_from(detections, width, height))
         add_classifications(detections.detections, found)
-        return pair, image, {"classify": time.monotonic_ns() - started_ns}
+        return detections, {"classify": time.monotonic_ns() - started_ns}
 
-    def _publish(self, outcome: tuple[Pair, Any, dict[str, int]] | None) -> None:
+    def _publish(self, outcome: tuple[Any, dict[str, int]] | None) -> None:
         if outcome is None:
             return
-        (detections, _), image, stage_ns = outcome
-        self._topics["detections"].publish(detections)
+        detections, stage_ns = outcome
+        self._output.publish(detections)
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(detections.header)
         self._activity.record(age_ns / 1e9, stage_ns)
-        raw, jpeg = self._topics["image"], self._topics["jpeg"]
-        wanted = [p for p in (raw, jpeg) if p.get_subscription_count()]
-        if image is None or not wanted:
-            return
-        picture = drawn(np.asarray(image), detections)
-        if raw in wanted:
-            raw.publish(image_message(picture, detections.header))
-        if jpeg in wanted:
-            jpeg.publish(compressed_message(picture, detections.header))
 
     def _finished(self, pairs: Mailbox[Pair], failure: StageError | None) -> None:
         if failure is not None and self._pairs is pairs and self.executor is not None:
             self.executor.create_task(self.fail, str(failure))
-
-    def _publisher(self, kind: type[Any], topic: str) -> Any:
-        return self.create_publisher(kind, topic, NEWEST, qos_overriding_options=OVERRIDABLE)
 
     def _change(self, changed: Mapping[str, Value]) -> None:
         if "sync_tolerance" in changed:

@@ -18,7 +18,7 @@ class Pair(NamedTuple):
 
 
 class Join:
-    """Pairs detections with the image of the same `frame_id` and stamp, in whatever order they come.
+    """Pairs detections with the image of the same `frame_id` and stamp, whichever comes first.
 
     `tolerance_s` allows stamps to differ by that much; then the nearest image counts. What waits is
     bounded, and once a pair is found nothing older of its `frame_id` is waited for any more.
