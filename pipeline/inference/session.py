@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CPU = "CPUExecutionProvider"
 
 # ONNX Runtime's exceptions have no common base of their own; each stands in its module.
-_ORT_ERRORS = tuple(
+ORT_ERRORS = tuple(
     value
     for value in vars(onnxruntime_pybind11_state).values()
     if isinstance(value, type) and issubclass(value, Exception)
@@ -74,7 +74,7 @@ class Model:
             outputs: list[npt.NDArray[np.float32]] = self.session.run(
                 self.outputs, {self.spec.input.name: feed}, options
             )
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             reason = "was cancelled" if options.terminate else " ".join(str(error).split())
             raise RunError(f"{self.path.name}: the model's call {reason}") from error
         finally:
@@ -112,7 +112,7 @@ def open_model(
     refuse_outside_data(path)
     try:
         session = ort.InferenceSession(str(path), _options(threads), providers=[provider])
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: not a usable ONNX model: {reason}") from error
     spec = spec or _stored_spec(path, session)
@@ -145,7 +145,7 @@ def _share_arena() -> None:
     as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
     try:
         ort.create_and_register_allocator(memory, as_requested)
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         logger.debug("the program around us has set up its own arena: %s", error)
 
 

@@ -5,7 +5,7 @@ Values are counted in histograms, so that memory does not grow with the number o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import onnx
 
 Batch = npt.NDArray[np.uint8]
-Method = Literal["minmax", "percentile", "mse"]
+Report = Callable[[str, int, int], None]
+"""What is being done, how many steps of it are done, and how many there are."""
+Method = Literal["minmax", "entropy", "percentile", "mse"]
 
 _BINS = 2048
 _CANDIDATES = 64
@@ -60,9 +62,14 @@ class Histogram:
 
 
 def collect(
-    model: onnx.ModelProto, batches: Sequence[Batch], tensors: Iterable[str]
+    model: onnx.ModelProto,
+    batches: Sequence[Batch],
+    tensors: Iterable[str],
+    report: Report | None = None,
 ) -> dict[str, Histogram]:
     """Histograms of the named float tensors of `model` over `batches` of its input.
+
+    `report` hears of every batch; each is looked at twice.
 
     Raises `InputError` where there is no batch.
     """
@@ -72,15 +79,22 @@ def collect(
     session = open_with_outputs(model, names)
     entry = session.get_inputs()[0].name
     bounds: dict[str, tuple[float, float]] = dict.fromkeys(names, (0.0, 0.0))
-    for batch in batches:
+    for number, batch in enumerate(batches):
+        _tell(report, number, 2 * len(batches))
         for name, values in zip(names, session.run(names, {entry: batch}), strict=True):
             low, high = bounds[name]
             bounds[name] = (min(low, float(values.min())), max(high, float(values.max())))
     found = {name: Histogram(*bounds[name], np.zeros(_BINS)) for name in names}
-    for batch in batches:
+    for number, batch in enumerate(batches, start=len(batches)):
         for name, values in zip(names, session.run(names, {entry: batch}), strict=True):
             _count(found[name], values)
+        _tell(report, number + 1, 2 * len(batches))
     return found
+
+
+def _tell(report: Report | None, done: int, total: int) -> None:
+    if report is not None:
+        report("calibrating", done, total)
 
 
 def open_with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> ort.InferenceSession:
@@ -111,14 +125,17 @@ def choose_range(
 ) -> Range:
     """The range to quantise a tensor over.
 
-    `minmax` keeps every value, `percentile` all but that share at either end, `mse` minimises the
-    mean squared error of rounding and clipping together; there, an error on a negative value
+    `minmax` keeps every value, `percentile` all but that share at either end, `entropy` loses the
+    least information (Kullback-Leibler divergence of the counts before and after), `mse` minimises
+    the mean squared error of rounding and clipping together; there, an error on a negative value
     counts `negative_weight` times, for tensors whose negative values are scaled down afterwards.
     """
     if method == "minmax" or histogram.high == histogram.low:
         return Range(histogram.low, histogram.high)
     if method == "percentile":
         return _percentile_range(histogram, percentile)
+    if method == "entropy":
+        return _least_divergence_range(histogram)
     return _least_error_range(histogram, negative_weight)
 
 
@@ -153,3 +170,36 @@ def _least_error_range(histogram: Histogram, negative_weight: float) -> Range:
     error[steps <= 0] = np.inf
     low_index, high_index = np.unravel_index(int(error.argmin()), error.shape)
     return Range(float(lows[low_index]), float(highs[high_index]))
+
+
+def _least_divergence_range(histogram: Histogram) -> Range:
+    """Shrink both ends alike; counts outside fall on the outermost bins inside.
+
+    Those that share a level afterwards are taken for equally frequent, unless they are empty.
+    """
+    counts, bins = histogram.counts, np.arange(_BINS)
+    width = (histogram.high - histogram.low) / _BINS
+    zero = int(np.clip(-histogram.low / width, 0, _BINS - 1))
+    best, found = np.inf, Range(histogram.low, histogram.high)
+    for share in np.linspace(1.0 / _CANDIDATES, 1.0, _CANDIDATES):
+        first, last = round(zero * (1 - share)), round(zero + (_BINS - zero) * share) - 1
+        if last - first < _LEVELS:
+            continue  # fewer bins than levels: nothing would be rounded
+        kept = np.zeros(last + 1 - first)
+        np.add.at(kept, np.clip(bins, first, last) - first, counts)
+        level = np.arange(len(kept)) * _LEVELS // len(kept)
+        inside = counts[first : last + 1]
+        filled = np.bincount(level, inside > 0, minlength=_LEVELS)
+        mean = np.bincount(level, inside, minlength=_LEVELS) / np.maximum(filled, 1)
+        divergence = _divergence(kept, np.where(inside > 0, mean[level], 0.0))
+        if divergence < best:
+            low, high = histogram.low + width * first, histogram.low + width * (last + 1)
+            best, found = divergence, Range(min(0.0, low), max(0.0, high))
+    return found
+
+
+def _divergence(expected: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> float:
+    """Kullback-Leibler divergence of two unscaled counts, in nats."""
+    p = expected[expected > 0] / expected.sum()
+    q = np.maximum(found[expected > 0] / max(found.sum(), 1e-300), 1e-9)
+    return float((p * np.log(p / q)).sum())

@@ -140,10 +140,11 @@ def _channel_means(
     """The mean of each channel of the named tensors [N, C, H, W]."""
     ordered = sorted(names)
     session = open_with_outputs(model, ordered)
+    entry = session.get_inputs()[0].name
     sums: dict[str, npt.NDArray[np.float64]] = {}
     pictures = sum(len(batch) for batch in batches)
     for batch in batches:
-        for name, values in zip(ordered, session.run(ordered, {"image": batch}), strict=True):
+        for name, values in zip(ordered, session.run(ordered, {entry: batch}), strict=True):
             means = values.mean(axis=(2, 3), dtype=np.float64)
             sums[name] = sums.get(name, np.zeros(means.shape[1])) + means.sum(axis=0)
     return {name: total / pictures for name, total in sums.items()}

@@ -19,7 +19,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import CONTEXT, crop_into
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Image
-from pipeline.zoo.calibration import open_with_outputs
+from pipeline.zoo.calibration import Report, open_with_outputs
 from pipeline.zoo.few_shot import LabelFit, Rows, fit_labels
 from pipeline.zoo.head import Head
 from pipeline.zoo.onnx_file import require_onnx, save_model
@@ -41,8 +41,6 @@ _PASSING = (
 
 _SHARE = (0.55, 1.0)  # of either side of the picture, in a random part of it
 _SQUEEZE = 0.2  # the logarithm of how much shorter a side may be than the other
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,8 @@ def _collect(
     names = list(folders)
     class_of = {path: names.index(name) for name, paths in folders.items() for path in paths}
     pictures = UsablePictures(images, list(class_of))
-    found, classes = [], []
+    found: list[npt.NDArray[np.float32]] = []
+    classes: list[int] = []
     for path, image in pictures:
         pixels = views(image, spec.input.width, spec.input.height, seed=len(classes))
         found += [_features(session, spec, features, view) for view in pixels]

@@ -19,6 +19,7 @@ from pipeline.zoo.rounding import QuantizedWeight
 if TYPE_CHECKING:
     import onnx
 
+_UINT8 = 2  # as the ONNX format numbers its types
 PIXEL_RANGE = Range(0.0, 255.0)
 
 _WEIGHTED = ("Conv", "Gemm")
@@ -44,13 +45,14 @@ class QuantizationPlan:
         for node in self._nodes:
             for name in node.input:
                 self._consumers.setdefault(name, []).append(node)
-        self.pixels = {node.output[0] for node in self._nodes if node.op_type == "Cast"}
+        self.pixels: set[str] = set()
         kinds = {*_COMPUTING, *_SCALE_KEEPING}
-        uint8 = {value.name for value in graph.input}
+        uint8 = {value.name for value in graph.input if value.type.tensor_type.elem_type == _UINT8}
         self._quantized: list[Any] = []
         for node in self._nodes:
-            if node.input[0] in uint8 and node.op_type != "Cast":
-                uint8.add(node.output[0])  # works on the raw pixels already
+            if node.input and node.input[0] in uint8:
+                # What works on the raw pixels is an integer kernel already.
+                (self.pixels if node.op_type == "Cast" else uint8).add(node.output[0])
             elif node.op_type in kinds and node.name not in keep_float:
                 self._quantized.append(node)
         self.nodes = {node.name for node in self._quantized}
@@ -61,6 +63,18 @@ class QuantizationPlan:
         """The quantised nodes that have weights, in order."""
         kinds = (*_WEIGHTED, _PRODUCT)
         return [node for node in self._quantized if node.op_type in kinds]
+
+    @property
+    def clipped(self) -> list[str]:
+        """Outputs that have no scale of their own, because a clipping node follows at once."""
+        return [node.output[0] for node in self._quantized if self._is_clipped(node)]
+
+    def layer(self, node: Any) -> list[str]:
+        """The names of a weighted node and of the activation after it, if only that follows."""
+        followers = self._consumers.get(node.output[0], [])
+        kinds = (*_CLIPPING, "LeakyRelu")
+        names = [f.name for f in followers if f.op_type in kinds and len(followers) == 1]
+        return [node.name, *names]
 
     def bias_of(self, node: Any) -> str:
         """The constant that is added to what a weighted node multiplies."""
@@ -107,7 +121,7 @@ class QuantizationPlan:
             names.update(dict.fromkeys(self.activations(node)))
             if node.op_type != _PRODUCT:
                 names[node.output[0]] = None
-        fused = {node.output[0] for node in self._quantized if self._is_clipped(node)}
+        fused = set(self.clipped)
         return [name for name in names if name not in fused and name not in self.pixels]
 
     def _is_clipped(self, node: Any) -> bool:

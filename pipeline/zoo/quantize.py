@@ -7,9 +7,10 @@ which is what x86 with VNNI multiplies fastest.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.zoo.calibration import Batch, Method, Range, choose_range, collect
+from pipeline.zoo.calibration import Batch, Method, Range, Report, choose_range, collect
 from pipeline.zoo.onnx_file import require_onnx
 from pipeline.zoo.qdq import QuantizationPlan, write_qdq
 from pipeline.zoo.rounding import (
@@ -44,8 +45,54 @@ def quantize_model(
 
     Raises `InputError` where there is no batch and `DependencyError` without the onnx package.
     """
+    calibrated = calibrate(
+        model, batches, keep_float=keep_float, method=method, percentile=percentile, jointly=jointly
+    )
+    return calibrated.quantize(ranges=ranges)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float network with everything that its int8 forms are made of."""
+
+    model: onnx.ModelProto
+    keep_float: tuple[str, ...]
+    ranges: Mapping[str, Range]
+    weights: Mapping[str, QuantizedWeight]
+
+    @property
+    def layers(self) -> dict[str, list[str]]:
+        """The layers that can be quantised, in order: the nodes of each, by its first one."""
+        plan = QuantizationPlan(self.model, self.keep_float)
+        return {node.name: plan.layer(node) for node in plan.weighted}
+
+    def quantize(
+        self, keep_float: Collection[str] = (), *, ranges: Mapping[str, Range] | None = None
+    ) -> onnx.ModelProto:
+        """A QDQ copy; further nodes may stay in float where all were calibrated for that."""
+        plan = QuantizationPlan(self.model, {*self.keep_float, *keep_float})
+        known = {**self.ranges, **(ranges or {})}
+        shared = plan.share({name: known[name] for name in plan.tensors})
+        return write_qdq(self.model, plan, shared, self.weights)
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    batches: Sequence[Batch],
+    *,
+    keep_float: Collection[str] = (),
+    method: Method = "mse",
+    percentile: float = 99.999,
+    jointly: bool = True,
+    for_any: bool = False,
+    report: Report | None = None,
+) -> Calibrated:
+    """See what values the network's tensors take on `batches`, and round its weights.
+
+    As `quantize_model`; with `for_any`, further nodes may be left in float later.
+    """
     plan = QuantizationPlan(model, keep_float)
-    histograms = collect(model, batches, plan.tensors)
+    tensors = [*plan.tensors, *(plan.clipped if for_any else ())]
     chosen = {
         name: choose_range(
             histogram,
@@ -53,10 +100,10 @@ def quantize_model(
             percentile=percentile,
             negative_weight=plan.slope_after(name) ** 2,
         )
-        for name, histogram in histograms.items()
+        for name, histogram in collect(model, batches, tensors, report).items()
     }
-    shared = plan.share({**chosen, **(ranges or {})})
-    return write_qdq(model, plan, shared, _round_weights(model, plan, batches if jointly else ()))
+    weights = _round_weights(model, plan, batches if jointly else ())
+    return Calibrated(model, tuple(keep_float), chosen, weights)
 
 
 def _round_weights(
@@ -69,7 +116,7 @@ def _round_weights(
     """
     onnx = require_onnx()
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    dense = [node for node in plan.weighted if not _is_grouped(node)]
+    dense = [node for node in plan.weighted if not is_grouped(node)]
     moments = input_moments(model, dense, batches) if batches else {}
     rounded = {}
     for node in plan.weighted:
@@ -83,5 +130,6 @@ def _round_weights(
     return rounded
 
 
-def _is_grouped(node: Any) -> bool:
+def is_grouped(node: Any) -> bool:
+    """Whether a convolution's outputs see some of its inputs only."""
     return any(a.name == "group" and a.i > 1 for a in node.attribute)

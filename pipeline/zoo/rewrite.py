@@ -8,16 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.zoo.graph_edit import Floats, GraphEdit
 from pipeline.zoo.onnx_file import require_onnx
 
 if TYPE_CHECKING:
     import onnx
 
 _SIDE_BY_SIDE = 4
-
-Floats = npt.NDArray[np.float32]
 
 
 def widen_stem(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -32,7 +30,7 @@ def widen_stem(model: onnx.ModelProto) -> onnx.ModelProto:
     onnx = require_onnx()
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = _Graph(onnx, result)
+    graph = GraphEdit(result)
     conv, activation = graph.first_convolution()
     height, width = graph.input_size()
     if conv is None or width % _SIDE_BY_SIDE:
@@ -70,33 +68,56 @@ def widen_stem(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def heads_as_products(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy whose last 1x1 convolutions are matrix products; and the nodes to keep in float.
+    """A copy whose last linear layers are matrix products; and the nodes to keep in float.
 
-    ONNX Runtime has an integer matrix product with float output and no such convolution: this way
-    the heads are computed from int8 without being rounded to 256 levels themselves.
+    Last layers are those that nothing but changes of shape and softmax follow. ONNX Runtime has an
+    integer matrix product with float output, and no such convolution: this way the answers are
+    computed from int8 without being rounded to 256 levels themselves.
     """
     onnx = require_onnx()
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = _Graph(onnx, result)
+    graph = GraphEdit(result)
     keep_float: list[str] = []
     replaced = set()
-    for conv in graph.output_convolutions():
-        head = conv.output[0]
-        if not graph.is_pointwise(conv):
-            keep_float.append(conv.name)
+    for layer, behind in graph.output_layers():
+        head = layer.output[0]
+        if layer.op_type == "Add" or (layer.op_type == "Conv" and not graph.is_pointwise(layer)):
+            keep_float += [layer.name, *behind]
             continue
-        weight, bias = graph.array(conv.input[1]), graph.array(conv.input[2])
-        graph.constant(f"{head}.weight", np.ascontiguousarray(weight[:, :, 0, 0].T))
-        graph.constant(f"{head}.bias", bias)
-        graph.node("Transpose", [conv.input[0]], f"{head}.rows", perm=[0, 2, 3, 1])
-        graph.node("MatMul", [f"{head}.rows", f"{head}.weight"], f"{head}.product")
-        graph.node("Add", [f"{head}.product", f"{head}.bias"], f"{head}.sum")
-        graph.node("Transpose", [f"{head}.sum"], head, perm=[0, 3, 1, 2])
-        keep_float += [f"{head}.sum", head]
+        if layer.op_type == "Conv":
+            _write_convolution(graph, layer)
+        else:
+            _write_gemm(graph, layer)
+        keep_float += [f"{head}.sum", head, *behind]
         replaced.add(head)
     graph.finish(first=False, without=replaced)
     return result, keep_float
+
+
+def _write_convolution(graph: GraphEdit, conv: Any) -> None:
+    """A 1x1 convolution as a product of channels-last rows."""
+    head = conv.output[0]
+    weight, bias = graph.array(conv.input[1]), graph.array(conv.input[2])
+    graph.constant(f"{head}.weight", np.ascontiguousarray(weight[:, :, 0, 0].T))
+    graph.constant(f"{head}.bias", bias)
+    graph.node("Transpose", [conv.input[0]], f"{head}.rows", perm=[0, 2, 3, 1])
+    graph.node("MatMul", [f"{head}.rows", f"{head}.weight"], f"{head}.product")
+    graph.node("Add", [f"{head}.product", f"{head}.bias"], f"{head}.sum")
+    graph.node("Transpose", [f"{head}.sum"], head, perm=[0, 3, 1, 2])
+
+
+def _write_gemm(graph: GraphEdit, gemm: Any) -> None:
+    """A product of rank 3: one of rank 2 would be joined with its sum and rounded after all."""
+    head = gemm.output[0]
+    weight, bias = graph.array(gemm.input[1]), graph.array(gemm.input[2])
+    graph.constant(f"{head}.weight", np.ascontiguousarray(weight.T))
+    graph.constant(f"{head}.bias", bias)
+    graph.constant(f"{head}.rows.shape", [-1, 1, weight.shape[1]])
+    graph.node("Reshape", [gemm.input[0], f"{head}.rows.shape"], f"{head}.rows")
+    graph.node("MatMul", [f"{head}.rows", f"{head}.weight"], f"{head}.product")
+    graph.node("Add", [f"{head}.product", f"{head}.bias"], f"{head}.sum")
+    graph.node("Flatten", [f"{head}.sum"], head)
 
 
 def _widened(weight: Floats) -> Floats:
@@ -110,89 +131,3 @@ def _widened(weight: Floats) -> Floats:
             group = 0 if column < 0 else 1  # the group before, or this one
             wide[output, :, column % _SIDE_BY_SIDE, :, :, group] = weight[..., kernel_column]
     return wide.reshape(outputs * out_channels, _SIDE_BY_SIDE * in_channels, 3, 2)
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    return {a.name: list(a.ints) if a.ints else a.i for a in node.attribute}
-
-
-class _Graph:
-    """Looks into a graph, and collects what is to be added to it."""
-
-    def __init__(self, onnx: Any, model: Any) -> None:
-        self._onnx, self._graph = onnx, model.graph
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._added: list[Any] = []
-        self.input: str = model.graph.input[0].name
-
-    def input_size(self) -> tuple[int, int]:
-        dims = self._graph.input[0].type.tensor_type.shape.dim
-        return dims[1].dim_value, dims[2].dim_value
-
-    def array(self, name: str) -> Floats:
-        array: Floats = self._onnx.numpy_helper.to_array(self._constants[name])
-        return array
-
-    def first_convolution(self) -> tuple[Any, Any]:
-        """The convolution of the pixels if it is 3x3 with stride 2, and the activation after it."""
-        nodes = {node.input[0]: node for node in self._graph.node}
-        node, kinds = nodes[self.input], []
-        while node.op_type in ("Transpose", "Cast"):
-            kinds.append(node.op_type)
-            node = nodes[node.output[0]]
-        expected = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "group": 1}
-        if node.op_type != "Conv" or kinds != ["Transpose", "Cast"]:
-            return None, None
-        if _attributes(node) != expected:
-            return None, None
-        following = [other for other in self._graph.node if node.output[0] in other.input]
-        if len(following) == 1 and following[0].op_type in ("LeakyRelu", "Relu", "Clip"):
-            return node, following[0]
-        return node, None
-
-    def output_convolutions(self) -> list[Any]:
-        outputs = {value.name for value in self._graph.output}
-        return [
-            node
-            for node in self._graph.node
-            if node.op_type == "Conv" and node.output[0] in outputs
-        ]
-
-    def is_pointwise(self, conv: Any) -> bool:
-        """Whether a convolution looks at each pixel on its own."""
-        expected = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "group": 1}
-        return _attributes(conv) == expected
-
-    def up_to(self, last: Any) -> set[str]:
-        """The first outputs of all nodes up to and including `last`."""
-        names = [node.output[0] for node in self._graph.node]
-        return set(names[: names.index(last.output[0]) + 1])
-
-    def constant(self, name: str, value: Any) -> None:
-        array = np.asarray(value, np.int64) if isinstance(value, list) else value
-        self._constants[name] = self._onnx.numpy_helper.from_array(array, name)
-
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self._added.append(
-            self._onnx.helper.make_node(kind, inputs, [output], name=output, **attributes)
-        )
-
-    def again(self, node: Any, tensor: str, output: str) -> str:
-        """The same node on another tensor."""
-        copy = self._onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.name, copy.input[0], copy.output[0] = output, tensor, output
-        self._added.append(copy)
-        return output
-
-    def finish(self, *, first: bool, without: set[str]) -> None:
-        """Put the new nodes first or last, drop those that made `without`, and unused constants."""
-        kept = [node for node in self._graph.node if node.output[0] not in without]
-        nodes = [*self._added, *kept] if first else [*kept, *self._added]
-        copies = [self._onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        used = {name for node in copies for name in node.input}
-        constants = [tensor for name, tensor in self._constants.items() if name in used]
-        constants = [self._onnx.TensorProto.FromString(t.SerializeToString()) for t in constants]
-        del self._graph.node[:], self._graph.initializer[:]
-        self._graph.node.extend(copies)
-        self._graph.initializer.extend(constants)
