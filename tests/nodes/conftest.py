@@ -6,6 +6,7 @@ Everything is bounded in time and stays on this machine, in a domain that no oth
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
 import os
 import re
@@ -151,22 +152,59 @@ class NodeProcess:
         self._reader.join(5)
 
 
-@pytest.fixture
-def start_process(tmp_path, own_domain):
-    """Start a command with the environment of this run; it is stopped after the test."""
-    started = []
+class Starter:
+    """Starts processes, and leaves none."""
 
-    def start(*command: object, **variables: object) -> NodeProcess:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(tmp_path / "log")}
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[NodeProcess] = []
+
+    def start(self, *command: object, **variables: object) -> NodeProcess:
+        """Start a command with the environment of this run."""
+        logs = self._folder / "log"
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(logs)}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment |= {name: str(value) for name, value in variables.items()}
         process = NodeProcess([str(part) for part in command], environment)
-        started.append(process)
+        self._started.append(process)
         return process
 
-    yield start
-    for process in reversed(started):
-        process.close()
+    def start_node(
+        self,
+        namespace: str,
+        module: str,
+        parameters: dict[str, object] | None = None,
+        *arguments: str,
+        name: str | None = None,
+        variables: dict[str, object] | None = None,
+    ) -> NodeProcess:
+        """Start `python -m nodes.MODULE`, or a Python file that takes the same arguments."""
+        file = self._folder / f"parameters-{len(self._started)}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters or {}}}))
+        given = ["-r", f"__ns:={namespace}", *arguments]
+        if name is not None:
+            given += ["-r", f"__node:={name}"]
+        if parameters:
+            given += ["--params-file", str(file)]
+        what = [module] if module.endswith(".py") else ["-m", f"nodes.{module}"]
+        return self.start(sys.executable, *what, "--ros-args", *given, **(variables or {}))
+
+    def close(self) -> None:
+        for process in reversed(self._started):
+            process.close()
+
+
+@pytest.fixture
+def starter(tmp_path, own_domain):
+    starter = Starter(tmp_path)
+    yield starter
+    starter.close()
+
+
+@pytest.fixture
+def start_process(starter):
+    """Start a command with the environment of this run; it is stopped after the test."""
+    return starter.start
 
 
 @pytest.fixture
@@ -177,33 +215,13 @@ def namespace(request) -> str:
 
 
 @pytest.fixture
-def start_node(start_process, namespace, tmp_path):
+def start_node(starter, namespace):
     """Start `python -m nodes.NAME` in the test's namespace, with parameters of any type.
 
     `arguments` are further `--ros-args`; `name` is the node's name where it is not the module's;
     `variables` are environment variables.
     """
-    count = iter(range(1000))
-
-    def start(
-        module: str,
-        parameters: dict[str, object] | None = None,
-        *arguments: str,
-        name: str | None = None,
-        variables: dict[str, object] | None = None,
-    ) -> NodeProcess:
-        file = tmp_path / f"{module}-{next(count)}.yaml"
-        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters or {}}}))
-        given = ["-r", f"__ns:={namespace}", *arguments]
-        if name is not None:
-            given += ["-r", f"__node:={name}"]
-        if parameters:
-            given += ["--params-file", str(file)]
-        return start_process(
-            *(sys.executable, "-m", f"nodes.{module}", "--ros-args"), *given, **(variables or {})
-        )
-
-    return start
+    return functools.partial(starter.start_node, namespace)
 
 
 class Inbox:
@@ -326,5 +344,27 @@ class Observer:
 def observer(own_domain, namespace, wait_until):
     """Subscribes, publishes and calls services, as other people's nodes do."""
     observer = Observer(namespace, wait_until)
+    yield observer
+    observer.close()
+
+
+@pytest.fixture(scope="module")
+def module_namespace(request) -> str:
+    """A namespace for the nodes that all tests of a file share."""
+    return f"/{re.sub(r'[^a-z0-9]+', '_', request.path.stem)}_{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def start_module_node(own_domain, tmp_path_factory, module_namespace):
+    """As `start_node`, for a process that all tests of a file share."""
+    starter = Starter(tmp_path_factory.mktemp("nodes"))
+    yield functools.partial(starter.start_node, module_namespace)
+    starter.close()
+
+
+@pytest.fixture(scope="module")
+def module_observer(own_domain, module_namespace, wait_until):
+    """As `observer`, for all tests of a file."""
+    observer = Observer(module_namespace, wait_until)
     yield observer
     observer.close()
