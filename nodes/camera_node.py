@@ -41,7 +41,7 @@ TABLE = (
     Parameter(
         "jpeg_quality",
         JPEG_QUALITY,
-        "of image_raw/compressed, 1 to 100",
+        "of image_raw/compressed",
         1,
         100,
         changeable=True,
