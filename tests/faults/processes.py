@@ -1,0 +1,120 @@
+"""The `vision` commands as real processes of a test: started, stopped, killed, and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 60.0
+NICE = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "PYTHONPATH": str(ROOT)}
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
+    """What the condition gives once that is true; others bring it about."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {timeout_s:g} s")
+        time.sleep(0.01)
+    return value
+
+
+class Command:
+    """`vision ARGUMENTS...` as a process; a thread notes the lines of its standard error.
+
+    `prefix` goes before the command, as in `ip netns exec NAME`.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        folder: Path,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.started_s = time.monotonic()
+        self.ready_s: float | None = None
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, **NICE, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as said:
+            for line in said:
+                self.lines.append(line.rstrip("\n"))
+                if "publishing at" in line:
+                    self.ready_s = time.monotonic()
+
+    @property
+    def said(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def await_ready(self) -> float:
+        """Wait until it publishes; when that began."""
+        wait_for(lambda: self.ready_s or not self.is_alive, "publishing")
+        assert self.ready_s is not None, self.said
+        return self.ready_s
+
+    def rss_mb(self) -> float:
+        with contextlib.suppress(psutil.Error):
+            return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+        return 0.0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(WAIT_S)
+        self._listener.join(WAIT_S)
+
+    def end(self, timeout_s: float = WAIT_S) -> int:
+        """Ask it to end; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.await_end(timeout_s)
+
+    def await_end(self, timeout_s: float = WAIT_S) -> int:
+        status = self.process.wait(timeout_s)
+        self._listener.join(WAIT_S)
+        return status
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return figures
+
+
+def last_lines(path: Path, most: int = 65536) -> list[dict[str, Any]]:
+    """The newest whole lines of a file of results."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - most, 0))
+        whole = file.read().rpartition(b"\n")[0]
+    lines = whole.split(b"\n")
+    return [
+        json.loads(line) for line in lines[1 if len(whole) == most else 0 :] if line[:1] == b"{"
+    ]

@@ -1,0 +1,294 @@
+"""Camera, detector and viewer as processes that are killed, in turn and at random, again and again.
+
+`python -m tests.faults.soak [--minutes 60] [--seed 1] [--size 640x360]` runs it as long as wanted.
+Whoever is not killed has to go on: fresh results, flat memory, numbers that add up, and results
+again within `RECOVERY_S` of the other's return. An observer in this process reads what goes over
+both hops and knows from the numbers in the headers what every sender has sent, also one that was
+killed before it could tell; what such a one sent after the last message that came, nobody knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.transport import Received, Subscriber, shared_memory
+
+from .processes import Command, json_of, last_lines, wait_for
+
+FPS = 30
+RECOVERY_S = 2.0
+STALE_MS = 2000.0  # nobody's queue holds that much; starting processes take the cores for a while
+USUAL_MS = 1000.0
+GROWTH_MB = 40.0
+SETTLED_S = 8.0  # after its start a process has what memory it needs
+FATES = ("given", "superseded", "gone", "invalid", "repeated")
+
+
+class Observer:
+    """Reads one hop in a thread; `check` sees every message that comes."""
+
+    def __init__(self, address: str, check: Callable[[Received], None], **options: Any) -> None:
+        self.failure: Exception | None = None
+        self._stop = threading.Event()
+        self._check = check
+        self._thread = threading.Thread(target=self._run, args=(address, options), daemon=True)
+        self._thread.start()
+
+    def _run(self, address: str, options: dict[str, Any]) -> None:
+        try:
+            with Subscriber(address, **options) as subscriber:
+                while not self._stop.is_set():
+                    received = subscriber.receive(0.05)
+                    if received is not None:
+                        self._check(received)
+                self.counts = {topic: dict(count) for topic, count in subscriber.counts.items()}
+        except Exception as error:  # raised in `close`
+            self.failure = error
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+class Ledger:
+    """What the observer saw of one hop: per sender the last number, per life nothing twice."""
+
+    def __init__(self) -> None:
+        self.ages_ms: list[float] = []
+        self.next_count: dict[int, int] = {}
+        self.newest_stamp_ns = 0
+        self.seen = 0
+        self.news: dict[int, float] = {}  # when each sender was first heard
+
+    def check(self, received: Received) -> None:
+        header = received.header
+        assert header.count >= self.next_count.get(header.sender, 0), "a message came twice"
+        assert header.stamp_ns > self.newest_stamp_ns or header.seq < 5, "a frame came twice"
+        self.news.setdefault(header.sender, time.monotonic())
+        self.next_count[header.sender] = header.count + 1
+        self.newest_stamp_ns = header.stamp_ns
+        self.seen += 1
+        age_ns = received.age_ns()
+        assert age_ns is not None
+        self.ages_ms.append(age_ns / 1e6)
+
+
+class Soak:
+    """The three processes, a second viewer that is never killed, and the observer."""
+
+    def __init__(self, folder: Path, seed: int, size: str) -> None:
+        self._folder = folder
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._frames_at = f"zmq+ipc://{folder}/frames"
+        self._results_at = f"zmq+ipc://{folder}/results"
+        self._size = size
+        self._all: list[Command] = []
+        self._memory: dict[Command, list[float]] = {}
+        self.running: dict[str, Command] = {}
+        self.frames, self.results = Ledger(), Ledger()
+        self.recoveries_s: list[float] = []
+        self.kills = 0
+
+    # --- the processes ------------------------------------------------------------------------
+
+    def start(self, name: str, *more: object) -> Command:
+        arguments: dict[str, list[object]] = {
+            "camera": [
+                *("camera", f"scene:?size={self._size}", "--fps", FPS),
+                *("--publish", self._frames_at),
+            ],
+            "detector": [
+                *("detect", "--subscribe", self._frames_at, "--publish", self._results_at),
+            ],
+            "viewer": ["view", "--subscribe", self._results_at],
+            "survivor": ["view", "--subscribe", self._results_at],
+        }
+        if name in {"viewer", "survivor"}:
+            more = (*more, "--jsonl", self.file(name, "jsonl"))
+        self.file(name, "json").unlink(missing_ok=True)
+        command = Command(
+            *arguments[name], *more, "--stats", self.file(name, "json"), folder=self._folder
+        )
+        self._all.append(command)
+        self.running[name] = command
+        return command
+
+    def file(self, name: str, suffix: str) -> Path:
+        return self._folder / f"{name}.{suffix}"
+
+    def close(self) -> None:
+        for command in self._all:
+            command.kill()
+
+    # --- the soak -----------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Kill in turn for a third of the time, then at random."""
+        observers = [
+            Observer(self._frames_at, self.frames.check),
+            Observer(self._results_at, self.results.check, frames=False, results=True),
+        ]
+        for name in ("viewer", "survivor", "detector", "camera"):  # the wrong way round
+            self.start(name)
+        self._await_recovery(["camera", "detector", "viewer"])
+        begin = time.monotonic()
+        turn = 0
+        while (elapsed := time.monotonic() - begin) < seconds:
+            if elapsed < seconds / 3:
+                victims = [("camera", "detector", "viewer")[turn % 3]]
+                turn += 1
+            else:
+                victims = self._random.sample(
+                    ["camera", "detector", "viewer"], self._random.choice([1, 1, 1, 2, 3])
+                )
+            self._kill_and_restart(victims)
+            self._let_run(self._random.uniform(0.5, 4.0))
+        for observer in observers:
+            observer.close()
+
+    def _kill_and_restart(self, victims: list[str]) -> None:
+        for name in victims:
+            self._kill(name)
+        for name in victims:
+            self.start(name)
+        if self._random.random() < 0.2:  # once more while it starts
+            time.sleep(self._random.uniform(0, 1))
+            self._kill(victims[0])
+            self.start(victims[0])
+        self._await_recovery(victims)
+
+    def _kill(self, name: str) -> None:
+        command = self.running[name]
+        assert command.is_alive, f"{name} ended by itself: {command.said}"
+        command.kill()
+        self.kills += 1
+
+    def _await_recovery(self, names: list[str]) -> None:
+        """Wait until the results on new frames arrive, by way of those that came back."""
+        back = [self.running[name].await_ready() for name in names if name != "viewer"]
+        if back:
+            since_s, since_ns = max(back), time.time_ns()
+            wait_for(
+                lambda: self.results.newest_stamp_ns > since_ns, f"a result after {names} came back"
+            )
+            self.recoveries_s.append(time.monotonic() - since_s)
+        if "viewer" in names:
+            since_ns = time.time_ns()
+            wait_for(lambda: self._newest_shown("viewer") > since_ns, "a result at the new viewer")
+
+    def _newest_shown(self, name: str) -> int:
+        return max((line["stamp_ns"] for line in last_lines(self.file(name, "jsonl"))), default=0)
+
+    def _let_run(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            for command in self.running.values():
+                if now - command.started_s > SETTLED_S:
+                    self._memory.setdefault(command, []).append(command.rss_mb())
+            time.sleep(min(0.5, max(until - now, 0)))
+
+    # --- what must hold -----------------------------------------------------------------------
+
+    def growth_mb(self) -> float:
+        """The most that any process grew by once it had settled."""
+        return max(max(rss) - rss[0] for rss in self._memory.values())
+
+    def check(self) -> None:
+        survivor = self.running["survivor"]
+        assert survivor.is_alive, survivor.said
+        assert "Traceback" not in "".join(command.said for command in self._all)
+        assert max(self.recoveries_s) < RECOVERY_S, self.recoveries_s
+        assert self.growth_mb() < GROWTH_MB
+        for name, ages_ms in (("frames", self.frames.ages_ms), ("results", self.results.ages_ms)):
+            assert max(ages_ms) < STALE_MS, (name, max(ages_ms))
+            assert percentile(ages_ms, 95) < USUAL_MS, (name, percentile(ages_ms, 95))
+        shown = self._shown("survivor")
+        assert max(line["age_ms"] for line in shown) < STALE_MS
+        assert len({line["stamp_ns"] for line in shown}) == len(shown)
+        assert len(shown) > 0.8 * self.results.seen  # it was there all the time, as we were
+
+    def _shown(self, name: str) -> list[dict[str, Any]]:
+        return last_lines(self.file(name, "jsonl"), 1 << 30)
+
+    def account(self, seconds: float = 4.0) -> dict[str, dict[str, Any]]:
+        """Once more from the start and to an orderly end, from source to sink: every hop's counts.
+
+        Each waits for the next one's subscription, so that nothing is sent before.
+        """
+        for name in tuple(self.running):
+            self.running.pop(name).kill()
+        self.start("viewer")
+        self.start("detector", "--await-subscriber")
+        self.start("camera", "--await-subscriber")
+        since_ns = time.time_ns()
+        wait_for(lambda: self._newest_shown("viewer") > since_ns, "a result at the last viewer")
+        time.sleep(seconds)
+        for name in ("camera", "detector", "viewer"):
+            assert self.running[name].end() == 0, self.running[name].said
+        stats = {name: json_of(self.file(name, "json")) for name in self.running}
+        check_hop(stats["camera"], stats["detector"], "frame/scene")
+        check_hop(stats["detector"], stats["viewer"], "result/scene")
+        return stats
+
+    def leftovers(self) -> list[str]:
+        """The rings in shared memory that any of the processes has left."""
+        ours = tuple(f"{shared_memory.PREFIX}{one.process.pid}-" for one in self._all)
+        return [
+            path.name for path in Path(shared_memory.FOLDER).iterdir() if path.name.startswith(ours)
+        ]
+
+    def summary(self) -> str:
+        return (
+            f"{self.kills} kills; {self.frames.seen} frames of {len(self.frames.news)} cameras; "
+            f"{self.results.seen} results of {len(self.results.news)} detectors; age p50 "
+            f"{percentile(self.results.ages_ms, 50):.0f} ms, p99 "
+            f"{percentile(self.results.ages_ms, 99):.0f}, max {max(self.results.ages_ms):.0f}; "
+            f"back within {max(self.recoveries_s):.2f} s; memory grew by {self.growth_mb():.1f} MB"
+        )
+
+
+def check_hop(sender: dict[str, Any], receiver: dict[str, Any], topic: str) -> None:
+    """What was sent came or was lost on the way, and what came had one of the known fates."""
+    for stats in (sender, receiver):
+        assert stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
+    sent, received = sender["sent"][topic], receiver["received"][topic]
+    assert sender["processed"] == sent["sent"] + sent.get("unwanted", 0)
+    assert sent["sent"] == received["received"] + received.get("lost", 0)
+    assert received["received"] == sum(received.get(fate, 0) for fate in FATES)
+    assert received["given"] == receiver["captured"]
+
+
+def percentile(values: list[float], of_100: int) -> float:
+    return sorted(values)[min(len(values) * of_100 // 100, len(values) - 1)]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--size", default="640x360", help="of the pictures")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        soak = Soak(Path(folder), options.seed, options.size)
+        try:
+            soak.run(options.minutes * 60)
+            print(soak.summary(), flush=True)  # noqa: T201 - what it was run for
+            soak.check()
+            soak.account()
+        finally:
+            soak.close()
+        assert not soak.leftovers()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
