@@ -22,6 +22,7 @@ from pipeline.cli import (
     demo,
     detect,
     doctor,
+    evaluate,
     head,
     import_darknet,
     keys,
@@ -49,6 +50,7 @@ app.command("keys")(keys.keys)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)
+app.command("evaluate")(evaluate.evaluate)
 app.command("head")(head.head)
 app.command("choose")(choose.choose)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import ConfigError
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.session import Model, open_model, reopen
+from pipeline.inference.spec import ModelSpec
 from pipeline.types import Classifications, Image, check_image
 
 DEFAULT_CLASSIFIER = "mobilenetv2-int8"
@@ -38,9 +39,9 @@ class Classifier:
         *,
         top: int = 5,
         threads: int | None = None,
-        manifest: str | Path | None = None,
+        manifest: str | Path | ModelSpec | None = None,
     ) -> None:
-        spec = None if manifest is None else read_manifest(manifest)
+        spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
         self._model = open_model(model, task="classify", threads=threads, spec=spec)
         if not 1 <= top <= len(self.labels):
             raise ConfigError(f"top must lie between 1 and {len(self.labels)}, but got {top}")

@@ -15,6 +15,7 @@ from pipeline.inference.kernels import are_compiled
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
 from pipeline.inference.session import Model, open_model, reopen
+from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections, Image, check_image
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Detector:
         multi_label: bool = False,
         max_detections: int = 300,
         threads: int | None = None,
-        manifest: str | Path | None = None,
+        manifest: str | Path | ModelSpec | None = None,
     ) -> None:
         if nms_kind not in NMS_KINDS:
             raise ConfigError(f"nms_kind must be one of {', '.join(NMS_KINDS)}, but got {nms_kind}")
@@ -65,7 +66,7 @@ class Detector:
         self.nms_kind: NmsKind = nms_kind
         self.multi_label = multi_label
         self.max_detections = max_detections
-        spec = None if manifest is None else read_manifest(manifest)
+        spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
         self._model = open_model(model, task="detect", threads=threads, spec=spec)
         heads = self._model.spec.heads
         self._anchors = tuple(np.array(head.anchors, np.float32) for head in heads)

@@ -18,6 +18,7 @@ from pipeline.zoo.build_classifier import (
     load_examples,
 )
 from pipeline.zoo.calibration import open_with_outputs
+from pipeline.zoo.classification import Logits, TopAccuracy, top_accuracy
 from pipeline.zoo.crops import central_crop, read_pictures
 from pipeline.zoo.distill import Examples, Teacher
 from pipeline.zoo.imagenet_labels import CLASSES
@@ -25,15 +26,6 @@ from pipeline.zoo.mobilenet import build_mobilenet
 
 _SPLIT_SEED = 0
 _BATCH = 8
-
-Logits = npt.NDArray[np.float32]
-
-
-class TopAccuracy(NamedTuple):
-    """Percent of pictures whose class is named first, and among the first five."""
-
-    top1: float
-    top5: float
 
 
 class ClassifierAccuracy(NamedTuple):
@@ -96,16 +88,6 @@ def cross_validate(examples: Examples, teacher: Teacher) -> TopAccuracy:
         tested = is_held_out & examples.is_test
         results.append(top_accuracy(head(examples.features[tested]), examples.class_ids[tested]))
     return TopAccuracy(*(float(value) for value in np.mean(results, axis=0)))
-
-
-def top_accuracy(logits: Logits, classes: npt.NDArray[np.integer]) -> TopAccuracy:
-    """Top-1 and top-5 of logits (n, k) against the true `classes` (n,), in percent.
-
-    A class that ties with the true one counts as named before it.
-    """
-    truth = np.take_along_axis(logits, classes[:, None], axis=1)
-    rank = (logits >= truth).sum(axis=1) - 1
-    return TopAccuracy(100.0 * float(np.mean(rank < 1)), 100.0 * float(np.mean(rank < 5)))
 
 
 def _test_batches(archive: Path) -> list[npt.NDArray[np.uint8]]:

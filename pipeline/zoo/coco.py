@@ -106,9 +106,35 @@ def read_yolo_folder(folder: str | Path) -> list[LabelledPicture]:
     """
     folder = Path(folder)
     return [
-        LabelledPicture(path, *_read_boxes(folder / "labels" / f"{path.stem}.txt"))
+        LabelledPicture(path, *read_yolo_boxes(folder / "labels" / f"{path.stem}.txt"))
         for path in list_pictures(folder / "images")
     ]
+
+
+def read_yolo_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Class ids (n,) and boxes (n, 4) of one text file; none where there is no such file.
+
+    Raises `InputError` where it is no text or a line is no box.
+    """
+    rows: list[list[float]] = []
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected lines of text, but: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            class_id, *box = (float(field) for field in line.split())
+        except ValueError:
+            box = []
+        if len(box) != 4 or not np.isfinite([class_id, *box]).all():
+            raise InputError(
+                f"{path}: line {number}: expected class, x, y, width, height, but got '{line}'"
+            )
+        rows.append([class_id, *box])
+    table = np.array(rows, np.float64).reshape(-1, 5)
+    return table[:, 0].astype(np.int64), table[:, 1:]
 
 
 def evaluate_detector(
@@ -178,31 +204,12 @@ def _by_class(
     truths: list[dict[str, Any]], class_ids: list[int], precision: npt.NDArray[np.float64]
 ) -> Iterator[ClassAccuracy]:
     for index, class_id in enumerate(class_ids):
-        count = sum(t["category_id"] == class_id and not t["iscrowd"] for t in truths)
+        count = sum(t["category_id"] == int(class_id) and not t["iscrowd"] for t in truths)
         if count:
             of_class = 100.0 * precision[:, :, index]
             yield ClassAccuracy(
                 int(class_id), float(of_class.mean()), float(of_class[_IOU50].mean()), count
             )
-
-
-def _read_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    rows: list[list[float]] = []
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            class_id, *box = (float(field) for field in line.split())
-        except ValueError:
-            box = []
-        if len(box) != 4:
-            raise InputError(
-                f"{path}: line {number}: expected class, x, y, width, height, but got '{line}'"
-            )
-        rows.append([class_id, *box])
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    return table[:, 0].astype(np.int64), table[:, 1:]
 
 
 def _truths(picture: LabelledPicture, width: int, height: int) -> Iterator[dict[str, Any]]:

@@ -58,13 +58,16 @@ def _decode(data: bytes, subject: str) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def central_crop(image: Image) -> Image:
-    """The crop that ImageNet is tested on: shorter side to 256 pixels, then the central 224."""
-    height, width = image.shape[:2]
-    scale = _TEST_SIDE / min(height, width)
-    image = _resize(image, round(width * scale), round(height * scale))
-    top, left = (image.shape[0] - INPUT_SIZE) // 2, (image.shape[1] - INPUT_SIZE) // 2
-    return image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
+def central_crop(image: Image, width: int = INPUT_SIZE, height: int = INPUT_SIZE) -> Image:
+    """The crop that ImageNet is tested on: shorter side to 256 pixels, then the central 224.
+
+    Another `width` and `height` than 224 keep that relation.
+    """
+    side = round(max(width, height) * _TEST_SIDE / INPUT_SIZE)
+    scale = side / min(image.shape[:2])
+    image = _resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
 
 
 def whole_picture(image: Image) -> Image:

@@ -12,12 +12,15 @@ import numpy as np
 from pipeline.inference.decode import NmsKind
 from pipeline.inference.detector import Detector
 from pipeline.inference.session import available_threads, open_model
+from pipeline.inference.spec import ModelSpec
 from pipeline.zoo.coco import Accuracy, LabelledPicture, evaluate_detector
 
-# Darknet's `valid` keeps every class of every box above this score, which is what COCO's AP needs.
-_SCORE = 0.001
+SCORE = 0.001
+"""Darknet's `valid` keeps every class of every box above this score, as COCO's AP needs it."""
+NMS = 0.45
+
 _KEEP = 10_000
-_NMS: tuple[tuple[NmsKind, float], ...] = (("darknet", 0.6), ("iou", 0.45))
+_NMS: tuple[tuple[NmsKind, float], ...] = (("darknet", 0.6), ("iou", NMS))
 _ROUNDS = 40
 _WARM_UP = 5
 
@@ -40,6 +43,28 @@ class PairedTiming(NamedTuple):
     speedup: float
 
 
+def open_to_evaluate(
+    model: str | Path,
+    *,
+    score_threshold: float = SCORE,
+    nms_threshold: float = NMS,
+    nms_kind: NmsKind = "iou",
+    threads: int | None = None,
+    spec: ModelSpec | None = None,
+) -> Detector:
+    """A detector that gives all it finds, every class of a box: what AP is computed from."""
+    return Detector(
+        model,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
+        nms_kind=nms_kind,
+        multi_label=True,
+        max_detections=_KEEP,
+        threads=threads,
+        manifest=spec,
+    )
+
+
 def measure_accuracy(
     models: Sequence[Path], pictures: list[LabelledPicture]
 ) -> list[DetectorAccuracy]:
@@ -47,14 +72,7 @@ def measure_accuracy(
     figures = []
     for path in models:
         for kind, threshold in _NMS:
-            detect = Detector(
-                path,
-                score_threshold=_SCORE,
-                nms_threshold=threshold,
-                nms_kind=kind,
-                multi_label=True,
-                max_detections=_KEEP,
-            )
+            detect = open_to_evaluate(path, nms_threshold=threshold, nms_kind=kind)
             accuracy = evaluate_detector(detect, pictures)
             figures.append(DetectorAccuracy(path.stem, kind, threshold, accuracy))
     return figures

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.zoo.build_classifier import Sources, build
-from pipeline.zoo.classifier_accuracy import TopAccuracy, top_accuracy
+from pipeline.zoo.classification import TopAccuracy, top_accuracy
 from pipeline.zoo.crops import central_crop, read_pictures
 from pipeline.zoo.distill import Examples, Teacher
 

@@ -1,0 +1,225 @@
+"""`vision evaluate`: how good a detector or a classifier is on pictures whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import console
+from pipeline.cli import options as opt
+from pipeline.cli.pulling import offer_models
+from pipeline.cli.waiting import interruptible, progress_bar
+
+if TYPE_CHECKING:
+    from pipeline.cli.waiting import Report
+    from pipeline.inference.session import Model
+    from pipeline.types import Image
+    from pipeline.zoo.classification import ClassifierReport
+    from pipeline.zoo.coco import Accuracy
+    from pipeline.zoo.pictures import UsablePictures
+
+CLASSES_SHOWN = 10
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False),
+    ],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier "
+            "a folder with a sub-folder for each class, or a text file of pictures and classes",
+            show_default=False,
+        ),
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="pictures, where they lie elsewhere than usual"),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write all figures")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
+        ),
+    ] = None,
+    score: Annotated[float, typer.Option(help="leave out objects below this score")] = 0.001,
+    nms: Annotated[float, typer.Option(help="boxes that overlap more are one object")] = 0.45,
+    nms_kind: Annotated[
+        str, typer.Option(metavar="iou|darknet", help="how overlap counts")
+    ] = "iou",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
+    ] = None,
+    manifest: opt.Manifest = None,
+    yes: opt.Yes = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Measure a model: AP for a detector (as COCO has it), top-1 and top-5 for a classifier.
+
+    Examples: `vision evaluate yolov4-tiny-int8 instances_val2017.json --images val2017`,
+    `vision evaluate mine.onnx folder --json figures.json --plot curves.png`,
+    `vision evaluate mobilenetv2-int8 photos` for photos/tabby/*.jpg, photos/vase/*.jpg, ...
+    """
+    console.configure(debug=bool(debug))
+    offer_models([model], yes=bool(yes))
+    from pipeline.inference.manifest import read_manifest
+    from pipeline.inference.session import open_model
+    from pipeline.zoo.plots import check_plot_path
+
+    if plot:
+        check_plot_path(plot)
+    spec = read_manifest(manifest) if manifest else None
+    opened = open_model(model, threads=threads, spec=spec)
+    report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
+    with interruptible(), progress_bar() as progress:
+        if opened.spec.task == "detect":
+            settings = {"score": score, "nms": nms, "nms_kind": nms_kind}
+            figures, drawing = _detector(opened, data, images, settings, progress)
+        else:
+            figures, drawing = _classifier(opened, data, progress)
+        report.update(figures)
+        _write(report, json, drawing, plot)
+    _show(report)
+
+
+def _detector(
+    model: Model, data: Path, images: Path | None, settings: dict[str, Any], progress: Report
+) -> tuple[dict[str, Any], Any]:
+    """The figures of a detector, and what draws them."""
+    from pipeline.inference.detector import Detector
+    from pipeline.zoo.box_datasets import read_boxes
+    from pipeline.zoo.coco import RECALLS, evaluate_detector
+    from pipeline.zoo.detector_accuracy import open_to_evaluate
+    from pipeline.zoo.pictures import UsablePictures
+    from pipeline.zoo.plots import plot_precision_recall
+
+    detect: Detector = open_to_evaluate(
+        model.path,
+        score_threshold=settings["score"],
+        nms_threshold=settings["nms"],
+        nms_kind=settings["nms_kind"],
+        threads=model.threads,
+        spec=model.spec,
+    )
+    labelled = read_boxes(data, model.spec.labels, images)
+    pictures = UsablePictures(data, [picture.path for picture in labelled])
+    found = evaluate_detector(detect, labelled, lambda: _shown(pictures, "detecting", progress))
+    labels = model.spec.labels
+    figures = {
+        "pictures": found.pictures,
+        "skipped": len(pictures.damaged),
+        **settings,
+        "metrics": _detector_metrics(found),
+        "classes": {
+            labels[one.class_id]: {"AP": one.ap, "AP50": one.ap50, "boxes": one.boxes}
+            for one in found.classes
+        },
+    }
+
+    def draw() -> Any:
+        curves = {"IoU 0.50": found.precision50, "IoU 0.75": found.precision75}
+        known = {name: curve for name, curve in curves.items() if curve is not None}
+        return plot_precision_recall(known, RECALLS, f"{model.path.stem}: mean of the classes")
+
+    return figures, draw
+
+
+def _detector_metrics(found: Accuracy) -> dict[str, float | None]:
+    return {
+        "AP": found.ap,
+        "AP50": found.ap50,
+        "AP75": found.ap75,
+        "APsmall": found.small,
+        "APmedium": found.medium,
+        "APlarge": found.large,
+    }
+
+
+def _classifier(model: Model, data: Path, progress: Report) -> tuple[dict[str, Any], Any]:
+    """The figures of a classifier, and what draws them."""
+    from pipeline.zoo.classification import confusion, evaluate_pictures, read_classes
+    from pipeline.zoo.pictures import UsablePictures
+    from pipeline.zoo.plots import plot_confusion
+
+    classes = read_classes(data, model.spec.labels)
+    pictures = UsablePictures(data, list(classes))
+    found = evaluate_pictures(model, classes, _shown(pictures, "classifying", progress))
+    labels = model.spec.labels
+    figures = {
+        "pictures": len(found.classes),
+        "skipped": len(pictures.damaged),
+        "metrics": found.accuracy._asdict(),
+        "classes": _per_class(found, labels),
+    }
+
+    def draw() -> Any:
+        table = confusion(found)
+        names = [labels[class_id] for class_id in table.class_ids]
+        return plot_confusion(
+            table.counts, names, f"{model.path.stem}: {found.accuracy.top1:.1f} % right"
+        )
+
+    return figures, draw
+
+
+def _per_class(found: ClassifierReport, labels: Sequence[str]) -> dict[str, Any]:
+    """Percent right and the number of pictures, class by class."""
+    rows = {}
+    for class_id in sorted(set(found.classes.tolist())):
+        right = found.answers[found.classes == class_id] == class_id
+        rows[labels[class_id]] = {"top1": 100.0 * float(right.mean()), "pictures": len(right)}
+    return rows
+
+
+def _shown(pictures: UsablePictures, job: str, progress: Report) -> Iterator[tuple[Path, Image]]:
+    total = len(pictures.paths)
+    progress(job, 0, total)
+    for done, pair in enumerate(pictures, start=1):
+        yield pair
+        progress(job, done, total)
+
+
+def _write(report: dict[str, Any], json: Path | None, draw: Any, plot: Path | None) -> None:
+    """The files that were asked for, each whole or not at all."""
+    from json import dumps
+
+    from pipeline.zoo.onnx_file import write_atomically
+    from pipeline.zoo.plots import save_figure
+
+    if plot:
+        save_figure(draw(), plot)
+    if json:
+        write_atomically(json, f"{dumps(report, indent=2)}\n".encode())
+
+
+def _show(report: dict[str, Any]) -> None:
+    """The figures of all, and of the classes that did worst."""
+    metrics = report["metrics"]
+    skipped = f", {report['skipped']} skipped" if report["skipped"] else ""
+    print(
+        f"{report['model']} on {report['pictures']} pictures of {report['data']}{skipped}, percent"
+    )
+    console.show_table(tuple(metrics), [tuple(_percent(value) for value in metrics.values())])
+    classes = report["classes"]
+    columns = list(next(iter(classes.values()), {}))
+    if len(classes) < 2:
+        return
+    worst = sorted(classes, key=lambda label: classes[label][columns[0]])[:CLASSES_SHOWN]
+    print()
+    console.show_table(
+        (f"worst of {len(classes)} classes", *columns),
+        [(label, *(_percent(classes[label][column]) for column in columns)) for label in worst],
+    )
+
+
+def _percent(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"

@@ -1,0 +1,79 @@
+"""Which of a model's classes the names of a data set mean."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Sequence
+
+from pipeline.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND = "background"
+
+# Pascal VOC, Darknet and COCO call the same things by different names.
+_SAME = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> list[int]:
+    """The class id of each name: by the name, by a number, or all of them by their order.
+
+    A label may list synonyms apart by commas. Case, spaces, underscores and hyphens do not count.
+    By order goes where there are as many names as classes (but for a first class `background`) and
+    not all of them are known.
+
+    Raises `InputError` that begins with `subject` and names those that are not known.
+    """
+    known = _synonyms(labels)
+    found = [known.get(_plain(name)) for name in names]
+    unknown = [name for name, class_id in zip(names, found, strict=True) if class_id is None]
+    if not unknown:
+        return [class_id for class_id in found if class_id is not None]
+    if all(re.fullmatch(r"\d{1,9}", name) for name in names):
+        return [_number(name, labels, subject) for name in names]
+    first = 1 if labels and _plain(labels[0]) == BACKGROUND else 0
+    if len(names) == len(labels) - first:
+        logger.warning(
+            "%s: its class names are not the model's (%s, ...); they are taken in their order",
+            subject,
+            unknown[0],
+        )
+        return list(range(first, len(labels)))
+    near = difflib.get_close_matches(unknown[0].lower(), [label.lower() for label in labels], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(
+        f"{subject}: {len(unknown)} of its {len(names)} classes are none of the model's "
+        f"{len(labels)} labels: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}{hint}"
+    )
+
+
+def _number(name: str, labels: Sequence[str], subject: str) -> int:
+    if int(name) >= len(labels):
+        raise InputError(
+            f"{subject}: expected classes 0 to {len(labels) - 1}, as the model has {len(labels)} "
+            f"labels, but got {name}"
+        )
+    return int(name)
+
+
+def _synonyms(labels: Sequence[str]) -> dict[str, int]:
+    """Every plain name of every class; a whole label goes before another one's synonym."""
+    known: dict[str, int] = {}
+    for class_id, label in enumerate(labels):
+        known.setdefault(_plain(label), class_id)
+    for class_id, label in enumerate(labels):
+        for name in label.split(","):
+            known.setdefault(_plain(name), class_id)
+    return known
+
+
+def _plain(name: str) -> str:
+    plain = re.sub(r"[\s_-]+", "", name.casefold())
+    return _SAME.get(plain, plain)
