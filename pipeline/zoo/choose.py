@@ -17,7 +17,7 @@ from pipeline.zoo.architectures import yolov4_tiny
 from pipeline.zoo.architectures.family import MobileNet, build_mobilenet, float_nodes, make_spec
 from pipeline.zoo.architectures.integer import quantize_untrained
 from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny
-from pipeline.zoo.latency import LatencyCache, Measurement, measure
+from pipeline.zoo.latency import LatencyCache, Measurement, measure, warn_if_busy
 from pipeline.zoo.published import DETECTORS, MOBILENETS, Published
 from pipeline.zoo.rewrite import heads_as_products, widen_stem
 
@@ -101,6 +101,8 @@ def measure_all(
     end = clock() + _SECOND_ROUND_S
     kept = {candidate.name: cache.get(_key(candidate, int8)) for candidate in candidates}
     new = [candidate for candidate in candidates if kept[candidate.name] is None]
+    if new:
+        warn_if_busy()
     for step in range(_ROUNDS * len(new)):
         report("measuring", step, _ROUNDS * len(new))
         if step >= len(new) and clock() > end:
@@ -111,7 +113,8 @@ def measure_all(
         if before is None or measured.latency_ms < before.latency_ms:
             kept[candidate.name] = measured
             cache.put(_key(candidate, int8), measured)
-    report("measuring", _ROUNDS * len(new), _ROUNDS * len(new))
+    if new:
+        report("measuring", _ROUNDS * len(new), _ROUNDS * len(new))
     choices = [Choice(c, found) for c in candidates if (found := kept[c.name]) is not None]
     return mark_frontier(choices)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import onnxruntime as ort
+import psutil
 from platformdirs import user_cache_path
 
 from pipeline.inference import session
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 0.3
+_BUSY_PERCENT = 20.0
 _CHUNKS = 3
 _CHUNK_S = 0.12
 _FEWEST_RUNS = 3
@@ -117,6 +120,16 @@ def measure(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> Measuremen
     picture = rng.integers(0, 256, (1, entry.height, entry.width, 3), np.uint8)
     latency_s = time_calls(lambda: opened.run(picture))
     return Measurement(1e3 * latency_s, cost.parameters, cost.multiply_adds or 0, size)
+
+
+def warn_if_busy() -> None:
+    """Say so where other programs take the time that is about to be measured."""
+    busy = psutil.cpu_percent(interval=_LOOK_S)
+    if busy > _BUSY_PERCENT:
+        logger.warning(
+            "other programs use %.0f %% of the processor: times will be too long; "
+            "measure again without them", busy
+        )  # fmt: skip
 
 
 def time_calls(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+pytest.importorskip("onnx")
+
+SMALL = ("choose", "--only", "_96", "--threads", 1)  # four members
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "vision" / "latency"
+
+
+@pytest.fixture
+def one():
+    return ("choose", "--only", "v1_0.25_128", "--threads", 1)
+
+
+def rows(out):
+    lines = [line.split() for line in out.splitlines()]
+    return {
+        cells[0]: cells[1:] for cells in lines if cells and cells[0].startswith(("mobil", "yolo"))
+    }
+
+
+def test_the_most_accurate_within_the_budget_is_named_and_the_rest_is_reported(vision, tmp_path):
+    report = tmp_path / "report.json"
+    outcome = vision(*SMALL, "--int8", "--budget-ms", 1000, "--all", "--json", report)
+    assert outcome.code == 0, outcome.err
+    assert "most accurate within 1000 ms: mobilenet_v2_1.0_96, 60.3 % top-1" in outcome.out
+    assert "*  mobilenet_v2_1.0_96" in outcome.out
+    assert rows(outcome.out)["mobilenet_v2_0.5_96"][1:] == ["51.2", "75.8", "19", "1.96", "2.2"]
+    written = json.loads(report.read_text())
+    assert (written["task"], written["int8"], written["budget_ms"]) == ("classify", True, 1000)
+    assert written["machine"]["threads"] == 1
+    members = {member["name"]: member for member in written["members"]}
+    assert len(members) == 4
+    assert [name for name, member in members.items() if member["chosen"]] == ["mobilenet_v2_1.0_96"]
+    assert members["mobilenet_v2_0.35_96"]["top1_percent"] == 45.5
+    assert members["mobilenet_v2_0.35_96"]["accuracy_source"].startswith("tensorflow/models")
+    times = [member["latency_ms"] for member in written["members"]]
+    assert times == sorted(times)
+    assert min(times) > 0
+
+
+def test_a_second_call_measures_nothing_unless_told(vision, one, cache):
+    first = vision(*one)
+    assert "measuring (2)" in first.err
+    (file,) = cache.iterdir()
+    known = file.read_bytes()
+    second = vision(*one)
+    assert "measuring" not in second.err
+    assert second.out == first.out
+    assert file.read_bytes() == known
+    assert "measuring (2)" in vision(*one, "--fresh").err
+
+
+def test_detectors_are_chosen_by_input_size_for_each_class_count(vision):
+    outcome = vision(
+        "choose", "--task", "detect", "--sizes", "64", "--classes", "1,2", "--int8",
+        "--threads", 1, "--budget-ms", 5000,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert rows(outcome.out)["yolov4_tiny_64_1"][1:3] == ["-", "-"]  # nothing is published
+    assert "largest input for 1 class within 5000 ms: yolov4_tiny_64_1" in outcome.out
+    assert "largest input for 2 classes within 5000 ms: yolov4_tiny_64_2" in outcome.out
+    assert "accuracy: published" not in outcome.out
+
+
+def test_help_shows_examples(vision):
+    outcome = vision("choose", "--help")
+    assert outcome.code == 0
+    assert "vision choose --budget-ms 3 --int8" in " ".join(outcome.out.split())
+
+
+def test_nothing_fits_a_tiny_budget(vision, one):
+    outcome = vision(*one, "--budget-ms", 0.0001)
+    assert outcome.code == 0
+    assert "nothing takes 0.0001 ms or less; the fastest is mobilenet_v1_0.25_128" in outcome.out
+
+
+def test_a_picture_of_the_frontier(vision, one, tmp_path):
+    pytest.importorskip("matplotlib")
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "frontier.png"
+    outcome = vision(*one, "--budget-ms", 100, "--plot", path)
+    assert outcome.code == 0, outcome.err
+    picture = cv2.imread(str(path))
+    assert picture.shape[0] > 400
+    assert picture.std() > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget-ms", "0"), "--budget-ms: expected milliseconds above 0, got 0.0"),
+        (("--budget-ms", "nan"), "--budget-ms: expected milliseconds above 0, got nan"),
+        (("--task", "segment"), "--task: expected classify or detect, got 'segment'"),
+        (("--classes", "two"), "--classes: expected whole numbers apart by commas, got 'two'"),
+        (("--classes", "0"), "classes: expected 1 to 100000, got 0"),
+        (("--classes", "2,3"), "--classes: expected one number for classifiers, got 2"),
+        (("--sizes", "96"), "--sizes: is for detectors"),
+        (("--task", "detect", "--sizes", "100"), "multiple of 32 from 32 to 2048, got 100"),
+        (("--only", "v9"), "--only: no member's name holds 'v9'; there are mobilenet_v1_1.0_224"),
+        (("--threads", "0"), "--threads"),
+        (("--json", "no/such/folder.json"), "--json no/such/folder.json: there is no folder"),
+        (("--plot", "picture.bmp"), "picture.bmp: expected a picture that ends in .png"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_chosen_from_is_said_on_one_line(vision, arguments, message, cache):
+    outcome = vision("choose", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert not cache.exists()
+
+
+def test_one_file_cannot_be_two(vision, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "a.png"
+    outcome = vision("choose", "--plot", path, "--json", path)
+    assert (outcome.code, path.exists()) == (2, False)
+    assert "is the file of --json too" in outcome.err
+
+
+def test_an_interrupted_run_leaves_nothing_half_written(start, tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start("choose", "--json", "report.json")
+    assert "measuring" in process.stderr.readline().decode()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in errors.decode()
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+    assert all(file.suffix == ".json" for file in cache.glob("*"))
