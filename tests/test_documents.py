@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "models").rglob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "models").rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -37,3 +41,14 @@ def test_make_knows_what_the_documents_tell_people_to_type():
     asked = set(re.findall(r"^    make ([a-z]+)\b", text, re.MULTILINE))
     rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= asked <= rules
+
+
+def test_every_option_that_the_documents_name_exists():
+    """Of whichever command; a name that no command has is out of date."""
+    named = set()
+    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        lines = re.findall(r"^ +(vision .*)|`(vision .*?)`", document.read_text(), re.MULTILINE)
+        named |= {word for line in lines for word in re.findall(r"--[a-z-]+", " ".join(line))}
+    sources = "".join(path.read_text() for path in (ROOT / "pipeline" / "cli").glob("*.py"))
+    assert "--jsonl" in named
+    assert {option for option in named if f"{option}" not in sources} == set()

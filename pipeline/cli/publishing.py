@@ -35,7 +35,7 @@ class Publishing:
             settings.publish,
             payload=settings.payload,
             quality=settings.quality,
-            streams=2 * max(1, len(settings.subscribe)),
+            streams=(2 if with_results else 1) * max(1, len(settings.subscribe)),
             security=publisher_security(settings),
         )
         self.counts = self._publisher.counts

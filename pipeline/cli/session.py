@@ -13,7 +13,7 @@ from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
 from pipeline.config import NO_CLASSIFIER, Settings
 from pipeline.engine import Pipeline
-from pipeline.feed import Feed
+from pipeline.feed import Feed, FeedSource
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
@@ -40,6 +40,10 @@ class Runner(Protocol):
     def stop(self) -> None: ...
     def record_output(self, duration_ns: int) -> None: ...
     def stats(self) -> dict[str, Any]: ...
+
+
+class FeedOrigin(FeedSource, Origin, Protocol):
+    """A source for a `Feed`, and what outputs need to know of it."""
 
 
 def run_session(
@@ -83,7 +87,7 @@ def run_session(
         deliver(source, pipeline, outputs, signals)
 
 
-def pass_on(source: Any, settings: Settings, outputs: Outputs, signals: StopSignals) -> None:
+def pass_on(source: FeedOrigin, settings: Settings, outputs: Outputs, signals: StopSignals) -> None:
     """Give the outputs what `source` gives, without inference, until something ends it."""
     feed = Feed(
         source,
