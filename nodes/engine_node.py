@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nodes.detection_messages import stamp_ns
 from nodes.diagnostics import Activity, Diagnostics
 from nodes.frames import OriginHeader
 from nodes.image_subscription import ImageSubscription
 from nodes.lifecycle import ManagedNode
 from nodes.parameters import DETECTION, DIAGNOSTICS, SUBSCRIPTION, Parameter, Value
+from nodes.playback import Playback
 from nodes.result_publisher import ResultPublisher
 from nodes.sources import CaptureSource, Pace, TopicSource
 from pipeline.engine import Pipeline
-from pipeline.errors import VisionError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
-from pipeline.sources import open_source
 from pipeline.types import Result
 
-JOIN_S = 0.5  # how long the last result may take to go out
 IMAGES = "image_raw"
 
 
 class EngineNode(ManagedNode):
     """Runs the engine between the activations; the models are kept from one to the next.
 
-    `cameras` are the names whose topics it has (the empty one: topics without a prefix); `source`
-    is what to capture instead of subscribing, or empty; `classifier` a model, or empty.
+    Subclasses may have a classifier, several cameras, and capture instead of subscribing.
     """
 
     def __init__(self, name: str, table: Sequence[Parameter] = (), **options: Any) -> None:
         super().__init__(name, (*DETECTION, *SUBSCRIPTION, *DIAGNOSTICS, *table), **options)
         self.parameters.on_change = self._change
-        self._pace = Pace(self.parameters["max_rate"])
+        self.pace = Pace(self.parameters["max_rate"])
         self._diagnostics = Diagnostics(self, self.parameters)
         self._detector: Detector | None = None
         self._classifier: Classifier | None = None
@@ -45,22 +40,24 @@ class EngineNode(ManagedNode):
         self._outputs: dict[str, ResultPublisher] = {}
         self._activities: dict[str, Activity] = {}
         self._inputs: list[ImageSubscription] = []
-        self._source: TopicSource | CaptureSource | None = None
-        self._pipeline: Pipeline | None = None
-        self._delivery: threading.Thread | None = None
+        self._playback: Playback | None = None
+
+    @property
+    def captures(self) -> bool:
+        """Whether it captures by itself rather than subscribe."""
+        return False
 
     @property
     def cameras(self) -> Sequence[str]:
         """The names that stand before the topics."""
         return ("",)
 
-    @property
-    def source(self) -> str:
-        """What to capture; empty to subscribe."""
-        return ""
-
     def open_classifier(self) -> Classifier | None:
         """The classifier, for nodes that have one."""
+        return None
+
+    def open_capture(self) -> CaptureSource | None:
+        """What to capture, waiting for it; None for nodes that subscribe."""
         return None
 
     # --- the states -------------------------------------------------------------------------
@@ -92,45 +89,38 @@ class EngineNode(ManagedNode):
 
     def activate(self) -> None:
         """Subscribe or open the source, and run the engine."""
-        assert self._detector is not None  # noqa: S101 - configured, or this is not called
         self._activities = {camera: Activity(camera or IMAGES) for camera in self.cameras}
-        self._source = self._open()
-        self._source.paused = not self.enabled
-        self._pipeline = Pipeline(
-            self._source,
-            self._detector,
-            self._classifier,
-            threads=self.parameters["threads"] or None,
+        source: TopicSource | None = None
+        if not self.captures:
+            source = TopicSource(self._activities, self.pace, self._refuse)
+            self._inputs = [self._subscribe(source, camera) for camera in self.cameras]
+        self._playback = Playback(
+            lambda: source or self.open_capture(),
+            self._engine,
+            self._publish,
+            self._over,
+            self.get_logger(),
+            paused=not self.enabled,
+            retry=self.captures and self.parameters["retry"],
+            loop=self.captures and self.parameters["loop"],
         )
-        self._pipeline.__enter__()
-        self._delivery = threading.Thread(
-            target=self._deliver, args=(self._pipeline,), name="deliver", daemon=True
-        )
-        self._delivery.start()
-        if isinstance(self._source, TopicSource):
-            self._inputs = [self._subscribe(self._source, camera) for camera in self.cameras]
+        self._playback.start()
 
     def deactivate(self) -> None:
         """Unsubscribe, or close the source, and end the engine's threads."""
         for subscription in self._inputs:
             subscription.close()
         self._inputs.clear()
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
-        elif self._source is not None:
-            self._source.close()
-        self._source = None
-        if self._delivery is not None:
-            self._delivery.join(JOIN_S)
-            self._delivery = None
+        playback, self._playback = self._playback, None
+        if playback is not None and not playback.close():
+            self.get_logger().warning("a thread did not end in time and is left behind")
         for activity in self._activities.values():
             activity.settle()
 
     def pause(self, paused: bool) -> None:
         """Pass images over, or take them again."""
-        if self._source is not None:
-            self._source.paused = paused
+        if self._playback is not None:
+            self._playback.pause(paused)
 
     def housekeep(self) -> None:
         """Follow the publishers, warn where images are missing, and publish diagnostics."""
@@ -147,11 +137,6 @@ class EngineNode(ManagedNode):
 
     # --- images in --------------------------------------------------------------------------
 
-    def _open(self) -> TopicSource | CaptureSource:
-        if not self.source:
-            return TopicSource(self._activities, self._pace, self._refuse)
-        return CaptureSource(open_source(self.source), self._activity, self._pace)
-
     def _subscribe(self, source: TopicSource, camera: str) -> ImageSubscription:
         return ImageSubscription(
             self,
@@ -167,24 +152,20 @@ class EngineNode(ManagedNode):
             f"{where}: passed over an image: {reason}", throttle_duration_sec=1.0
         )
 
-    def _activity(self, camera: str) -> Activity:
-        """Where the frames of a captured camera are counted."""
+    def activity(self, camera: str) -> Activity:
+        """Where the frames of a camera are counted."""
         return self._activities[camera if camera in self._activities else self.cameras[0]]
 
-    # --- results out ------------------------------------------------------------------------
+    # --- results out: on the playback's thread ----------------------------------------------
 
-    def _deliver(self, pipeline: Pipeline) -> None:
-        """Publish one result after the other; runs on a thread of its own."""
-        problem = "the source has ended"
-        try:
-            for result in pipeline:
-                self._publish(result)
-        except VisionError as error:
-            problem = str(error)
-        except Exception as error:  # nobody else could tell why nothing comes any more
-            problem = f"{type(error).__name__}: {error}"
-            self.get_logger().error(traceback.format_exc())
-        if self._pipeline is pipeline and self.executor is not None:
+    def _engine(self, source: TopicSource | CaptureSource) -> Pipeline:
+        if self._detector is None:
+            raise RuntimeError("active, but not configured")
+        threads = self.parameters["threads"] or None
+        return Pipeline(source, self._detector, self._classifier, threads=threads)
+
+    def _over(self, playback: Playback, problem: str) -> None:
+        if self._playback is playback and self.executor is not None:
             self.executor.create_task(self.fail, problem)
 
     def _publish(self, result: Result) -> None:
@@ -193,9 +174,9 @@ class EngineNode(ManagedNode):
             raise TypeError(f"expected a header with its origin, but got {type(header).__name__}")
         camera = header.camera if header.camera in self._outputs else self.cameras[0]
         self._outputs[camera].publish(result, header.origin.header)
-        now_ns = time.time_ns() if self.source else self.get_clock().now().nanoseconds
         activity = self._activities[camera]
-        activity.record((now_ns - header.stamp_ns) / 1e9, result.stage_ns)
+        age_ns = self.get_clock().now().nanoseconds - stamp_ns(header.origin.header)
+        activity.record(age_ns / 1e9, result.stage_ns)
         activity.dropped = header.origin.count - activity.published
 
     def _announce(self) -> None:
@@ -210,7 +191,7 @@ class EngineNode(ManagedNode):
                 if name in changed:
                     setattr(self._detector, name, changed[name])
         if "max_rate" in changed:
-            self._pace.max_rate = changed["max_rate"]
+            self.pace.max_rate = changed["max_rate"]
 
 
 def _facts(detector: Detector, classifier: Classifier | None) -> dict[str, str]:

@@ -43,7 +43,11 @@ def frame_of_message(image: Image, header: Any, camera: str, seq: int, count: in
     return OriginFrame(image, stamp_ns(header), seq, camera, Origin(header, count))
 
 
-def frame_of_capture(frame: Frame, count: int) -> OriginFrame:
-    """A captured frame; its results are stamped with its capture time, and named by its camera."""
-    header = header_message(frame.stamp_ns, frame.camera)
+def header_of_capture(frame: Frame) -> Any:
+    """What a captured frame's results are stamped with: its capture time and its camera."""
+    return header_message(frame.stamp_ns, frame.camera)
+
+
+def frame_of_capture(frame: Frame, header: Any, count: int) -> OriginFrame:
+    """A captured frame whose results have `header`."""
     return OriginFrame(frame.image, frame.stamp_ns, frame.seq, frame.camera, Origin(header, count))

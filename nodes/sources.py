@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nodes.diagnostics import Activity
-from nodes.frames import OriginFrame, frame_of_capture, frame_of_message
+from nodes.frames import (
+    OriginFrame,
+    frame_of_capture,
+    frame_of_message,
+    header_of_capture,
+)
 from nodes.image_messages import image_from
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
@@ -113,13 +118,21 @@ class TopicSource:
 class CaptureSource:
     """A source of `open_source` whose frames are counted, and can be paused and slowed down.
 
-    Of a live source the frames that are not wanted are passed over; others wait.
+    Of a live source the frames that are not wanted are passed over; others wait. `header` gives
+    the message header that a frame's results have.
     """
 
-    def __init__(self, source: Any, activity: Callable[[str], Activity], pace: Pace) -> None:
+    def __init__(
+        self,
+        source: Any,
+        activity: Callable[[str], Activity],
+        pace: Pace,
+        header: Callable[[Frame], Any] = header_of_capture,
+    ) -> None:
         self._source = source
         self._activity = activity
         self._pace = pace
+        self._header = header
         self._wanted = threading.Event()
         self._wanted.set()
         self._closed = threading.Event()
@@ -157,7 +170,8 @@ class CaptureSource:
                 return None
             if self._is_wanted(frame.camera):
                 activity = self._activity(frame.camera)
-                return frame_of_capture(frame, activity.received - activity.refused)
+                count = activity.received - activity.refused
+                return frame_of_capture(frame, self._header(frame), count)
         return None
 
     def __getattr__(self, name: str) -> Any:

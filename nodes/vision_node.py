@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
+from nodes.capture import CAPTURE, open_capture
+from nodes.detection_messages import header_message
 from nodes.engine_node import EngineNode
 from nodes.parameters import CLASSIFICATION, NO_CLASSIFIER, Parameter
 from nodes.process import run
+from nodes.sources import CaptureSource
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
+from pipeline.types import Frame
 
-TABLE = (
-    Parameter(
-        "source",
-        "",
-        "what to capture: a camera number, a file, a folder, rtsp://, scene:, zmq+tcp://, ...; "
-        "empty subscribes to image_raw",
-    ),
-    Parameter(
-        "cameras",
-        [""],
-        "names of the cameras, each with its topics under NAME/; [''] for one without a prefix",
-    ),
+CAMERAS = Parameter(
+    "cameras",
+    [""],
+    "names of the cameras, each with its topics under NAME/; [''] for one without a prefix",
 )
 
 
@@ -29,7 +27,7 @@ class VisionNode(EngineNode):
     """Captures or subscribes, detects and classifies; several cameras share one session fairly."""
 
     def __init__(self) -> None:
-        super().__init__("vision_node", (*CLASSIFICATION, *TABLE))
+        super().__init__("vision_node", (*CLASSIFICATION, *CAPTURE, CAMERAS))
         names = self.cameras
         if not names or len(set(names)) < len(names) or ("" in names and len(names) > 1):
             raise ConfigError(
@@ -42,9 +40,13 @@ class VisionNode(EngineNode):
         return self.parameters["cameras"]
 
     @property
-    def source(self) -> str:
-        """The parameter of that name."""
-        return self.parameters["source"]
+    def captures(self) -> bool:
+        """Whether the parameter source says what to capture."""
+        return bool(self.parameters["source"])
+
+    def open_capture(self) -> CaptureSource:
+        """What the parameter source names."""
+        return CaptureSource(open_capture(self.parameters), self.activity, self.pace, self._header)
 
     def open_classifier(self) -> Classifier | None:
         """The classifier that the parameters name."""
@@ -52,6 +54,13 @@ class VisionNode(EngineNode):
         if given["classifier"] == NO_CLASSIFIER:
             return None
         return Classifier(given["classifier"], top=given["top"], threads=given["threads"] or None)
+
+    def _header(self, frame: Frame) -> Any:
+        """Stamped by the clock that the node goes by, which may be a simulated one."""
+        clock, stamp = self.get_clock(), frame.stamp_ns
+        if clock.ros_time_is_active:
+            stamp = max(0, clock.now().nanoseconds - (time.time_ns() - stamp))
+        return header_message(stamp, self.parameters["frame_id"] or frame.camera)
 
 
 def main() -> None:
