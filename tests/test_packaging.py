@@ -119,7 +119,7 @@ def test_the_wheel_carries_the_models_and_what_ros_looks_for(wheel):
 
 def test_the_wheel_carries_nothing_else(wheel):
     tops = {name.split("/")[0] for name in wheel_names(wheel)}
-    assert {top for top in tops if not top.startswith("vision-")} == {"pipeline"}
+    assert {top for top in tops if not top.startswith("vision-")} == {"nodes", "pipeline"}
 
 
 def wheel_names(wheel: Path) -> list[str]:
