@@ -43,6 +43,7 @@ class Feed:
 
     - `every_frame`: True for everything that is read, False for the newest only; by default as the
       source is
+    - `capacity`: how many may wait for the reader, for sources that give several at once
     - `max_frames`, `duration_s`: end after so many or so many seconds
 
     Entering starts the thread, leaving ends it and closes the source. What breaks the source is
@@ -54,6 +55,7 @@ class Feed:
         source: FeedSource,
         *,
         every_frame: bool | None = None,
+        capacity: int = 1,
         max_frames: int | None = None,
         duration_s: float | None = None,
     ) -> None:
@@ -69,7 +71,7 @@ class Feed:
         self._started_s = self._ended_s = 0.0
         self._stop_requested = False
         self._every_frame = not source.live if every_frame is None else every_frame
-        self._inbox: Mailbox[Result] = Mailbox(1, newest_wins=not self._every_frame)
+        self._inbox: Mailbox[Result] = Mailbox(capacity, newest_wins=not self._every_frame)
         self._stage: Stage[Result, Result] = Stage(
             "capture",
             take=self._read,

@@ -53,6 +53,7 @@ class Outputs:
         self._publishing: Publishing | None = None
         self._open = ExitStack()
         self._objects = 0
+        self._without_picture = 0
         self._is_started = False
         with ExitStack() as undo:
             undo.callback(self._open.close)
@@ -104,16 +105,22 @@ class Outputs:
         self._objects += len(result.detections)
         for output in self._outputs:
             output.write(result)
-        if result.image is not None:
-            for output in self._of_pictures:
-                output.write(result)
+        if result.image is None:
+            self._without_picture += bool(self._of_pictures)
+            return
+        for output in self._of_pictures:
+            output.write(result)
 
     @property
-    def sent(self) -> dict[str, dict[str, int]] | None:
-        """What was published so far, by topic; None where nothing is."""
-        if self._publishing is None:
-            return None
-        return {topic: dict(count) for topic, count in self._publishing.counts.items()}
+    def counts(self) -> dict[str, Any]:
+        """What the outputs themselves count, in the form of `--stats`."""
+        counts: dict[str, Any] = {}
+        if self._of_pictures and self._with_results:
+            counts["without_picture"] = self._without_picture
+        if self._publishing is not None:
+            sent = self._publishing.counts
+            counts["sent"] = {topic: dict(count) for topic, count in sent.items()}
+        return counts
 
     def finish(self, stats: Callable[[], Mapping[str, Any]]) -> None:
         """Close everything, and say what the run came to, where it began. Raises `OutputError`."""

@@ -92,6 +92,8 @@ def pass_on(source: FeedOrigin, settings: Settings, outputs: Outputs, signals: S
     feed = Feed(
         source,
         every_frame=settings.every_frame,
+        # The results of several detectors become due together where one was waited for.
+        capacity=max(1, len(settings.subscribe)),
         max_frames=settings.max_frames,
         duration_s=settings.duration,
     )
@@ -138,6 +140,4 @@ def _counts(source: Origin, outputs: Outputs) -> dict[str, Any]:
     received = getattr(source, "counts", None)
     if received is not None:
         counts["received"] = received()
-    if outputs.sent is not None:
-        counts["sent"] = outputs.sent
-    return counts
+    return {**counts, **outputs.counts}
