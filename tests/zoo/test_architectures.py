@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections import Counter
 from math import floor, prod
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -237,6 +239,25 @@ def test_every_family_runs_in_float_and_in_int8_with_ordinary_numbers(family, tm
     constants = constants_of(integer)
     assert not [n for n, a in constants.items() if n.endswith(".weight") and a.dtype != np.int8]
     assert constants["stem.weight.q"].dtype == constants["head.weight.q"].dtype == np.int8
+
+
+def kernels_of(path, folder):
+    """How many of which kernels ONNX Runtime makes of a file."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(folder / "optimized.onnx", load_external_data=False)
+    return Counter(node.op_type for node in optimized.graph.node)
+
+
+def test_untrained_int8_runs_on_the_kernels_of_the_trained_one(tmp_path):
+    member = MobileNet("mobilenet_v2")
+    model = build_mobilenet(member)
+    path = tmp_path / "network.onnx"
+    save_model(quantize_untrained(model, float_nodes(model)), make_spec(member), path)
+    shipped = Path(__file__).resolve().parents[2] / "models" / "mobilenetv2-int8.onnx"
+    assert kernels_of(path, tmp_path) == kernels_of(shipped, tmp_path)
 
 
 def test_weights_are_the_same_every_time_unless_another_seed_is_given():
