@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipeline.errors import InputError
 from pipeline.inference.session import Model
 from pipeline.types import Image
-from pipeline.zoo.crops import central_crop
+from pipeline.zoo.crops import tested_crop
 from pipeline.zoo.label_names import match_names
 from pipeline.zoo.pictures import class_folders
 
@@ -123,7 +123,7 @@ def _batches(
     crops: list[Image] = []
     for path, image in pictures:
         paths.append(path)
-        crops.append(central_crop(image, entry.width, entry.height))
+        crops.append(tested_crop(image, entry.width, entry.height))
         if len(paths) == size:
             yield paths, np.stack(crops)
             paths, crops = [], []
