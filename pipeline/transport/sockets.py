@@ -19,11 +19,14 @@ from pipeline.transport.security import Doorkeeper, Security, protect
 QUEUED = 2
 """Messages that may wait for one subscriber, per stream; further ones are dropped there."""
 
-# A peer whose machine or cable is gone is noticed by the kernel's own heartbeats, within 5 s. Those
+# A peer whose machine or cable is gone is noticed by the kernel's own heartbeats, within 4 s. Those
 # of ZeroMQ are left off: where they fall due on a connection that has broken while its queue was
 # full, libzmq 4.3.5 aborts the process (out_event asserts !_io_error).
-IDLE_S, PROBE_S, PROBES = 2, 1, 3
-UNACKNOWLEDGED_MS = 5000
+IDLE_S, PROBE_S, PROBES = 1, 1, 3
+# The pauses between TCP's own attempts double: after a while a new connection is there earlier, and
+# the pictures that waited in the old one are gone with it.
+UNACKNOWLEDGED_MS = 3000
+CONNECT_MS = 2000
 RECONNECT_MS = (100, 1000)  # the first wait and the longest
 HANDSHAKE_MS = 5000
 FILES_NEEDED = 16  # by a context with a socket, a connection or two, and the keeper of its door
@@ -129,7 +132,7 @@ def set_common_options(socket: zmq.Socket[bytes]) -> None:
     """What every socket here has, whatever its kind."""
     socket.linger = 0
     socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS
-    socket.handshake_ivl = socket.connect_timeout = HANDSHAKE_MS
+    socket.handshake_ivl, socket.connect_timeout = HANDSHAKE_MS, CONNECT_MS
     socket.tcp_keepalive = 1
     socket.tcp_keepalive_idle, socket.tcp_keepalive_intvl = IDLE_S, PROBE_S
     socket.tcp_keepalive_cnt = PROBES
