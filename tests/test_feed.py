@@ -65,6 +65,14 @@ def test_a_live_source_gives_the_newest_to_a_slow_reader():
     assert adds_up(feed.stats())
 
 
+def test_so_many_wait_as_there_is_room_for():
+    source = Script(range(50), live=True)
+    feed = Feed(source, capacity=3)
+    with feed:
+        source.ended.wait(10)
+        assert [result.header.seq for result in feed] == [47, 48, 49]
+
+
 def test_a_frame_that_cannot_be_read_is_counted_and_passed_over():
     feed = Feed(Script([0, FrameError("torn"), 2]))
     with feed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,14 +19,16 @@ from pipeline.types import Result
 _ESCAPE, _SPACE = 27, 32
 _PAUSE_POLL_MS = 50
 _LARGEST = (1280, 720)
+_MOST = 16  # windows; names of cameras may come over a network
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1); cv2.destroyAllWindows()"
 _PROBE_TIMEOUT_S = 20.0
 
 
 class Window:
-    """Shows every result. q, Esc or closing the window end the run; space pauses it.
+    """Shows every result, of each camera in a window of its own.
 
-    Raises `InputError` where no window can be opened here.
+    q, Esc or closing a window end the run; space pauses it. Raises `InputError` where no window can
+    be opened here.
     """
 
     def __init__(self, title: str = "vision") -> None:
@@ -33,7 +36,7 @@ class Window:
         self._title = title
         self._closed = threading.Event()
         self._in_use = threading.RLock()
-        self._opened = False
+        self._titles: dict[str, str] = {}
 
     def write(self, result: Result) -> None:
         try:
@@ -51,40 +54,43 @@ class Window:
         self._closed.set()
         if self._in_use.acquire(blocking=False):
             try:
-                if self._opened:
-                    self._opened = False
-                    cv2.destroyWindow(self._title)
-            except cv2.error:
-                self._opened = False  # the user has closed it already
+                while self._titles:
+                    _, title = self._titles.popitem()
+                    with contextlib.suppress(cv2.error):  # the user has closed it already
+                        cv2.destroyWindow(title)
             finally:
                 self._in_use.release()
 
     def _show(self, result: Result) -> None:
-        image = annotated(result)
-        if not self._opened:
+        camera, image = result.header.camera, annotated(result)
+        if camera not in self._titles:
             # Here, since a window belongs to the thread that opens it.
-            self._open(image.shape[1], image.shape[0])
-        cv2.imshow(self._title, image)
-        paused = self._key(1) == _SPACE
+            self._open(camera, image.shape[1], image.shape[0])
+        title = self._titles[camera]
+        cv2.imshow(title, image)
+        paused = self._key(title, 1) == _SPACE
         while paused and not self._closed.is_set():
-            paused = self._key(_PAUSE_POLL_MS) != _SPACE
+            paused = self._key(title, _PAUSE_POLL_MS) != _SPACE
 
-    def _open(self, width: int, height: int) -> None:
+    def _open(self, camera: str, width: int, height: int) -> None:
+        if len(self._titles) == _MOST:
+            raise OutputError(f"--show: pictures of more than {_MOST} cameras came")
+        title = f"{self._title}: {camera}" if self._titles else self._title
         scale = min(1.0, _LARGEST[0] / width, _LARGEST[1] / height)
         # Qt complains about fonts that nothing here uses.
         with quiet_opening(QT_LOGGING_RULES="*.warning=false"):
-            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-        cv2.resizeWindow(self._title, max(1, round(width * scale)), max(1, round(height * scale)))
-        self._opened = True
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.resizeWindow(title, max(1, round(width * scale)), max(1, round(height * scale)))
+        self._titles[camera] = title
 
-    def _key(self, wait_ms: int) -> int:
+    def _key(self, title: str, wait_ms: int) -> int:
         """The key pressed within `wait_ms`, -1 for none; raises `Stop` where it means the end."""
         key = int(cv2.waitKey(wait_ms))
         if key >= 0:
             key &= 0xFF  # above it are the shift keys
         if key in {ord("q"), _ESCAPE}:
             raise Stop("ended by a key in the window")
-        if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+        if cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1:
             raise Stop("the window was closed")
         return key
 

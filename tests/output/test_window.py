@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -75,6 +76,18 @@ def test_space_pauses_until_the_next_space(monkeypatch: pytest.MonkeyPatch) -> N
     assert screen.shown == 3
 
 
+def test_every_camera_has_a_window_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen("", monkeypatch)
+    output = Window()
+    for camera in ("left", "right", "left"):
+        result = make_result()
+        header = dataclasses.replace(result.header, camera=camera)
+        output.write(dataclasses.replace(result, header=header))
+    assert screen.titles == ["vision", "vision: right", "vision"]
+    output.close()
+    assert screen.destroyed == 2
+
+
 def test_close_from_another_thread_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(" ", monkeypatch)
     output = Window()
@@ -100,6 +113,7 @@ class Screen:
         self._keys = iter(keys)
         self._open = True
         self.shown = self.destroyed = 0
+        self.titles: list[str] = []
         self.paused = threading.Event()
         monkeypatch.setattr(window, "check_display", lambda: None)
         for name in ("namedWindow", "resizeWindow"):
@@ -109,8 +123,9 @@ class Screen:
         monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: float(self._open))
         monkeypatch.setattr(cv2, "destroyWindow", self._destroy)
 
-    def _show(self, *_: object) -> None:
+    def _show(self, title: str, _: object) -> None:
         self.shown += 1
+        self.titles.append(title)
 
     def _destroy(self, *_: object) -> None:
         self.destroyed += 1
