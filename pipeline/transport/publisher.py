@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.transport import shared_memory, wire
 from pipeline.transport.address import Address, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
+from pipeline.transport.line import LineServer
 from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
 from pipeline.transport.security import Security
 from pipeline.transport.sockets import Endpoint, is_readable
@@ -76,11 +77,14 @@ class Publisher:
         self._sender = secrets.randbits(63)
         self._next_count: Counter[bytes] = Counter()
         self._rings: dict[str, shared_memory.RingWriter] = {}
-        self._subscribed: set[bytes] = set()
+        self._lines: dict[str, LineServer] = {}
+        self._subscribed: Counter[bytes] = Counter()
         self._turns = Turns()
         self.counts: dict[str, Counter[str]] = {}
         self._clock: ClockServer | None = None
         self._endpoint = Endpoint(zmq.XPUB, security, MAX_SUBSCRIPTION, streams)
+        self._endpoint.socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # tell how many want the same
+        self._endpoint.socket.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)  # not in what is no such part
         try:
             bind = parsed.bind is not False
             self._endpoint.open(parsed, bind)
@@ -126,7 +130,15 @@ class Publisher:
         kind, payload = self._encode(topic, header.camera, frame.image)
         for own_topic, counted in [*([(topic, topic)] if is_wanted else []), *turns]:
             fields = self._envelope(own_topic, header, clock)
-            self._send(own_topic, counted, FrameHeader(**fields, kind=kind), payload)
+            sent = wire.encode(FrameHeader(**fields, kind=kind))
+            if (
+                kind == "shm"
+                and own_topic == topic
+                and self._send_by_line(header.camera, topic, sent, payload)
+            ):
+                self._note_sent(topic, counted)
+            else:
+                self._send(own_topic, counted, sent, payload)
         self._hear_subscriptions()
         return True
 
@@ -140,7 +152,7 @@ class Publisher:
         if self._is_unwanted(topic):
             return False
         fields = {**self._envelope(topic, result.header, clock), **result_fields(result)}
-        self._send(topic, topic, ResultHeader(**fields), result_payload(result))
+        self._send(topic, topic, wire.encode(ResultHeader(**fields)), result_payload(result))
         self._hear_subscriptions()
         return True
 
@@ -153,8 +165,9 @@ class Publisher:
         if self._clock is not None:
             self._clock.close()
             self._clock = None
-        for ring in self._rings.values():
+        for camera, ring in self._rings.items():
             ring.close()
+            self._lines[camera].close()
 
     def __enter__(self) -> Publisher:
         return self
@@ -206,10 +219,13 @@ class Publisher:
                 continue  # of no meaning, though a later part may look like a subscription
             kind, topic = message[:1], message[1:]
             if kind == b"\x01" and len(self._subscribed) < MAX_SUBSCRIPTIONS:
-                self._subscribed.add(topic)
+                self._subscribed[topic] += 1
                 self._turns.join(topic)
             elif kind == b"\x00":
-                self._subscribed.discard(topic)
+                self._subscribed[topic] -= 1
+                if self._subscribed[topic] > 0:
+                    continue
+                del self._subscribed[topic]
                 self._turns.leave(topic)
                 self._forget_counts(topic)
             else:
@@ -241,7 +257,9 @@ class Publisher:
         if ring is None or ring.slot_bytes < nbytes:
             if ring is not None:
                 ring.close()
+                self._lines[camera].close()
             ring = self._rings[camera] = shared_memory.RingWriter(nbytes, self._slots)
+            self._lines[camera] = LineServer(ring.ring)
         return ring
 
     def _envelope(self, topic: bytes, header: Header, clock: Offset) -> dict[str, Any]:
@@ -266,13 +284,23 @@ class Publisher:
             "height": header.height,
         }
 
-    def _send(
-        self, topic: bytes, counted: bytes, header: FrameHeader | ResultHeader, payload: Any
-    ) -> None:
+    def _send_by_line(self, camera: str, topic: bytes, header: bytes, payload: bytes) -> bool:
+        """Send to those who have a line; whether these are all that have subscribed."""
+        lines = self._lines[camera]
+        wanted_by = sum(n for prefix, n in self._subscribed.items() if topic.startswith(prefix))
+        if len(lines) < wanted_by:
+            lines.accept()
+        lines.send(topic, header, payload)
+        return len(lines) >= wanted_by
+
+    def _send(self, topic: bytes, counted: bytes, header: bytes, payload: Any) -> None:
         socket = self._endpoint.socket
         socket.send(topic, zmq.SNDMORE)
-        socket.send(wire.encode(header), zmq.SNDMORE)
+        socket.send(header, zmq.SNDMORE)
         socket.send(payload, copy=len(payload) < NO_COPY_BYTES)
+        self._note_sent(topic, counted)
+
+    def _note_sent(self, topic: bytes, counted: bytes) -> None:
         self._next_count[topic] += 1
         self._count(counted, "sent")
 

@@ -26,13 +26,15 @@ class Stream:
     `count` is what happens to the messages of the topic, of this and of other senders. `late_ns`
     tells of the newest how much longer it was on its way than the quickest of the last
     half to whole minute. Both ends' monotonic clocks serve, so that it needs no common time and
-    nobody's setting the clock disturbs it.
+    nobody's setting the clock disturbs it. `has_line` says that messages come by a line (see there)
+    beside ZeroMQ.
     """
 
     topic: str
     peer: str
     count: Counter[str]
     next_count: int
+    has_line: bool = False
     late_ns: int = 0
     quickest_ns: int | None = None
     quickest_before_ns: int | None = None
@@ -66,14 +68,20 @@ class Streams:
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._streams: dict[tuple[int, str], Stream] = {}
 
-    def admit(self, topic: str, header: Envelope, peer: Callable[[], str]) -> Stream | None:
+    def admit(
+        self, topic: str, header: Envelope, peer: Callable[[], str], by_line: bool = False
+    ) -> Stream | None:
         """The stream of a message, which is counted; None where the message came before.
 
         It comes again where there are two ways to its sender. `peer` gives the sender's address.
+        What comes to a line's reader by ZeroMQ too, or is overtaken there, is no message more.
         """
         stream = self._streams.get((header.sender, topic)) or self._begin(topic, header, peer())
-        stream.count["received"] += 1
+        stream.has_line |= by_line
         lost = header.count - stream.next_count
+        if lost < 0 and stream.has_line:
+            return None
+        stream.count["received"] += 1
         if lost < 0:
             stream.count["repeated"] += 1
             return None

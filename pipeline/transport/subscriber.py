@@ -6,8 +6,9 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import zmq
@@ -16,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.transport import payload, wire
 from pipeline.transport.address import Address, is_loopback, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
+from pipeline.transport.line import Line, connect
 from pipeline.transport.security import Security
 from pipeline.transport.shared_memory import Gone, OutOfReach, RingReader
 from pipeline.transport.sockets import Endpoint, is_readable
@@ -96,6 +98,7 @@ class Subscriber:
         self._turn = turn_prefix(group) if group is not None else b""
         self._frames_had = 0
         self._rings: dict[str, RingReader] = {}
+        self._lines: list[Line] = []
         self._clocks: dict[str, ClockClient] = {}
         self._warned_at_s: dict[str, float] = {}
         self._streams = Streams()
@@ -132,6 +135,9 @@ class Subscriber:
 
     def close(self) -> None:
         """Close at once; calling it again does nothing."""
+        for line in self._lines:  # first, so that no publisher believes it in use any more
+            line.close()
+        self._lines.clear()
         self._endpoint.close()
         for clock in self._clocks.values():
             clock.close()
@@ -150,12 +156,26 @@ class Subscriber:
     def _drain(self, wait_s: float) -> None:
         """Take in all that is there, waiting for the first at most so long."""
         socket = self._endpoint.socket
-        if not zmq.zmq_poll([(socket, zmq.POLLIN)], int(wait_s * 1000)):
+        lines = [(line, zmq.POLLIN) for line in self._lines]
+        ready = zmq.zmq_poll([(socket, zmq.POLLIN), *lines], int(wait_s * 1000))
+        if not ready:
             return
+        for line in tuple(self._lines):
+            self._drain_line(line)
         for _ in range(MAX_DRAIN):
-            self._accept(socket.recv_multipart(copy=False))
             if not is_readable(socket):
                 return
+            parts = socket.recv_multipart(copy=False)
+            self._accept([part.buffer for part in parts], partial(_peer, parts[0]))
+
+    def _drain_line(self, line: Line) -> None:
+        for _ in range(MAX_DRAIN):
+            parts = line.receive()
+            if parts is None:
+                break
+            self._accept(parts, _here, by_line=True)
+        if not line.is_open:
+            self._lines.remove(line)
 
     def _subscribe(self, topic: bytes) -> None:
         if self._turn:
@@ -170,16 +190,16 @@ class Subscriber:
                 message = ready_message(self._turn + topic, self._frames_had)
                 self._endpoint.socket.send(message, zmq.NOBLOCK)
 
-    def _accept(self, parts: list[zmq.Frame]) -> None:
-        topic = bytes(parts[0].buffer[: wire.MAX_TOPIC + 1]).removeprefix(self._turn)
+    def _accept(self, parts: Sequence[Any], peer: Callable[[], str], by_line: bool = False) -> None:
+        topic = bytes(parts[0][: wire.MAX_TOPIC + 1]).removeprefix(self._turn)
         try:
-            message = wire.decode([topic, *(part.buffer for part in parts[1:])], self._limits)
+            message = wire.decode([topic, *parts[1:]], self._limits)
         except WireError as error:
-            self._refuse(parts, error)
+            self._refuse(peer(), error)
             return
         if not self._is_wanted(topic):
             return  # libzmq matches beginnings: frame/front is also that of frame/front_left
-        stream = self._streams.admit(topic.decode(), message.header, lambda: _peer(parts[0]))
+        stream = self._streams.admit(topic.decode(), message.header, peer, by_line)
         if stream is None:
             return
         self._frames_had += 1
@@ -194,9 +214,9 @@ class Subscriber:
             for wanted in self._topics
         )
 
-    def _refuse(self, parts: Sequence[zmq.Frame], error: WireError) -> None:
+    def _refuse(self, peer: str, error: WireError) -> None:
         self._streams.refuse()
-        self._warn(error.reason, "a message from %s was refused: %s", _peer(parts[0]), error)
+        self._warn(error.reason, "a message from %s was refused: %s", peer, error)
 
     # --- giving them out --------------------------------------------------------------------
 
@@ -268,6 +288,8 @@ class Subscriber:
                 del kept[next(iter(kept))]
             self._rings = kept
             reader = self._rings[ring] = RingReader(ring)
+            if not self._turn and (line := connect(ring)) is not None:
+                self._lines.append(line)
         return reader
 
     def _clock(self, header: Envelope, peer: str) -> Offset | None:
@@ -318,6 +340,10 @@ def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[b
         if results:
             topics.append(wire.result_topic(camera) if camera else b"result/")
     return topics
+
+
+def _here() -> str:
+    return "localhost"
 
 
 def _peer(part: zmq.Frame) -> str:

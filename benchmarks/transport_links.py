@@ -1,0 +1,129 @@
+"""Pairs of processes that pass pictures, kept alive so that ways can take turns in short rounds."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = "benchmarks.transport_peers"
+START_S = 60
+END_S = 10
+
+
+@dataclass
+class Round:
+    """One turn: the times on the way in ms, and how often pictures arrived and were sent."""
+
+    latency_ms: np.ndarray
+    received_fps: float
+    sent_fps: float
+    cpu_ms: float
+    """Processor time of the sending process, per picture."""
+
+
+@dataclass
+class Link:
+    """One sender and its receivers."""
+
+    sender: Connection
+    receivers: list[Connection] = field(default_factory=list)
+
+    def turn(self, fps: float, seconds: float) -> Round:
+        """Send at a pace, 0 for as fast as it goes; only what arrives in that time counts."""
+        self.sender.send(("send", fps, seconds))
+        sent = self.sender.recv()
+        for receiver in self.receivers:
+            receiver.send("report")
+        arrived = [receiver.recv() for receiver in self.receivers]
+        start_ns, end_ns = sent["start_ns"], sent["end_ns"]
+        times = np.array(
+            [t for ts in arrived for t in ts if start_ns <= t[0] and t[1] <= end_ns], np.int64
+        ).reshape(-1, 2)
+        took_s = (end_ns - start_ns) / 1e9
+        return Round(
+            (times[:, 1] - times[:, 0]) / 1e6,
+            len(times) / took_s / len(self.receivers),
+            sent["sent"] / took_s,
+            sent["cpu_s"] / sent["sent"] * 1e3,
+        )
+
+    def copies_ms(self, fps: float, seconds: float) -> np.ndarray:
+        """What bare copies of a picture take in the sending process at the same pace."""
+        self.sender.send(("copy", fps, seconds))
+        return np.array(self.sender.recv()) / 1e6
+
+
+@contextlib.contextmanager
+def link(way: str, folder: Path, receivers: int = 1) -> Iterator[Link]:
+    """Start the processes of a way."""
+    control = str(folder / f"control-{len(list(folder.iterdir()))}")
+    address = _address(way, folder)
+    with Listener(control, "AF_UNIX") as listener, contextlib.ExitStack() as stack:
+        if way == "dora":
+            stack.enter_context(_dora(control, folder))
+        else:
+            for role in ["send", *["receive"] * receivers]:
+                command = [sys.executable, "-m", PEERS, role, way, address, control]
+                stack.enter_context(_running(command))
+        listener._listener._socket.settimeout(START_S)
+        peers = []
+        for _ in range(1 + receivers):
+            peer = stack.enter_context(listener.accept())
+            peers.append((peer.recv()[0], peer))
+        sender = next(peer for role, peer in peers if role == "send")
+        made = Link(sender, [peer for role, peer in peers if role == "receive"])
+        while made.turn(100, 0.3).received_fps < 10:  # until they have found each other
+            pass
+        yield made
+
+
+@contextlib.contextmanager
+def _running(command: list[str], **options: object) -> Iterator[None]:
+    process = subprocess.Popen(command, cwd=ROOT, **options)
+    try:
+        yield
+    finally:
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _dora(control: str, folder: Path) -> contextlib.AbstractContextManager[None]:
+    nodes = "".join(
+        f"  - id: {role}\n    path: {sys.executable}\n"
+        f"    args: -m {PEERS} {role} dora - {control}\n    env: {{PYTHONPATH: {ROOT}}}\n{io}\n"
+        for role, io in (
+            ("send", "    outputs: [image]"),
+            ("receive", "    inputs: {image: {source: send/image, queue_size: 1}}"),
+        )
+    )
+    flow = folder / "dora.yml"
+    flow.write_text(f"nodes:\n{nodes}")
+    command = [str(Path(sys.executable).parent / "dora"), "run", str(flow)]
+    return _running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _address(way: str, folder: Path) -> str:
+    path = folder / f"socket-{len(list(folder.iterdir()))}"
+    if way == "jpeg":
+        return f"zmq+tcp://127.0.0.1:{_free_port()}"
+    if "JPEG" in way:
+        return f"tcp://127.0.0.1:{_free_port()}"
+    return f"ipc://{path}" if "imagezmq" in way else f"zmq+ipc://{path}"
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
