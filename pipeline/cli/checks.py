@@ -38,7 +38,6 @@ OPENCV_WHEELS = (
     "opencv-contrib-python-headless",
 )
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "asimddp", "i8mm")
-INT8_FEATURES = {"avx_vnni", "avx512_vnni", "asimddp", "i8mm"}
 NEEDED_MB = 500
 
 
@@ -82,7 +81,7 @@ def _finding(subject: str, found: str, *, good: bool = True, advice: str = "") -
 
 def cpu() -> Iterator[Finding]:
     """The processor, what it has for int8 models, and the cores that this process may use."""
-    from pipeline.inference.processor import processor
+    from pipeline.inference.processor import has_int8_dot_products, processor
     from pipeline.inference.session import available_threads
 
     name, features = processor()
@@ -91,7 +90,7 @@ def cpu() -> Iterator[Finding]:
     yield _finding(
         "processor features",
         ", ".join(present) or "none of the known ones",
-        good=bool(INT8_FEATURES & set(present)),
+        good=has_int8_dot_products(frozenset(present)),
         advice="no int8 dot product (VNNI, or dotprod on Arm): int8 models gain less over float",
     )
     usable, total = available_threads(), os.cpu_count() or 1

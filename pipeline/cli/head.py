@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import console
 from pipeline.cli import options as opt
+from pipeline.cli.pulling import offer_models
 from pipeline.cli.targets import check_model_target
 from pipeline.cli.waiting import interruptible, progress_bar
 
@@ -36,6 +37,7 @@ def head(
     classifier: Annotated[
         str, typer.Option(metavar="MODEL", help="whose features to use: a name or an ONNX file")
     ] = "mobilenetv2-int8",
+    yes: opt.Yes = None,
     debug: opt.Debug = None,
 ) -> None:
     """Teach a classifier your own classes, from two pictures a class or more, in seconds.
@@ -50,6 +52,7 @@ def head(
     from pipeline.zoo.onnx_file import load_model
 
     console.configure(debug=bool(debug))
+    offer_models([classifier], yes=bool(yes))
     path = find_model(classifier)
     check_model_target(output, path)
     with interruptible(), progress_bar() as report:

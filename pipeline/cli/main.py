@@ -27,6 +27,7 @@ from pipeline.cli import (
     import_darknet,
     keys,
     models,
+    quantize,
     run,
     view,
 )
@@ -52,6 +53,7 @@ app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)
 app.command("evaluate")(evaluate.evaluate)
 app.command("head")(head.head)
+app.command("quantize")(quantize.quantize)
 app.command("choose")(choose.choose)
 
 

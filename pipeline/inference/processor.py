@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _VNNI = {"avx512_vnni", "avx_vnni"}
+_DOT_PRODUCTS = {*_VNNI, "asimddp", "i8mm"}
 
 
 class Processor(NamedTuple):
@@ -36,3 +37,8 @@ def adds_int8_in_16_bits(features: frozenset[str]) -> bool:
     There one instruction adds two products of uint8 and int8 in 16 bits and clips the sum.
     """
     return "sse2" in features and not features & _VNNI
+
+
+def has_int8_dot_products(features: frozenset[str]) -> bool:
+    """Whether one instruction multiplies and adds four pairs of int8: VNNI, or dotprod on Arm."""
+    return bool(features & _DOT_PRODUCTS)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.inference.resize import place, resize_into
 from pipeline.inference.spec import InputSpec
+from pipeline.types import Image
 from pipeline.zoo.calibration import Batch
 from pipeline.zoo.coco import list_pictures, read_picture
 from pipeline.zoo.darknet import ImportSummary, import_model
@@ -78,11 +79,12 @@ def quantize_file(network: Path, output: Path, batches: Sequence[Batch]) -> None
 
 def calibration_batches(pictures: Sequence[Path], entry: InputSpec) -> list[Batch]:
     """Pictures (1, height, width, 3) uint8 as the network gets them."""
-    batches = []
-    for path in pictures:
-        image = read_picture(path)
-        height, width = image.shape[:2]
-        batch = np.empty((1, entry.height, entry.width, 3), np.uint8)
-        resize_into(image, batch[0], place(width, height, entry.width, entry.height, entry.fit))
-        batches.append(batch)
-    return batches
+    return [network_picture(read_picture(path), entry)[None] for path in pictures]
+
+
+def network_picture(image: Image, entry: InputSpec) -> Image:
+    """A picture at the size of a detector's input."""
+    height, width = image.shape[:2]
+    out = np.empty((entry.height, entry.width, 3), np.uint8)
+    resize_into(image, out, place(width, height, entry.width, entry.height, entry.fit))
+    return out

@@ -84,7 +84,7 @@ def measure_speed(float32: Path, int8: Path) -> list[PairedTiming]:
 
 
 def _pair(float32: Path, int8: Path, threads: int) -> PairedTiming:
-    models = [open_model(path, task="detect", threads=threads) for path in (float32, int8)]
+    models = [open_model(path, threads=threads) for path in (float32, int8)]
     entry = models[0].spec.input
     pixels = np.random.default_rng(0).integers(
         0, 256, (1, entry.height, entry.width, 3), dtype=np.uint8

@@ -7,8 +7,8 @@ can be taken off the bias beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +48,34 @@ def correct_biases(model: onnx.ModelProto, batches: Sequence[Batch]) -> onnx.Mod
     result = onnx.ModelProto()
     result.CopyFrom(model)
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    nodes = [node for node in model.graph.node if _is_plain(node, tensors)]
     means = _channel_means(model, {node.input[0] for node in nodes}, batches)
     for node in nodes:
         weight, bias = (onnx.numpy_helper.to_array(tensors[name]) for name in node.input[1:3])
         values, scale, _ = round_to_nearest(weight)
         error = (values * scale[:, None, None, None] - weight).sum(axis=(2, 3))
         mean = means[node.input[0]]
-        is_depthwise = error.shape[1] != len(mean)
-        shift = error[:, 0] * mean if is_depthwise else error @ mean
+        shift = _mean_shift(error, mean)
         corrected = (bias - shift).astype(np.float32)
         tensors[node.input[2]].CopyFrom(onnx.numpy_helper.from_array(corrected, node.input[2]))
     return result
+
+
+def _is_plain(node: Any, tensors: Mapping[str, Any]) -> bool:
+    """Whether a node is a two-dimensional convolution whose weights and bias are stored."""
+    known = [tensors[name] for name in node.input[1:3] if name in tensors]
+    return node.op_type == "Conv" and len(known) == 2 and len(known[0].dims) == 4
+
+
+def _mean_shift(
+    error: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What an error of the weights (out, in a group) adds to each output for a mean input (in,)."""
+    groups = len(mean) // error.shape[1]
+    if groups == 1:
+        return np.asarray(error @ mean)
+    grouped = error.reshape(groups, -1, error.shape[1]) * mean.reshape(groups, 1, -1)
+    return np.asarray(grouped.sum(axis=2).ravel())
 
 
 def _outputs(blocks: Sequence[Block]) -> list[str]:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DependencyError, ModelError, OutputError
+from pipeline.inference.external import refuse_outside_data
 from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
 
@@ -55,23 +56,34 @@ def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
 
     Raises `ModelError` where the file is missing, is no ONNX model or has no spec.
     """
-    onnx = require_onnx()
-    decode_error = import_module("google.protobuf.message").DecodeError  # comes with onnx
-
     path = Path(path)
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: expected an ONNX model, but there is no such file") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    except decode_error as error:
-        raise ModelError(f"{path}: not an ONNX model: {error}") from error
+    model = load_graph(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
         return model, find_spec(path)
     return model, decode_spec(metadata[METADATA_KEY], str(path))
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read a model file, with weights that lie in other files of its folder.
+
+    Raises `ModelError` where the file is missing or is no ONNX model.
+    """
+    onnx = require_onnx()
+    decode_error = import_module("google.protobuf.message").DecodeError  # comes with onnx
+    refuse_outside_data(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+    except (decode_error, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: not an ONNX model: {reason}") from error
+    if not model.graph.node:
+        raise ModelError(f"{path}: not an ONNX model: it has no nodes")
+    return model
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -71,14 +71,15 @@ def spread(paths: Sequence[Path], most: int) -> list[Path]:
 class UsablePictures:
     """Iterates over paths and pixels, and skips files that do not decode.
 
-    A warning tells how many at the end. Raises `InputError` as soon as they are more than a tenth
-    of all: `subject` names the folder then.
+    A warning tells how many at the first end. Raises `InputError` that names `subject` as soon as
+    they are more than a tenth of all.
     """
 
     def __init__(self, subject: str | Path, paths: Sequence[Path]) -> None:
         self.subject = subject
         self.paths = paths
         self.damaged: list[Path] = []
+        self._has_told = False
 
     def __iter__(self) -> Iterator[tuple[Path, Image]]:
         self.damaged = []
@@ -90,7 +91,8 @@ class UsablePictures:
                 self._skip(path)
                 continue
             yield path, image
-        if self.damaged:
+        if self.damaged and not self._has_told:
+            self._has_told = True
             logger.warning(
                 "%s: skipped %d of %d pictures that do not decode: %s%s",
                 self.subject,

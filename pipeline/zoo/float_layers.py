@@ -1,0 +1,98 @@
+"""Which layers of a network to leave in float: named by the user, or found by measurement."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+from pipeline.zoo.calibration import Batch, Report, open_with_outputs
+from pipeline.zoo.quantize import Calibrated
+
+if TYPE_CHECKING:
+    import onnx
+
+_PICTURES = 8
+"""Pictures that show how much a layer costs; what is found is measured on all afterwards."""
+
+Answers = list[npt.NDArray[np.float32]]
+
+
+def named_layers(layers: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The layers that `names` or patterns such as `head*` stand for.
+
+    Raises `ConfigError` where one stands for none.
+    """
+    layers, found = list(layers), []
+    for name in names:
+        matching = fnmatch.filter(layers, name)
+        if not matching:
+            near = difflib.get_close_matches(name, layers, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"it has {_some(layers)}"
+            raise ConfigError(f"--keep-float {name}: the network has no such layer; {hint}")
+        found += matching
+    return list(dict.fromkeys(found))
+
+
+def rank_layers(calibrated: Calibrated, batches: Sequence[Batch], report: Report) -> list[str]:
+    """The layers by how much nearer to float the answers come when that one is left in float.
+
+    The first is the one that int8 hurts most.
+    """
+    few = [batches[index * len(batches) // _PICTURES][:1] for index in range(_PICTURES)]
+    few = few if len(batches) >= _PICTURES else [batch[:1] for batch in batches]
+    expected = _answers(calibrated.model, few)
+    errors = {}
+    layers = calibrated.layers
+    for number, (layer, nodes) in enumerate(layers.items(), start=1):
+        found = _answers(calibrated.quantize(nodes), few)
+        errors[layer] = _error(found, expected)
+        report("trying each layer in float", number, len(layers))
+    return sorted(errors, key=errors.__getitem__)
+
+
+def fewest_in_float(
+    ranked: Sequence[str], loss_with: Callable[[Sequence[str]], float], max_loss: float
+) -> list[str]:
+    """The shortest beginning of `ranked` that loses at most `max_loss` points.
+
+    Lengths are doubled until one is enough, and what lies between is halved. Loss hardly ever
+    grows with more layers in float; where it does, the answer still keeps the limit. All of them
+    where no beginning does.
+    """
+    enough, short = 0, -1
+    while loss_with(ranked[:enough]) > max_loss:
+        if enough == len(ranked):
+            return list(ranked)
+        short, enough = enough, min(max(1, 2 * enough), len(ranked))
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        if loss_with(ranked[:middle]) > max_loss:
+            short = middle
+        else:
+            enough = middle
+    return list(ranked[:enough])
+
+
+def _answers(model: onnx.ModelProto, batches: Sequence[Batch]) -> Answers:
+    session = open_with_outputs(model, [])
+    entry = session.get_inputs()[0].name
+    return [value for batch in batches for value in session.run(None, {entry: batch})]
+
+
+def _error(found: Answers, expected: Answers) -> float:
+    """Mean squared error, each output in units of its own spread."""
+    shares = [
+        float(np.mean((a - b) ** 2) / max(float(np.var(b)), 1e-12))
+        for a, b in zip(found, expected, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
