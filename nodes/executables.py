@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 
@@ -36,6 +37,7 @@ def _run(name: str) -> int | None:
             "source /opt/ros/DISTRIBUTION/setup.bash and the workspace's setup.bash, "
             "or apt install ros-DISTRIBUTION-vision-msgs"
         )
-    # Kept until the node waits for them, so that they break into no import.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    # While modules load there is nothing to close; the node takes these signals over from here.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
     return importlib.import_module(f"nodes.{name}").main()

@@ -1,0 +1,130 @@
+"""The package in a colcon workspace: built in both ways, and run as `ros2 run` runs it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = Path(sys.prefix)
+NODES = ("vision_node", "camera_node", "detector_node", "classifier_node")
+NOT_SOURCES = shutil.ignore_patterns(
+    ".*", "build", "install", "log", "dist", "*.egg-info", "__pycache__", "benchmarks", "tests"
+)
+SCENE = "source:='scene:?size=320x240&fps=10'"  # in YAML's quotes, as on any command line of ROS
+
+
+@pytest.fixture(scope="module")
+def ros_environment(own_domain) -> dict[str, str]:
+    """What `source /opt/ros/DISTRO/setup.bash` would set, for the prefix that the tests have."""
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
+    environment["PATH"] = os.pathsep.join([str(PREFIX / "bin"), os.environ["PATH"]])
+    environment["AMENT_PREFIX_PATH"] = str(PREFIX)
+    return environment
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((), id="plain"), pytest.param(("--symlink-install",), id="symlink")],
+)
+def workspace(request, tmp_path_factory, ros_environment) -> Path:
+    """A workspace with the package built in it."""
+    place = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(ROOT, place / "src" / "vision", ignore=NOT_SOURCES)
+
+    def colcon(*arguments: str) -> str:
+        outcome = subprocess.run(
+            [sys.executable, "-m", "colcon", *arguments],
+            cwd=place,
+            env=ros_environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+        return outcome.stdout
+
+    assert colcon("list").split() == ["vision", "src/vision", "(ros.ament_python)"]
+    colcon("build", *request.param)
+    return place
+
+
+@pytest.fixture
+def start_installed(workspace, start_process, ros_environment, namespace, tmp_path):
+    """Starts what the workspace has installed, in a shell that has sourced it."""
+
+    def start(command: str, *arguments: str):
+        words = shlex.join(["exec", command, *arguments])
+        script = f"unset PYTHONPATH; source install/setup.bash && {words}"
+        return start_process(
+            *("bash", "-c", f"cd {shlex.quote(str(workspace))} && {script}"),
+            AMENT_PREFIX_PATH=ros_environment["AMENT_PREFIX_PATH"],
+            XDG_CACHE_HOME=tmp_path,  # no models of the user's own
+        )
+
+    return start
+
+
+def test_the_workspace_has_what_ros2_run_and_ros2_launch_look_for(workspace):
+    installed = workspace / "install" / "vision"
+    assert all(os.access(installed / "lib" / "vision" / node, os.X_OK) for node in NODES)
+    share = installed / "share" / "vision"
+    for file in (
+        *("package.xml", "launch/detect.launch.py", "config/vision.yaml"),
+        *("models/yolov4-tiny-int8.onnx", "models/registry.toml", "models/samples/astronaut.jpg"),
+    ):
+        assert (share / file).is_file(), file
+    index = installed / "share" / "ament_index" / "resource_index" / "packages" / "vision"
+    assert index.is_file()
+
+
+def test_the_workspace_uses_its_own_modules_and_models(workspace, start_installed):
+    process = start_installed(
+        sys.executable,
+        "-c",
+        "import nodes, pipeline.paths; print(nodes.__file__, *pipeline.paths.share_dirs())",
+    )
+    assert process.wait() == 0
+    places = [Path(text) for text in process.log.split()]
+    assert all(place.resolve().is_relative_to(workspace) for place in places), places
+    assert workspace / "install" / "vision" / "share" / "vision" / "models" in places
+
+
+def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
+    workspace, start_installed, observer, namespace
+):
+    found = observer.subscribe(Detection2DArray, "detections")
+    node = start_installed(
+        str(workspace / "install" / "vision" / "lib" / "vision" / "vision_node"),
+        *("--ros-args", "-r", f"__ns:={namespace}"),
+        *("--params-file", str(workspace / "install/vision/share/vision/config/vision.yaml")),
+        *("-p", SCENE, "-p", "score_threshold:=0.1"),
+    )
+    message = found.wait_for(lambda message: message.detections, timeout_s=60)
+    assert message.header.frame_id == "scene"
+    assert node.stop(signal.SIGINT, timeout_s=5) == 0
+    assert "Traceback" not in node.log
+
+
+def test_the_installed_camera_node_publishes_images(
+    workspace, start_installed, observer, namespace
+):
+    images = observer.subscribe(Image, "image_raw")
+    node = start_installed(
+        str(workspace / "install" / "vision" / "lib" / "vision" / "camera_node"),
+        *("--ros-args", "-r", f"__ns:={namespace}", "-p", SCENE),
+    )
+    (image,) = images.wait()
+    assert (image.width, image.height, image.encoding) == (320, 240, "bgr8")
+    assert node.stop(signal.SIGTERM, timeout_s=5) == 0
+    assert "Traceback" not in node.log
