@@ -23,7 +23,7 @@ SILENCE_S = 20.0
 """A server that sends nothing for so long is taken to be gone."""
 
 _BLOCK = 1 << 16
-_ATTEMPTS = 5  # that bring nothing; one that brings bytes starts the count anew
+_ATTEMPTS = 3  # that bring nothing; one that brings bytes starts the count anew
 _PARTIAL_CONTENT = 206
 _RANGE_REFUSED = 416
 
