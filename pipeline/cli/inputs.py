@@ -56,10 +56,12 @@ def open_results(settings: Settings, *, images: bool) -> ResultSubscription:
     """The results that are subscribed to, and their `images` where somebody looks at them."""
     addresses, security = settings.subscribe, subscriber_security(settings)
     check_subscription(addresses, security=security)
+    ordered = bool(settings.every_frame) or len(addresses) > 1
     return ResultSubscription(
         addresses,
         images=images,
-        ordered=bool(settings.every_frame) or len(addresses) > 1,
+        ordered=ordered,
+        in_turn=not ordered,
         frames_alone=images and not settings.jsonl,
         streams=len(addresses),
         limits=limits_of(settings),

@@ -11,7 +11,7 @@ from pipeline.transport.clock import Offset
 from pipeline.transport.order import InSequence
 from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Received
-from pipeline.transport.subscription import MAX_CAMERAS, POLL_S, Subscription
+from pipeline.transport.subscription import MAX_CAMERAS, POLL_S, Subscription, Turnstile
 from pipeline.transport.wire import Limits
 from pipeline.types import Detections, Frame, Image, Result
 
@@ -27,7 +27,10 @@ class ResultSubscription:
     subscribed to as well, and a result has its image where that came. With `ordered`, every result
     is given, by `seq`, where detectors that take turns send theirs in any order. With
     `frames_alone` the frames of a camera are given without any object, where no result on one has
-    come for a second. It can serve as a source of results: `read` is `receive`.
+    come for a second.
+
+    It can serve as a source of results: `read` waits for the next one, with `in_turn` and several
+    cameras until the one before is `done`; see `FrameSubscription`.
     """
 
     live = True
@@ -41,6 +44,7 @@ class ResultSubscription:
         images: bool = False,
         ordered: bool = False,
         frames_alone: bool = False,
+        in_turn: bool = False,
         streams: int = 1,
         limits: Limits | None = None,
         security: Security | None = None,
@@ -61,10 +65,24 @@ class ResultSubscription:
             lambda: deque(maxlen=KEPT_FRAMES)
         )
         self._result_at_s: dict[str, float] | None = {} if frames_alone else None
+        self._turnstile = Turnstile() if in_turn else None
 
     def read(self) -> Result | None:
         """The next result; None once closed."""
-        return self.receive()
+        if self._turnstile is None:
+            return self.receive()
+        while not self._turnstile.pass_through():
+            if self._subscription.is_stopped:
+                return None
+        result = self.receive()
+        if result is not None:
+            self._turnstile.note(result.header.camera)
+        return result
+
+    def done(self) -> None:
+        """What was read is dealt with."""
+        if self._turnstile is not None:
+            self._turnstile.done()
 
     def receive(self, timeout_s: float | None = None) -> Result | None:
         """The next result; None once closed, or where none came within `timeout_s` seconds."""

@@ -11,7 +11,7 @@ from pipeline.transport.address import parse_address
 from pipeline.transport.clock import Offset
 from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Subscriber
-from pipeline.transport.subscription import POLL_S, Subscription
+from pipeline.transport.subscription import POLL_S, Subscription, Turnstile
 from pipeline.transport.wire import Limits
 from pipeline.types import Frame
 
@@ -45,9 +45,7 @@ class FrameSubscription:
         self._subscription = subscription
         self._rename = rename
         self._permits = threading.Semaphore(in_flight) if in_flight else None
-        self._in_turn = in_turn
-        self._is_done = threading.Event()
-        self._cameras: set[str] = set()
+        self._turnstile = Turnstile() if in_turn else None
         self.camera = camera
         self.live = live
 
@@ -62,22 +60,21 @@ class FrameSubscription:
         while (received := self._subscription.receive()) is not None:
             if isinstance(received.item, Frame):
                 frame = received.item
-                if self._in_turn and len(self._cameras) < 2:
-                    self._cameras.add(frame.camera)
+                if self._turnstile is not None:
+                    self._turnstile.note(frame.camera)
                 return dataclasses.replace(frame, camera=self.camera) if self._rename else frame
         return None
 
     def _may_read(self) -> bool:
         """Wait a moment for a permit to read on, where one is needed."""
-        if len(self._cameras) > 1:
-            if not self._is_done.wait(POLL_S):
-                return False
-            self._is_done.clear()
+        if self._turnstile is not None and not self._turnstile.pass_through():
+            return False
         return self._permits is None or self._permits.acquire(timeout=POLL_S)
 
     def done(self) -> None:
         """One of the frames that were read is dealt with, so that another may be read."""
-        self._is_done.set()
+        if self._turnstile is not None:
+            self._turnstile.done()
         if self._permits is not None:
             self._permits.release()
 

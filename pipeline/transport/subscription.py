@@ -110,3 +110,33 @@ class Silence:
         if self._waited_s > SILENT_S and not was_long:
             why = " any more" if self._has_come else self._hint
             log.info("%s: nothing comes from there%s; waiting for it", self._subject, why)
+
+
+class Turnstile:
+    """Makes a reader who has met a second camera wait until what it read before is done.
+
+    A reader that runs ahead keeps the newest frame of all, which may be the same camera's again and
+    again; one that comes when it is ready gets each camera's newest in turn.
+    """
+
+    def __init__(self) -> None:
+        self._cameras: set[str] = set()
+        self._is_done = threading.Event()
+
+    def note(self, camera: str) -> None:
+        """The reader was given something of this camera."""
+        if len(self._cameras) < 2:
+            self._cameras.add(camera)
+
+    def pass_through(self) -> bool:
+        """Wait a moment for the right to read; whether it came."""
+        if len(self._cameras) < 2:
+            return True
+        if not self._is_done.wait(POLL_S):
+            return False
+        self._is_done.clear()
+        return True
+
+    def done(self) -> None:
+        """What was read is dealt with."""
+        self._is_done.set()
