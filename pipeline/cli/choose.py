@@ -107,7 +107,7 @@ def choose(
         choices = measure_all(candidates, cache, threads=threads, int8=int8, report=report)
     best = {} if budget_ms is None else best_within(choices, budget_ms)
     _show(choices, best, task, everything=everything)
-    _say_what_was_measured(machine, choices, int8=int8)
+    _say_what_was_measured(machine, choices, task, int8=int8)
     if budget_ms is not None:
         _answer(choices, best, budget_ms, task)
     if json_file is not None:
@@ -199,14 +199,17 @@ def _percent(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.1f}"
 
 
-def _say_what_was_measured(machine: Machine, choices: Sequence[Choice], *, int8: bool) -> None:
+def _say_what_was_measured(
+    machine: Machine, choices: Sequence[Choice], task: str, *, int8: bool
+) -> None:
     print(
         f"\nmeasured on {machine.processor}, {_cores(machine)}, ONNX Runtime "
         f"{machine.onnxruntime}: {_form(int8)} networks with random weights, one picture a call"
     )
     sources = sorted({c.candidate.source for c in choices if c.candidate.source})
     if sources:
-        print(f"accuracy: published, of the trained float networks ({'; '.join(sources)})")
+        data = "ImageNet" if task == CLASSIFY else "COCO"
+        print(f"accuracy: published, of float networks on {data} ({'; '.join(sources)})")
     if int8:
         print("int8 costs some of it, how much 'vision quantize' measures for your weights")
 
@@ -225,17 +228,34 @@ def _answer(
                 f"{fastest.candidate.name} with {fastest.measured.latency_ms:.2f} ms"
             )
             continue
-        name, latency = chosen.candidate.name, chosen.measured.latency_ms
         if task == CLASSIFY:
-            print(
-                f"most accurate within {budget_ms:g} ms: {name}, "
-                f"{_percent(chosen.candidate.accuracy)} % top-1, {latency:.2f} ms"
-            )
+            print(f"most accurate within {budget_ms:g} ms: {_described(chosen)}")
+            _say_what_is_trained(choices, chosen, budget_ms)
         else:
             print(
-                f"largest input{of_group} within {budget_ms:g} ms: {name}, {latency:.2f} ms "
+                f"largest input{of_group} within {budget_ms:g} ms: {_described(chosen)} "
                 "(train at that size, then measure it with 'vision evaluate')"
             )
+
+
+def _described(choice: Choice) -> str:
+    accuracy, latency = choice.candidate.accuracy, choice.measured.latency_ms
+    known = "" if accuracy is None else f"{accuracy:.1f} %, "
+    return f"{choice.candidate.name}, {known}{latency:.2f} ms"
+
+
+def _say_what_is_trained(choices: Sequence[Choice], chosen: Choice, budget_ms: float) -> None:
+    """Where trained weights of the chosen one are, or of the next best that has some."""
+    from pipeline.zoo.choose import best_within
+
+    trained = best_within((c for c in choices if c.candidate.trained), budget_ms).get("")
+    if trained is None:
+        print("no trained weights within it are among 'vision models list'; train your own")
+        return
+    what = "" if trained == chosen else f" of the next best, {_described(trained)}"
+    model = trained.candidate.trained
+    print(f"trained weights{what}: vision models pull {model}")
+    print(f"their own accuracy, which may differ: vision models info {model}")
 
 
 def _write_json(
@@ -261,6 +281,7 @@ def _write_json(
             names[0]: choice.candidate.accuracy,
             names[1]: choice.candidate.more,
             "accuracy_source": choice.candidate.source or None,
+            "trained_model": choice.candidate.trained or None,
             "on_frontier": choice.on_frontier,
             "chosen": choice in best.values(),
         }

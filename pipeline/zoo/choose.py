@@ -18,7 +18,7 @@ from pipeline.zoo.architectures.family import MobileNet, build_mobilenet, float_
 from pipeline.zoo.architectures.integer import quantize_untrained
 from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny
 from pipeline.zoo.latency import LatencyCache, Measurement, measure, warn_if_busy
-from pipeline.zoo.published import DETECTORS, MOBILENETS, Published
+from pipeline.zoo.published import DETECTORS, MOBILENETS, TRAINED, Published
 from pipeline.zoo.rewrite import heads_as_products, widen_stem
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Candidate:
 
     `accuracy` is in percent (top-1 or AP), None where nothing is published. `rank` orders networks
     by how accurate they are: that figure, or where there is none the input's size in pixels.
-    `group` are those that the order holds among.
+    `group` are those that the order holds among. `trained` is a model of the registry, or empty.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Candidate:
     more: float | None = None  # top-5 or AP50
     source: str = ""
     group: str = ""
+    trained: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def _classifier(row: Published, classes: int) -> Candidate:
         accuracy=row.top1,
         more=row.top5,
         source=row.source,
+        trained=TRAINED.get(member.name, "") if classes == IMAGENET_CLASSES else "",
     )
 
 
@@ -184,6 +186,7 @@ def _detector(member: YoloV4Tiny) -> Candidate:
         more=known[0].ap50 if known else None,
         source=known[0].source if known else "",
         group="1 class" if member.classes == 1 else f"{member.classes} classes",
+        trained=TRAINED.get(member.name, ""),
     )
 
 

@@ -128,7 +128,7 @@ def warn_if_busy() -> None:
     if busy > _BUSY_PERCENT:
         logger.warning(
             "other programs use %.0f %% of the processor: times will be too long; "
-            "measure again without them", busy
+            "measure again without them (--fresh)", busy
         )  # fmt: skip
 
 

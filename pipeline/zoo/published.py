@@ -78,3 +78,13 @@ MOBILENETS: tuple[Published, ...] = (
 )  # fmt: skip
 
 DETECTORS = (PublishedDetector(416, 80, 22.0, 42.0, "arXiv 2011.08036"),)
+
+TRAINED = {
+    "mobilenet_v2_0.5_224": "mobilenetv2-050",
+    "mobilenet_v2_1.0_224": "mobilenetv2-100",
+    "mobilenet_v2_1.4_224": "mobilenetv2-140",
+    "mobilenet_v3_large_1.0_224": "mobilenetv3-large",
+    "mobilenet_v3_small_0.75_224": "mobilenetv3-small-075",
+    "yolov4_tiny_416_80": "yolov4-tiny",
+}
+"""Members whose trained float weights `vision models pull` gets, and under which name."""

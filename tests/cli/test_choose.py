@@ -33,7 +33,8 @@ def test_the_most_accurate_within_the_budget_is_named_and_the_rest_is_reported(v
     report = tmp_path / "report.json"
     outcome = vision(*SMALL, "--int8", "--budget-ms", 1000, "--all", "--json", report)
     assert outcome.code == 0, outcome.err
-    assert "most accurate within 1000 ms: mobilenet_v2_1.0_96, 60.3 % top-1" in outcome.out
+    assert "most accurate within 1000 ms: mobilenet_v2_1.0_96, 60.3 %, " in outcome.out
+    assert "no trained weights within it are among 'vision models list'" in outcome.out
     assert "*  mobilenet_v2_1.0_96" in outcome.out
     assert rows(outcome.out)["mobilenet_v2_0.5_96"][1:] == ["51.2", "75.8", "19", "1.96", "2.2"]
     written = json.loads(report.read_text())
@@ -47,6 +48,13 @@ def test_the_most_accurate_within_the_budget_is_named_and_the_rest_is_reported(v
     times = [member["latency_ms"] for member in written["members"]]
     assert times == sorted(times)
     assert min(times) > 0
+
+
+def test_it_says_where_trained_weights_are(vision):
+    out = vision("choose", "--only", "v3_small", "--threads", 1, "--budget-ms", 1000).out
+    assert "most accurate within 1000 ms: mobilenet_v3_small_1.0_224, 67.5 %" in out
+    assert "trained weights of the next best, mobilenet_v3_small_0.75_224, 65.4 %" in out
+    assert "ms: vision models pull mobilenetv3-small-075" in out
 
 
 def test_a_second_call_measures_nothing_unless_told(vision, one, cache):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from pipeline.zoo import choose, latency
 from pipeline.zoo.choose import Candidate, Choice, best_within, mark_frontier, measure_all
 from pipeline.zoo.latency import LatencyCache, Machine, Measurement, this_machine, time_calls
+from pipeline.zoo.published import TRAINED
 
 MACHINE = Machine("a processor", "1.17", 2, "code")
 
@@ -156,3 +159,11 @@ def test_a_busy_processor_is_said(percent, says, monkeypatch, caplog):
     monkeypatch.setattr(latency.psutil, "cpu_percent", lambda interval: percent)
     latency.warn_if_busy()
     assert ("other programs use 63 % of the processor" in caplog.text) == says
+
+
+def test_trained_members_are_in_the_registry():
+    registry = Path(__file__).resolve().parents[2] / "models" / "registry.toml"
+    members = {c.name: c for c in (*choose.classifiers(), *choose.detectors())}
+    for name, model in TRAINED.items():
+        assert members[name].trained == model
+        assert f"[models.{model}]" in registry.read_text()
