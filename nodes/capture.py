@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+from rclpy.clock import Clock
+
+from nodes.detection_messages import header_message
 from nodes.parameters import Parameter, Parameters
 from pipeline.capture import Source
 from pipeline.capture.paced import Paced
 from pipeline.sources import AnySource, open_source
+from pipeline.types import Frame
 
 CAPTURE = (
     Parameter(
@@ -48,3 +55,11 @@ def open_capture(parameters: Parameters) -> AnySource:
         open_timeout_s=parameters["open_timeout"],
     )
     return Paced(source, fps) if isinstance(source, Source) and not source.live else source
+
+
+def capture_header(frame: Frame, clock: Clock, parameters: Parameters) -> Any:
+    """A captured frame's header, stamped by the node's clock, which may be a simulated one."""
+    stamp = frame.stamp_ns
+    if clock.ros_time_is_active:
+        stamp = max(0, clock.now().nanoseconds - (time.time_ns() - stamp))
+    return header_message(stamp, parameters["frame_id"] or frame.camera)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nodes.detection_messages import stamp_ns
 from nodes.diagnostics import Activity, Diagnostics
+from nodes.facts import facts_of
 from nodes.frames import OriginHeader
 from nodes.image_subscription import ImageSubscription
 from nodes.lifecycle import ManagedNode
@@ -74,7 +74,7 @@ class EngineNode(ManagedNode):
             threads=given["threads"] or None,
         )
         self._classifier = self.open_classifier()
-        self._facts = _facts(self._detector, self._classifier)
+        self._facts = facts_of(detector=self._detector, classifier=self._classifier)
         for camera in self.cameras:
             self._outputs[camera] = ResultPublisher(self, f"{camera}/" if camera else "")
         self._announce()
@@ -192,17 +192,3 @@ class EngineNode(ManagedNode):
                     setattr(self._detector, name, changed[name])
         if "max_rate" in changed:
             self.pace.max_rate = changed["max_rate"]
-
-
-def _facts(detector: Detector, classifier: Classifier | None) -> dict[str, str]:
-    """What runs, to be told from anything else that may run."""
-    facts = {}
-    for name, part in (("detector", detector), ("classifier", classifier)):
-        if part is not None:
-            model = part.model
-            digest = hashlib.sha256(model.path.read_bytes()).hexdigest()
-            facts[name] = f"{model.path.name} ({len(part.labels)} labels)"
-            facts[f"{name} sha256"] = digest
-            facts[f"{name} provider"] = ", ".join(model.session.get_providers())
-            facts[f"{name} threads"] = str(model.threads)
-    return facts

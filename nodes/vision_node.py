@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from nodes.capture import CAPTURE, open_capture
-from nodes.detection_messages import header_message
+from nodes.capture import CAPTURE, capture_header, open_capture
 from nodes.engine_node import EngineNode
 from nodes.parameters import CLASSIFICATION, NO_CLASSIFIER, Parameter
 from nodes.process import run
@@ -56,11 +54,7 @@ class VisionNode(EngineNode):
         return Classifier(given["classifier"], top=given["top"], threads=given["threads"] or None)
 
     def _header(self, frame: Frame) -> Any:
-        """Stamped by the clock that the node goes by, which may be a simulated one."""
-        clock, stamp = self.get_clock(), frame.stamp_ns
-        if clock.ros_time_is_active:
-            stamp = max(0, clock.now().nanoseconds - (time.time_ns() - stamp))
-        return header_message(stamp, self.parameters["frame_id"] or frame.camera)
+        return capture_header(frame, self.get_clock(), self.parameters)
 
 
 def main() -> None:
