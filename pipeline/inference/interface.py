@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import onnxruntime as ort
 
 from pipeline.errors import ModelError
@@ -25,20 +26,32 @@ class Fitted(NamedTuple):
 def fit_interface(subject: str, spec: ModelSpec, session: ort.InferenceSession) -> Fitted:
     """Hold the spec against the graph; an unnamed input or output is the graph's only one.
 
-    Raises `ModelError` with what was expected and what the graph has. A size that the graph leaves
-    open is taken to fit.
+    Raises `ModelError` with what was expected and what the graph has. Where the graph leaves the
+    size of an output open, it is run once to see.
     """
     spec = _with_names(subject, spec, session)
     batch = _check_input(subject, spec.input, session.get_inputs())
     outputs = {value.name: value for value in session.get_outputs()}
     for name, shape in _promised_outputs(spec).items():
         output = outputs.get(name)
+        expected = (
+            f"{subject}: expected output {name} tensor(float) {_shown(shape)} for "
+            f"{len(spec.labels)} labels"
+        )
         if output is None or output.type != "tensor(float)" or not _fits(output.shape, shape):
-            raise ModelError(
-                f"{subject}: expected output {name} tensor(float) {_shown(shape)} for "
-                f"{len(spec.labels)} labels, but the graph has {_listed(outputs.values())}"
-            )
+            raise ModelError(f"{expected}, but the graph has {_listed(outputs.values())}")
+        if len(output.shape) < 2 or not isinstance(output.shape[1], int):
+            given = _try_out(spec.input, session, name)
+            if not _fits(given, shape):
+                raise ModelError(f"{expected}, but it gives {_shown(given)}")
     return Fitted(spec, batch)
+
+
+def _try_out(entry: InputSpec, session: ort.InferenceSession, output: str) -> list[int]:
+    """The shape of an output for one blank picture."""
+    shape = [1 if size is _ANY else size for size in input_shape(entry)]
+    (values,) = session.run([output], {entry.name: np.zeros(shape, entry.dtype)})
+    return list(values.shape)
 
 
 def input_shape(entry: InputSpec) -> list[int | None]:
@@ -101,7 +114,9 @@ def _promised_outputs(spec: ModelSpec) -> dict[str, list[int | None]]:
 
 
 def _fits(found: Sequence[int | str | None], expected: Sequence[int | None]) -> bool:
-    """Whether two shapes have the same rank and no two known sizes that differ."""
+    """Whether two shapes have the same rank, if any, and no two known sizes that differ."""
+    if not found:
+        return True
     return len(found) == len(expected) and all(
         have == want or want is _ANY or not isinstance(have, int)
         for have, want in zip(found, expected, strict=True)

@@ -1,0 +1,154 @@
+"""The registry: what travels with the package is right, and what is not is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pipeline.errors import ModelError
+from pipeline.inference.classifier import Classifier
+from pipeline.inference.locate import find_model
+from pipeline.inference.registry import read_registry, registered_models
+from pipeline.inference.session import open_model
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+SHIPPED = read_registry(MODELS / "registry.toml")
+GOOD = """
+version = 1
+[models.mine]
+task = "classify"
+family = "mine"
+about = "mine"
+licence = "mine"
+files = [{ name = "mine.onnx", bytes = 3, sha256 = "%s", sources = [
+    { url = "https://example.org/mine.onnx" }] }]
+""" % ("0" * 64)
+FOREIGN = """
+[models.mine.expects]
+labels = ["cat", "dog", "cup"]
+[models.mine.expects.input]
+width = 8
+height = 8
+layout = "NCHW"
+dtype = "float32"
+"""
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """Write a registry into the user's own folder of models."""
+    monkeypatch.setenv("VISION_MODELS", str(tmp_path))
+
+    def write(text: str) -> Path:
+        (tmp_path / "registry.toml").write_text(text)
+        return tmp_path / "registry.toml"
+
+    return write
+
+
+@pytest.mark.parametrize("name", [name for name, m in SHIPPED.items() if m.entry.travels])
+def test_models_that_travel_are_the_registered_ones(name):
+    (file,) = SHIPPED[name].entry.files
+    data = (MODELS / file.name).read_bytes()
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
+
+
+def test_models_to_be_pulled_say_all_that_is_needed():
+    pulled = {name: m for name, m in SHIPPED.items() if not m.entry.travels}
+    assert {
+        *("yolov4-tiny", "mobilenetv2", "mobilenetv2-zoo-int8", "mobilenetv2-zoo-qdq"),
+        *("mobilenetv2-050", "mobilenetv2-100", "mobilenetv2-140"),
+        *("mobilenetv3-large", "mobilenetv3-small-075", "mobilenetv3-small-050"),
+    } <= set(pulled)
+    for model in pulled.values():
+        assert model.entry.published
+        assert model.entry.published_source
+        assert all(len(file.sources) >= 2 for file in model.entry.files)
+        assert model.entry.made_by or len(model.spec().labels) == 1000
+
+
+def test_the_file_of_imagenet_labels_is_that_of_the_shipped_classifier():
+    expected = open_model(MODELS / "mobilenetv2-int8.onnx").spec.labels
+    assert tuple((MODELS / "imagenet_labels.txt").read_text().splitlines()) == expected
+
+
+def test_a_registry_of_the_users_own_adds_to_the_shipped_one(registry):
+    registry(GOOD)
+    assert {"mine", "yolov4-tiny"} <= set(registered_models())
+
+
+def test_a_registered_file_is_known_by_its_contents_under_any_name(registry, tmp_path):
+    node = helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)
+    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
+    graph = helper.make_graph([node], "g", [entry], [output])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "other-name.onnx",
+    )
+    digest = hashlib.sha256((tmp_path / "other-name.onnx").read_bytes()).hexdigest()
+    registry(GOOD.replace("0" * 64, digest) + FOREIGN)
+    blue = np.zeros((8, 8, 3), np.uint8)
+    blue[..., 0] = 255
+    classify = Classifier("other-name", top=1)
+    assert classify(blue, np.array([[0, 0, 8, 8]], np.float32)).ids.tolist() == [[0]]
+
+    registry(GOOD + FOREIGN)
+    (tmp_path / "other-name.onnx").rename(tmp_path / "mine.onnx")
+    with pytest.raises(ModelError, match=f"expected the registered mine of .*0000, but .*{digest}"):
+        open_model("mine")
+
+
+def test_a_name_that_is_not_here_yet_is_to_be_pulled(registry):
+    registry(GOOD)
+    with pytest.raises(ModelError, match="not on this machine yet; 'vision models pull mine'"):
+        find_model("mine")
+    with pytest.raises(ModelError, match="did you mean mine"):
+        find_model("minee")
+
+
+WRONG = {
+    "no-toml": ("version", "not valid TOML"),
+    "other-version": (GOOD.replace("version = 1", "version = 2"), "Invalid enum value 2"),
+    "bad-hash": (GOOD.replace("0" * 64, "xyz"), "matching regex '^[0-9a-f]{64}$'"),
+    "name-climbs-out": (GOOD.replace("models.mine", 'models."../mine"'), "matching regex"),
+    "name-is-absolute": (GOOD.replace("models.mine", 'models."/etc/mine"'), "matching regex"),
+    "file-climbs-out": (GOOD.replace('"mine.onnx"', '"../../mine.onnx"'), "matching regex"),
+    "not-encrypted": (GOOD.replace("https:", "http:"), "must begin with https://"),
+    "a-file-address": (GOOD.replace("https://example.org", "file:///etc"), "begin with https://"),
+    "looks-like-this-machine": (
+        GOOD.replace("https://example.org", "http://localhost@example.org"),
+        "must begin with https://",
+    ),
+    "wheel-is-an-option": (
+        GOOD.replace(
+            'url = "https://example.org/mine.onnx"',
+            'wheel = "--index-url=x", version = "1", member = "m"',
+        ),
+        "wheel must be a package's name",
+    ),
+    "unknown-key": (GOOD.replace("licence", "license"), "unknown field `license`"),
+    "no-size": (GOOD.replace("bytes = 3", "bytes = 0"), "Expected `int` >= 1"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_a_registry_that_is_not_valid_is_refused(registry, text, message):
+    path = registry(text)
+    with pytest.raises(ModelError) as caught:
+        read_registry(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ModelError):
+        registered_models()
+
+
+def test_labels_are_not_read_from_outside_of_the_registrys_folder(registry):
+    text = GOOD + FOREIGN.replace('["cat", "dog", "cup"]', '"../labels.txt"')
+    with pytest.raises(ModelError, match="labels must be a file beside the registry"):
+        read_registry(registry(text))["mine"].spec()
