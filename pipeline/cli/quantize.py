@@ -99,7 +99,12 @@ def quantize(
 def _show(result: QuantizeReport, output: Path) -> None:
     name = result.yardstick.name
     rows = [
-        (f"{name}, %", f"{result.before:.1f}", f"{result.after:.1f}", f"{-result.loss:+.1f}"),
+        (
+            f"{name}, %",
+            f"{result.before:.1f}",
+            f"{result.after:.1f}",
+            f"{0.0 - round(result.loss, 1):+.1f}",
+        ),
         (
             "size, MB",
             f"{result.bytes_before / 1e6:.1f}",

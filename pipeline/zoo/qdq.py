@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 _UINT8 = 2  # as the ONNX format numbers its types
+_LARGEST_BIAS = 2.0**30  # in units of its scale; float32 holds it, and a sum of products has room
 PIXEL_RANGE = Range(0.0, 255.0)
 
 _WEIGHTED = ("Conv", "Gemm")
@@ -157,6 +158,20 @@ def write_qdq(
     return result
 
 
+def _with_room(
+    values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], least: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Weights of a larger scale where theirs is below `least`: the bias must fit its integer.
+
+    That is so in channels that hardly have weights, and answer with their bias alone.
+    """
+    if not (scale < least).any():
+        return values, scale
+    wider = np.maximum(scale, least).astype(np.float32)
+    shrunk = values * (scale / wider).reshape(-1, *[1] * (values.ndim - 1))
+    return np.rint(shrunk).astype(np.int8), wider
+
+
 class _QdqWriter:
     def __init__(
         self,
@@ -230,10 +245,11 @@ class _QdqWriter:
         """The dequantised weight and bias of a node, stored as int8 and int32."""
         values, scale, _ = self._integers[node.name]
         step = self._ranges[self._plan.activations(node)[0]].scale
+        bias = self._bias(node.input[2])
+        least = (np.abs(bias) / (_LARGEST_BIAS * step)).astype(np.float32)
+        values, scale = _with_room(values, scale, least)
         bias_scale = (scale * step).astype(np.float32)
-        bias_values = np.clip(
-            np.rint(self._bias(node.input[2]) / bias_scale), -(2**31) + 1, 2**31 - 1
-        ).astype(np.int32)
+        bias_values = np.rint(bias / bias_scale).astype(np.int32)
         return [
             self._stored(node.input[1], values, scale, axis=0),
             self._stored(node.input[2], bias_values, bias_scale, axis=0),
