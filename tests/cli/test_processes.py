@@ -15,6 +15,8 @@ import pytest
 SCENE = "scene:?size=320x240&fps=15"
 PROMPT_S = 2.0
 LINES = 8
+UNDER_WAY = range(3)
+"""Messages that a receiver knows nothing of, because it was ended while they came."""
 
 
 @pytest.fixture
@@ -78,9 +80,11 @@ def test_every_hop_counts_the_same_on_both_sides_and_any_may_start_first(start, 
         stop(process, number)
     camera_figures, detect_figures = stats_of(tmp_path, "camera"), stats_of(tmp_path, "detect")
     frames, results = "frame/scene", "result/scene"
-    assert camera_figures["sent"][frames]["sent"] == arrived(detect_figures["received"][frames])
+    sent = camera_figures["sent"][frames]["sent"]
+    assert sent - arrived(detect_figures["received"][frames]) in UNDER_WAY
     view_figures = stats_of(tmp_path, "view")
-    assert detect_figures["sent"][results]["sent"] == arrived(view_figures["received"][results])
+    sent = detect_figures["sent"][results]["sent"]
+    assert sent - arrived(view_figures["received"][results]) in UNDER_WAY
     assert frames not in view_figures["received"]  # nobody looks at them
     assert view_figures["age_ms"]["error"] == 0
     assert cv2.VideoCapture(str(tmp_path / "seen.mp4")).read()[0]
@@ -106,7 +110,7 @@ def test_detectors_of_a_group_share_the_frames_and_the_viewer_puts_them_in_order
         stop(process)
     received = [stats_of(tmp_path, name)["received"]["frame/scene"] for name in members]
     sent = stats_of(tmp_path, "camera")["sent"]["turn/crew/frame/scene"]["sent"]
-    assert sent == sum(map(arrived, received))
+    assert sent - sum(map(arrived, received)) in UNDER_WAY
     assert min(count["given"] for count in received) > 0
 
 
