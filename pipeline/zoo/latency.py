@@ -20,6 +20,7 @@ import onnxruntime as ort
 import psutil
 from platformdirs import user_cache_path
 
+from pipeline.errors import OutputError
 from pipeline.inference import session
 from pipeline.inference.processor import processor
 from pipeline.inference.session import open_model
@@ -80,6 +81,7 @@ class LatencyCache:
         digest = hashlib.sha256(msgspec.json.encode(machine)).hexdigest()[:16]
         self.path = (folder or user_cache_path("vision") / "latency") / f"{digest}.json"
         self._contents = _Contents(machine, {})
+        self._has_warned = False
 
     def load(self) -> None:
         """Read what is kept; a damaged file counts as none."""
@@ -98,9 +100,14 @@ class LatencyCache:
         return self._contents.measurements.get(name)
 
     def put(self, name: str, measurement: Measurement) -> None:
-        """Keep a measurement. Raises `OutputError` where the file cannot be written."""
+        """Keep a measurement; where the file cannot be written, for this run only, with a warning."""
         self._contents.measurements[name] = measurement
-        write_atomically(self.path, msgspec.json.encode(self._contents))
+        try:
+            write_atomically(self.path, msgspec.json.encode(self._contents))
+        except OutputError as error:
+            if not self._has_warned:
+                logger.warning("%s; it will be measured again next time", error)
+            self._has_warned = True
 
 
 def measure(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> Measurement:

@@ -139,6 +139,15 @@ def test_a_damaged_cache_is_said_and_replaced(content, tmp_path, caplog):
     assert msgspec.json.decode(cache.path.read_bytes())["measurements"]["a"]["latency_ms"] == 1.0
 
 
+def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    cache = LatencyCache(MACHINE, tmp_path / "file")  # no folder
+    for name in ("a", "b"):
+        cache.put(name, Measurement(1.0, 2, 3, 4))
+    assert cache.get("a") == cache.get("b")
+    assert caplog.text.count("it will be measured again next time") == 1
+
+
 def test_a_call_takes_the_least_median_and_the_first_one_does_not_count():
     durations = iter([9.0, 0.5, 0.5, 0.5, 0.1, 0.1, 0.3, 0.4, 0.4, 0.4])
     now = [0.0]
