@@ -214,3 +214,15 @@ def test_what_is_missing_or_wrong_is_said(vision, command, said):
     assert outcome.code == 2
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_the_figures_say_how_often_and_how_long_a_source_was_away(vision, address, tmp_path):
+    outcome = vision(
+        *("camera", "scene:?size=320x240&die_after=0.3s", "--reconnect", "--duration", "2.5"),
+        *("--publish", address("camera"), "--stats", tmp_path / "camera.json"),
+    )
+    assert outcome.code == 0, outcome.err
+    figures = stats_of(tmp_path, "camera")
+    assert figures["reconnects"] >= 1
+    assert figures["gap_s"] > 0
+    assert figures["sent"]["frame/scene"] == {"unwanted": figures["processed"]}
