@@ -100,7 +100,7 @@ class LatencyCache:
         return self._contents.measurements.get(name)
 
     def put(self, name: str, measurement: Measurement) -> None:
-        """Keep a measurement; where the file cannot be written, for this run only, with a warning."""
+        """Keep a measurement; where the file cannot be written, for this run only."""
         self._contents.measurements[name] = measurement
         try:
             write_atomically(self.path, msgspec.json.encode(self._contents))
