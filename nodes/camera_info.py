@@ -57,7 +57,7 @@ def _local_path(url: str) -> Path:
     if parts.scheme == "package":
         try:
             share = get_package_share_directory(parts.netloc)
-        except (PackageNotFoundError, ValueError) as error:
+        except (PackageNotFoundError, ValueError, OSError) as error:  # or no workspace at all
             raise ConfigError(f"camera_info_url: {url}: no package '{parts.netloc}'") from error
         return Path(share) / unquote(parts.path).lstrip("/")
     return Path(unquote(parts.path) if parts.scheme == "file" else url).expanduser()
