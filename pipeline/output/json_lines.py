@@ -92,7 +92,7 @@ def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
         "stamp_ns": header.stamp_ns,
         "width": header.width,
         "height": header.height,
-        "age_ms": round((now_ns - header.stamp_ns) / 1e6, 3),
+        "age_ms": round(max(now_ns - header.stamp_ns, 0) / 1e6, 3),
         "objects": objects,
     }
 

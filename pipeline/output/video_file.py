@@ -103,8 +103,11 @@ class VideoFile:
             self._start_ns = stamp_ns
         due = round((stamp_ns - self._start_ns) / 1e9 * self._fps)
         gap = due - self._written
-        if gap > LONGEST_GAP_S * self._fps:
-            log.warning("--record: left out %.0f s without pictures", gap / self._fps)
+        if abs(gap) > LONGEST_GAP_S * self._fps:
+            if gap > 0:
+                log.warning("--record: left out %.0f s without pictures", gap / self._fps)
+            else:
+                log.warning("--record: the clock was set back by %.0f s", -gap / self._fps)
             self._start_ns += round(gap / self._fps * 1e9)
             return self._written
         return due

@@ -43,8 +43,8 @@ class StampClock:
         return now_ns if offset is None else now_ns + offset.offset_ns
 
     def age_ms(self, camera: str, stamp_ns: int) -> float:
-        """How long ago a frame was captured, in ms."""
-        return (self.now_ns(camera) - stamp_ns) / 1e6
+        """How long ago a frame was captured, in ms; 0 where a clock was set back since."""
+        return max(self.now_ns(camera) - stamp_ns, 0) / 1e6
 
     def error(self) -> dict[str, float | None]:
         """`error`: how far ages may be off, in ms, None where no one knows; else nothing."""

@@ -138,6 +138,18 @@ def test_stamps_that_run_backwards_do_no_harm(tmp_path: Path) -> None:
     assert read_back(path)[0] == [0, 1, 3]
 
 
+def test_a_clock_that_is_set_back_does_not_end_the_recording(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "out.mp4"
+    output = VideoFile(path, fps=10.0, live=True)
+    for number, at_s in enumerate([3600.0, 3600.1, 0.0, 0.1]):
+        output.write(grey(number, at_s=at_s))
+    output.close()
+    assert read_back(path)[0] == [0, 1, 2, 3]
+    assert "set back by 3600 s" in caplog.text
+
+
 def test_an_older_recording_lives_until_the_new_one_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"older")

@@ -1,0 +1,91 @@
+"""The machine's clock is set back by an hour under camera, detector and viewer."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import time
+
+import pytest
+
+from .processes import Command, json_of, last_lines, wait_for
+
+HOUR_S = 3600
+LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")
+
+
+class Clock:
+    """What time it is for the processes that have its `env`."""
+
+    def __init__(self, library, file):
+        self._file = file
+        self.env = {
+            "LD_PRELOAD": library,
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_RESET": "1",
+        }
+
+    def set(self, offset_s):
+        other = self._file.with_suffix(".new")
+        other.write_text(f"{offset_s:+d}\n")
+        os.replace(other, self._file)
+
+
+@pytest.fixture
+def clock(tmp_path):
+    """Sets the wall clock of the processes that have its environment; the monotonic one runs on."""
+    libraries = [found for pattern in LIBRARIES for found in glob.glob(pattern)]
+    if not libraries:
+        pytest.skip("needs libfaketime; on Debian: apt install libfaketime")
+    clock = Clock(libraries[0], tmp_path / "clock")
+    clock.set(0)
+    return clock
+
+
+@pytest.mark.slow
+def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp_path):
+    frames, results = f"zmq+ipc://{tmp_path}/frames", f"zmq+ipc://{tmp_path}/results"
+    shown, recording = tmp_path / "shown.jsonl", tmp_path / "shown.mp4"
+    stats = {name: tmp_path / f"{name}.json" for name in ("camera", "detect", "view")}
+    arguments = {
+        "camera": ("scene:?size=320x240", "--fps", 30, "--publish", frames),
+        "detect": ("--subscribe", frames, "--publish", results),
+        "view": ("--subscribe", results, "--jsonl", shown, "--record", recording),
+    }
+
+    def shown_at(is_wanted):
+        """The lines whose stamps are as wanted."""
+        lines = last_lines(shown, 1 << 24)
+        return [line for line in lines if is_wanted(line["stamp_ns"])]
+
+    with contextlib.ExitStack() as stack:
+        commands = []
+        for name, those in arguments.items():
+            command = Command(name, *those, "--stats", stats[name], folder=tmp_path, env=clock.env)
+            stack.callback(command.kill)
+            commands.append(command)
+        wait_for(lambda: len(shown_at(bool)) > 20, "the first results")
+        clock.set(-HOUR_S)
+        set_back_s = time.monotonic()
+        limit_ns = time.time_ns() - HOUR_S * 10**9 // 2
+        wait_for(lambda: shown_at(limit_ns.__gt__), "a result by the new time")
+        assert time.monotonic() - set_back_s < 2
+        wait_for(lambda: len(shown_at(limit_ns.__gt__)) > 30, "more of them")
+        for command in commands:
+            assert command.end() == 0, command.said
+
+    lines = last_lines(shown, 1 << 24)
+    ages_ms = [line["age_ms"] for line in lines]
+    assert min(ages_ms) >= 0
+    assert max(ages_ms) < 2000
+    seqs = [line["seq"] for line in lines]
+    assert seqs == sorted(set(seqs))
+    for name in arguments:
+        figures = json_of(stats[name])
+        assert 0 <= figures["age_ms"]["p50"] <= figures["age_ms"]["max"] < 2000
+        assert figures["seconds"] < 60
+    assert "Traceback" not in "".join(command.said for command in commands)
+    assert "the clock was set back by 3600 s" in commands[-1].said
