@@ -51,9 +51,12 @@ class Received:
     clock: Offset | None
 
     def age_ns(self) -> int:
-        """How long ago the frame was captured, by this machine's clock as far as that is known."""
+        """How long ago the frame was captured, by this machine's clock as far as that is known.
+
+        It is 0 where a clock was set back meanwhile, or is known less well than that.
+        """
         ahead = self.clock.offset_ns if self.clock is not None else 0
-        return time.time_ns() - (self.header.stamp_ns - ahead)
+        return max(time.time_ns() - (self.header.stamp_ns - ahead), 0)
 
 
 class Subscriber:
