@@ -1,0 +1,98 @@
+"""`vision evaluate`: known figures on known pictures, and files that hold them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+CAT = MODELS / "samples/cat.jpg"
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """The sample of the cat with its box, as a YOLO-format folder."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images/cat.jpg").write_bytes(CAT.read_bytes())
+    (tmp_path / "labels/cat.txt").write_text("15 0.5 0.5 0.9 1.0\n")
+    return tmp_path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """The sample of the cup as a classifier's folder."""
+    (tmp_path / "photos/espresso").mkdir(parents=True)
+    (tmp_path / "photos/espresso/1.jpg").write_bytes((MODELS / "samples/coffee.jpg").read_bytes())
+    return tmp_path / "photos"
+
+
+def test_a_detectors_figures_go_to_the_terminal_a_file_and_a_picture(vision, labelled):
+    target, picture = labelled / "figures.json", labelled / "curves.png"
+    outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--json", target, "--plot", picture)
+    assert outcome.code == 0, outcome.err
+    report = json.loads(target.read_text())
+    assert report["metrics"]["AP50"] == pytest.approx(100)
+    assert set(report["metrics"]) == {"AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"}
+    assert report["classes"]["cat"]["boxes"] == 1
+    assert (report["pictures"], report["skipped"]) == (1, 0)
+    assert (report["score"], report["nms"], report["nms_kind"]) == (0.001, 0.45, "iou")
+    assert "100.0" in outcome.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_classifiers_figures_too(vision, photos):
+    target, picture = photos.parent / "figures.json", photos.parent / "confusion.svg"
+    outcome = vision("evaluate", "mobilenetv2-int8", photos, "--json", target, "--plot", picture)
+    assert outcome.code == 0, outcome.err
+    report = json.loads(target.read_text())
+    assert report["metrics"] == {"top1": 100.0, "top5": 100.0}
+    assert report["classes"] == {"espresso": {"top1": 100.0, "pictures": 1}}
+    assert "<svg" in picture.read_text()
+
+
+def test_the_shipped_detector_has_the_figures_of_its_card(vision, shared, tmp_path):
+    """Those of its card, which were measured without this command."""
+    target = tmp_path / "figures.json"
+    data = shared / "images/coco-val128"
+    assert vision("evaluate", "yolov4-tiny-int8", data, "--json", target).code == 0
+    metrics = json.loads(target.read_text())["metrics"]
+    assert (metrics["AP"], metrics["AP50"]) == pytest.approx((25.7, 48.5), abs=0.3)
+
+
+WRONG = {
+    "no-such-data": (["yolov4-tiny-int8", "none"], "none: expected a COCO JSON file, "),
+    "no-such-model": (["yolov4-tiny-int9", "."], "did you mean yolov4-tiny-int8?"),
+    "picture-with-no-form": (["yolov4-tiny-int8", ".", "--plot", "a.gif"], "ends in .png, .svg, "),
+    "no-such-nms": (["yolov4-tiny-int8", ".", "--nms-kind", "x"], "must be one of iou, darknet"),
+    "score-too-high": (["yolov4-tiny-int8", ".", "--score", "2"], "must lie between 0 and 1"),
+    "class-too-high": (["yolov4-tiny-int8", "high"], "as the model has 80 labels, but got 80"),
+    "damaged-pictures": (["yolov4-tiny-int8", "damaged"], "1 or more of 1 pictures do not decode"),
+    "no-truth": (["yolov4-tiny-int8", "plain"], "expected pictures with true boxes"),
+    "unwritable": (["yolov4-tiny-int8", ".", "--json", "none/a.json/b"], "cannot be written"),
+    "missing-manifest": (["mine.onnx", ".", "--manifest", "none.toml"], "none.toml: cannot be"),
+    "empty-model": (["empty.onnx", "."], "empty.onnx: not a usable ONNX model"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_on_one_line(vision, labelled, monkeypatch, arguments, message):
+    monkeypatch.chdir(labelled)
+    picture = CAT.read_bytes()
+    for name, content in (("high", picture), ("damaged", b"x"), ("plain", picture)):
+        for part in ("images", "labels"):
+            Path(name, part).mkdir(parents=True)
+        Path(name, "images/cat.jpg").write_bytes(content)
+        Path(name, "labels/cat.txt").write_text("80 0.5 0.5 1 1" if name == "high" else "")
+    Path("empty.onnx").touch()
+    Path("none").touch() if "none/a.json/b" in arguments else None
+    before = set(labelled.rglob("*"))
+    outcome = vision("evaluate", *arguments)
+    errors = [line for line in outcome.err.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert outcome.code == (1 if "cannot be written" in message else 2)
+    assert outcome.out == ""
+    assert set(labelled.rglob("*")) == before

@@ -1,0 +1,54 @@
+"""Pictures of figures: they are stored in the form that their name says, or nothing is."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import DependencyError, InputError
+from pipeline.zoo.plots import (
+    Point,
+    check_plot_path,
+    plot_confusion,
+    plot_frontier,
+    plot_precision_recall,
+    save_figure,
+)
+
+RECALL = np.linspace(0, 1, 101)
+FIGURES = {
+    "curves": lambda: plot_precision_recall({"all": 1 - RECALL}, RECALL, "curves"),
+    "confusion": lambda: plot_confusion(np.array([[3, 1, 2], [0, 5, 0]]), ["a", "b"], "confusion"),
+    "no-pictures-of-a-class": lambda: plot_confusion(np.zeros((2, 2), np.int64), ["a", "b"], "c"),
+    "frontier": lambda: plot_frontier(
+        [Point("a", 1, 2), Point("b", 2, 1)], [Point("a", 1, 2)], "frontier", "ms", "top-1"
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_a_drawn_figure_is_a_picture_with_something_on_it(tmp_path, draw):
+    save_figure(draw(), tmp_path / "a.png")
+    image = cv2.imread(str(tmp_path / "a.png"))
+    assert min(image.shape[:2]) > 200
+    assert len(np.unique(image)) > 10
+
+
+def test_names_of_classes_stand_in_the_picture(tmp_path):
+    save_figure(FIGURES["frontier"](), tmp_path / "a.svg")
+    assert "frontier" in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a", ".png/a"])
+def test_another_ending_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"expected a picture that ends in \.png, \.svg, \.pdf"):
+        check_plot_path(tmp_path / name)
+
+
+def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(DependencyError, match="pip install matplotlib"):
+        check_plot_path("a.png")
