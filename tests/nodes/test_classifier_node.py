@@ -1,0 +1,148 @@
+"""The classifier node: joins by exact stamp and frame, keeps all it got, and adds finer names."""
+
+from __future__ import annotations
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+from nodes.image_messages import image_message
+from nodes.join import KEPT, Join
+from pipeline.capture.scene import sample_photos
+from pipeline.inference.classifier import Classifier
+
+RELIABLE = ReliabilityPolicy.RELIABLE
+BOX = (40.0, 30.0, 300.0, 250.0)
+PARAMETERS = {"top": 3, "image_timeout": 1.0}
+
+
+@pytest.fixture(scope="module")
+def photo():
+    path = next(path for path in sample_photos() if "cat" in path.stem)
+    return cv2.resize(cv2.imread(str(path)), (320, 280))
+
+
+@pytest.fixture(scope="module")
+def node(start_module_node, module_observer):
+    node = start_module_node("classifier_node", PARAMETERS)
+    node.wait_for_log("classifier provider")
+    return node
+
+
+@pytest.fixture(scope="module")
+def topics(node, module_observer, wait_until):
+    """The publishers of images and detections, and what comes of them."""
+    images = module_observer.publisher(Image, "image_raw")
+    infos = module_observer.node.get_subscriptions_info_by_topic
+    wait_until(
+        lambda: [i.qos_profile.reliability for i in infos(images.topic_name)] == [RELIABLE],
+        "the image subscription to follow its publisher",
+    )
+    detections = module_observer.publisher(Detection2DArray, "detections")
+    classified = module_observer.subscribe(Detection2DArray, "classified_detections", heard_from=1)
+    return images, detections, classified
+
+
+def header(seconds: int, nanoseconds: int = 7, frame_id: str = "front/left") -> Header:
+    return Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
+
+
+def array(of: Header, boxes=(BOX,)) -> Detection2DArray:
+    """Detections with something in every field, to be found again."""
+    message = Detection2DArray(header=of)
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        detection = Detection2D(header=header(of.stamp.sec, 99, "lens"), id=f"track {i}")
+        detection.bbox.center.position.x = (x1 + x2) / 2
+        detection.bbox.center.position.y = (y1 + y2) / 2
+        detection.bbox.center.theta = 0.25
+        detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = "cat", 0.5
+        hypothesis.pose.pose.position.z = 1.5
+        detection.results = [hypothesis]
+        message.detections.append(detection)
+    return message
+
+
+@pytest.mark.parametrize("image_first", [True, False], ids=["image_first", "detections_first"])
+def test_everything_comes_back_as_it_was_with_the_finer_names_behind(topics, photo, image_first):
+    images, detections, classified = topics
+    classified.clear()
+    of = header(1000 + image_first, 123456789)
+    boxes = (BOX, (0.0, 0.0, 60.0, 60.0))
+    sent, image = array(of, boxes), image_message(photo, of)
+    for publisher, message in [(images, image), (detections, sent)][:: 1 if image_first else -1]:
+        publisher.publish(message)
+    (got,) = classified.wait()
+    finer = [[r.hypothesis for r in d.results[1:]] for d in got.detections]
+    bare = copy.deepcopy(got)
+    for detection in bare.detections:
+        detection.results = detection.results[:1]
+    assert bare == sent
+    expected = Classifier(top=3)(photo, np.array(boxes, np.float32))
+    for row, hypotheses in enumerate(finer):
+        names = [f"imagenet/{expected.labels[i]}" for i in expected.ids[row]]
+        assert [h.class_id for h in hypotheses] == names
+        assert [h.score for h in hypotheses] == pytest.approx(expected.scores[row], abs=1e-5)
+
+
+def test_an_empty_array_passes_at_once(topics):
+    _, detections, classified = topics
+    classified.clear()
+    detections.publish(array(header(2000), boxes=()))
+    assert classified.wait() == [array(header(2000), boxes=())]
+
+
+def test_a_stamp_or_frame_that_differs_is_not_joined_and_said_aloud(topics, photo, node):
+    images, detections, classified = topics
+    classified.clear()
+    detections.publish(array(header(3000, 0)))
+    detections.publish(array(header(3000, 0, "rear")))
+    images.publish(image_message(photo, header(3000, 1)))
+    line = node.wait_for_log("no image of the same stamp and frame_id")
+    assert "3000.000000000 of frame_id 'rear'" in line
+    assert "3000.000000001 of frame_id 'front/left'" in line
+    assert classified.messages == []
+
+
+def test_rubbish_in_the_messages_stops_nothing(topics, photo, node):
+    images, detections, classified = topics
+    classified.clear()
+    broken = image_message(photo, header(4000))
+    broken.step = 3
+    images.publish(broken)
+    detections.publish(array(header(4000)))
+    node.wait_for_log("passed over an image: step")
+    nowhere = (float("nan"), float("inf"), -1e30, 1e30)
+    images.publish(image_message(photo, header(4001)))
+    detections.publish(array(header(4001), boxes=(nowhere, BOX)))
+    (got,) = classified.wait()
+    assert got.header == header(4001)
+    assert len(got.detections[1].results) == 4
+
+
+def test_the_join_takes_the_nearest_image_within_its_tolerance(photo):
+    join = Join(tolerance_s=0.01)
+    for milliseconds in (0, 30, 36, 60):
+        assert join.add_image(image_message(photo, header(5, milliseconds * 10**6))) is None
+    pair = join.add_detections(array(header(5, 35 * 10**6)))
+    assert pair.image.header == header(5, 36 * 10**6)
+    assert join.add_detections(array(header(5, 45 * 10**6))) is None
+
+
+def test_the_join_keeps_a_bounded_number_and_counts_what_it_gives_up(photo):
+    join = Join()
+    for second in range(3 * KEPT):
+        assert join.add_image(image_message(photo[:8, :8], header(second))) is None
+        assert join.add_detections(array(header(second, 8))) is None
+    assert join.unmatched == 2 * KEPT
+    last = array(header(3 * KEPT - 1))
+    assert join.add_detections(last).detections is last
+    assert join.add_detections(array(header(0))) is None, "its image was let go of"
