@@ -175,11 +175,13 @@ def _least_error_range(histogram: Histogram, negative_weight: float) -> Range:
 def _least_divergence_range(histogram: Histogram) -> Range:
     """Shrink both ends alike; counts outside fall on the outermost bins inside.
 
-    Those that share a level afterwards are taken for equally frequent, unless they are empty.
+    Those that share a level afterwards are taken for equally frequent, unless they are empty. Zero
+    does not count: it has a level of its own in any case, and after a ReLU it is most of all.
     """
-    counts, bins = histogram.counts, np.arange(_BINS)
+    counts, bins = histogram.counts.copy(), np.arange(_BINS)
     width = (histogram.high - histogram.low) / _BINS
     zero = int(np.clip(-histogram.low / width, 0, _BINS - 1))
+    counts[zero] = 0.0
     best, found = np.inf, Range(histogram.low, histogram.high)
     for share in np.linspace(1.0 / _CANDIDATES, 1.0, _CANDIDATES):
         first, last = round(zero * (1 - share)), round(zero + (_BINS - zero) * share) - 1
@@ -192,7 +194,7 @@ def _least_divergence_range(histogram: Histogram) -> Range:
         filled = np.bincount(level, inside > 0, minlength=_LEVELS)
         mean = np.bincount(level, inside, minlength=_LEVELS) / np.maximum(filled, 1)
         divergence = _divergence(kept, np.where(inside > 0, mean[level], 0.0))
-        if divergence < best:
+        if divergence < best and inside.any():
             low, high = histogram.low + width * first, histogram.low + width * (last + 1)
             best, found = divergence, Range(min(0.0, low), max(0.0, high))
     return found
