@@ -2,12 +2,12 @@
 
 The main thread does nothing but wait for SIGINT and SIGTERM, so no signal ever breaks into a
 callback and nothing needs to expect `KeyboardInterrupt`; the node lives on a thread of its own.
-While it ends, its context is still valid: it can say goodbye. A second signal ends the process at
-once.
+While it ends, its context is still valid. A second signal ends the process at once.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -22,7 +22,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from pipeline.errors import InputError, VisionError
+from pipeline.errors import ConfigError, InputError, VisionError
 
 if TYPE_CHECKING:
     from nodes.lifecycle import ManagedNode
@@ -33,9 +33,33 @@ PATIENCE_S = 1.6  # of the 2 s that an end may take; the rest is for the interpr
 logger = logging.getLogger(__name__)
 
 
-def hold_signals() -> None:
-    """Keep SIGINT and SIGTERM for `run`, so that they break into nothing until then."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+class StopRequests:
+    """SIGINT and SIGTERM as bytes in a pipe, whichever thread the system gives them to."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        # Python writes there from within the signal itself: the main thread may be anywhere.
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in STOPPING:
+            signal.signal(number, lambda *_: None)
+
+    def wait(self) -> None:
+        """Wait for the first one, even one from before; the next ends the process at once."""
+        os.read(self._reader, 1)
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+
+    def make(self) -> None:
+        """As if a signal had come; from any thread."""
+        os.write(self._writer, b"\0")
+
+
+@functools.cache
+def hold_signals() -> StopRequests:
+    """Keep SIGINT and SIGTERM for `run` from now on, so that they break into nothing."""
+    return StopRequests()
 
 
 def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> NoReturn:
@@ -44,13 +68,10 @@ def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> N
     0 after a signal, 2 for what the user gave (`InputError`), 1 for what broke; an error of ours is
     shown with its traceback. `args` are those of the process by default.
     """
-    hold_signals()
-    life = _Life(make, args)
+    stop = hold_signals()
+    life = _Life(make, args, stop)
     life.start()
-    signal.sigwait(STOPPING)
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    stop.wait()
     life.end()
     life.join(PATIENCE_S)
     if life.is_alive():  # inside a driver or a model, where no thread can be ended
@@ -63,10 +84,13 @@ def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> N
 class _Life(threading.Thread):
     """The node's thread: makes it, spins it, and takes it down."""
 
-    def __init__(self, make: Callable[[], ManagedNode], args: Sequence[str] | None) -> None:
+    def __init__(
+        self, make: Callable[[], ManagedNode], args: Sequence[str] | None, stop: StopRequests
+    ) -> None:
         super().__init__(name="node", daemon=True)
         self._make = make
         self._args = args
+        self._stop_requests = stop
         self._wake: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._is_ending = False
@@ -93,10 +117,10 @@ class _Life(threading.Thread):
         except BaseException as error:  # the main thread shows it
             self.failure = error
         if not self._is_ending:
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._stop_requests.make()
 
     def _live(self) -> None:
-        rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        _initialise(self._args)
         try:
             self._spin(self._make())
         except VisionError as error:
@@ -122,3 +146,16 @@ class _Life(threading.Thread):
             node.close()
             executor.remove_node(node)
             node.destroy_node()
+
+
+def _initialise(args: Sequence[str] | None) -> None:
+    """Begin with ROS; raises `ConfigError` where the arguments cannot be read."""
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except (RuntimeError, ValueError) as error:  # what rclpy's own derive from
+        reason = " ".join(str(error).split())
+        hint = "; a value such as scene: needs its own quotes: -p \"source:='scene:'\""
+        problem = f"--ros-args cannot be read: {reason}{hint if ':=' in reason else ''}"
+        # There is no log of ours yet.
+        sys.stderr.write(f"{problem}\n")
+        raise ConfigError(problem) from error
