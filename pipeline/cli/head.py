@@ -37,6 +37,7 @@ def head(
     classifier: Annotated[
         str, typer.Option(metavar="MODEL", help="whose features to use: a name or an ONNX file")
     ] = "mobilenetv2-int8",
+    manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,
 ) -> None:
@@ -48,16 +49,19 @@ def head(
     then `vision run 0 --classifier parts.onnx`.
     """
     from pipeline.inference.locate import find_model
+    from pipeline.inference.manifest import read_manifest
+    from pipeline.inference.session import open_model
     from pipeline.zoo.new_head import fit_new_head
-    from pipeline.zoo.onnx_file import load_model
+    from pipeline.zoo.onnx_file import load_graph
 
     console.configure(debug=bool(debug))
     offer_models([classifier], yes=bool(yes))
     path = find_model(classifier)
     check_model_target(output, path)
     with interruptible(), progress_bar() as report:
-        model, spec = load_model(path)
-        fitted = fit_new_head(model, spec, images, output, report)
+        described = read_manifest(manifest) if manifest else None
+        spec = open_model(path, task="classify", spec=described).spec
+        fitted = fit_new_head(load_graph(path), spec, images, output, report)
     _show(fitted, output)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.types import Detections
+from pipeline.zoo.label_names import plain_name
 
 SAME_OBJECT = 0.5
 """Boxes that overlap by at least this (intersection over union) may be one object."""
@@ -36,17 +38,23 @@ def same_objects(first: Detections, second: Detections) -> Agreement:
     The models may number their classes differently: labels are compared, not ids.
     """
     overlap = _overlaps(first.boxes, second.boxes)
-    labels = [
-        np.array([found.labels[class_id].casefold() for class_id in found.class_ids], str)
-        for found in (first, second)
-    ]
-    overlap[labels[0][:, None] != labels[1][None, :]] = 0.0
+    for row, class_id in enumerate(first.class_ids):
+        for column, other_id in enumerate(second.class_ids):
+            if not is_same_label(first.labels[class_id], second.labels[other_id]):
+                overlap[row, column] = 0.0
     shared = 0
     for row in overlap:
         if len(row) and row.max() >= SAME_OBJECT:
             overlap[:, row.argmax()] = 0.0
             shared += 1
     return Agreement(shared, len(first) + len(second))
+
+
+@lru_cache(maxsize=65536)
+def is_same_label(first: str, second: str) -> bool:
+    """Whether two labels, lists of synonyms apart by commas, have a name in common."""
+    names = ({plain_name(name) for name in label.split(",")} for label in (first, second))
+    return bool(set.intersection(*names))
 
 
 def _overlaps(

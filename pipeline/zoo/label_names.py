@@ -32,13 +32,13 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
     Raises `InputError` that begins with `subject` and names those that are not known.
     """
     known = _synonyms(labels)
-    found = [known.get(_plain(name)) for name in names]
+    found = [known.get(plain_name(name)) for name in names]
     unknown = [name for name, class_id in zip(names, found, strict=True) if class_id is None]
     if not unknown:
         return [class_id for class_id in found if class_id is not None]
     if all(re.fullmatch(r"\d{1,9}", name) for name in names):
         return [_number(name, labels, subject) for name in names]
-    first = 1 if labels and _plain(labels[0]) == BACKGROUND else 0
+    first = 1 if labels and plain_name(labels[0]) == BACKGROUND else 0
     if len(names) == len(labels) - first:
         logger.warning(
             "%s: its class names are not the model's (%s, ...); they are taken in their order",
@@ -67,13 +67,14 @@ def _synonyms(labels: Sequence[str]) -> dict[str, int]:
     """Every plain name of every class; a whole label goes before another one's synonym."""
     known: dict[str, int] = {}
     for class_id, label in enumerate(labels):
-        known.setdefault(_plain(label), class_id)
+        known.setdefault(plain_name(label), class_id)
     for class_id, label in enumerate(labels):
         for name in label.split(","):
-            known.setdefault(_plain(name), class_id)
+            known.setdefault(plain_name(name), class_id)
     return known
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without case, spaces, underscores and hyphens, one of several for one thing."""
     plain = re.sub(r"[\s_-]+", "", name.casefold())
     return _SAME.get(plain, plain)

@@ -24,6 +24,7 @@ from pipeline.zoo.few_shot import LabelFit, Rows, fit_labels
 from pipeline.zoo.head import Head
 from pipeline.zoo.onnx_file import require_onnx, save_model
 from pipeline.zoo.pictures import UsablePictures, class_folders
+from pipeline.zoo.standard_form import standard_form
 
 if TYPE_CHECKING:
     import onnx
@@ -58,13 +59,16 @@ def fit_new_head(
 ) -> FittedHead:
     """Write the classifier of the classes in `images`, a folder with a sub-folder for each.
 
-    `model` takes uint8 BGR pixels in NHWC and answers the logits that its `spec` names.
+    `model` answers the logits that its `spec` names. A float one made by others is brought to our
+    form first.
 
     Raises `InputError` where there are fewer than two classes or two pictures of one, or where
     pictures do not decode; `ModelError` where the model does not end in a linear layer;
     `OutputError` where `output` cannot be written.
     """
     folders = class_folders(images)
+    if spec.input.dtype != "uint8":
+        model, spec, _ = standard_form(model, spec)
     _check_folders(images, folders)
     features = features_of(model, spec)
     rows, counts, skipped = _collect(model, spec, features, images, folders, report)
