@@ -24,6 +24,8 @@ NOT_SOURCES = shutil.ignore_patterns(
 TRAVELLING = (
     "models/yolov4-tiny-int8.onnx",
     "models/mobilenetv2-int8.onnx",
+    "models/registry.toml",
+    "models/imagenet_labels.txt",
     "models/samples/CREDITS.md",
     "models/samples/astronaut.jpg",
     "models/samples/cat.jpg",

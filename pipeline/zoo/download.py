@@ -125,6 +125,7 @@ def _copy(
 def _write(out: IO[bytes], block: bytes, partial: Path) -> None:
     try:
         out.write(block)
+        out.flush()
     except OSError as error:
         if error.errno == errno.ENOSPC:
             partial.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
+from pipeline.inference.locate import installed_models
 from pipeline.inference.registry import (
     ModelFile,
     Registered,
@@ -84,6 +85,9 @@ def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) ->
     model = registered(name)
     if model.entry.travels:
         raise ModelError(f"model {name}: travels with the package and cannot be pulled")
+    here = installed_models().get(name)
+    if here is not None and is_intact(model, here):
+        return here
     target = target_path(model)
     with _only_one(target, say):
         if target.exists():

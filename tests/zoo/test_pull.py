@@ -143,6 +143,15 @@ def test_a_file_may_come_out_of_a_wheel(register, models, content, tmp_path, mon
     assert names(models) == {"registry.toml", "parcel.onnx"}
 
 
+def test_a_model_in_another_folder_of_the_search_path_is_used(by_url, server, models, monkeypatch):
+    by_url("good")
+    pull("parcel", say=print)
+    monkeypatch.setenv("VISION_MODELS", f"{models.parent / 'first'}:{models}")
+    assert pull("parcel", say=print) == models / "parcel.onnx"
+    assert len(server.requests) == 1
+    assert not (models.parent / "first").exists()
+
+
 def test_models_that_are_not_known_or_travel_cannot_be_pulled(models):
     with pytest.raises(ModelError, match=r"model nonsense: not in the registry; known are: "):
         pull("nonsense", say=print)
