@@ -11,7 +11,9 @@ import typer
 from pipeline.cli import console
 from pipeline.cli import options as opt
 from pipeline.cli.pulling import offer_models
+from pipeline.cli.targets import is_same
 from pipeline.cli.waiting import interruptible, progress_bar
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.cli.waiting import Report
@@ -24,39 +26,34 @@ if TYPE_CHECKING:
 CLASSES_SHOWN = 10
 
 
+MODEL = typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False)
+DATA = typer.Argument(
+    metavar="DATA",
+    help="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier "
+    "a folder with a sub-folder for each class, or a text file of pictures and classes",
+    show_default=False,
+)
+IMAGES = typer.Option(metavar="FOLDER", help="pictures, where they lie elsewhere than usual")
+JSON = typer.Option(metavar="FILE", help="write all figures")
+PLOT = typer.Option(
+    metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
+)
+SCORE = typer.Option(help="leave out objects below this score")
+NMS = typer.Option(help="boxes that overlap more are one object")
+NMS_KIND = typer.Option(metavar="iou|darknet", help="how overlap counts")
+THREADS = typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
+
+
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False),
-    ],
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA",
-            help="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier "
-            "a folder with a sub-folder for each class, or a text file of pictures and classes",
-            show_default=False,
-        ),
-    ],
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="pictures, where they lie elsewhere than usual"),
-    ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write all figures")] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
-        ),
-    ] = None,
-    score: Annotated[float, typer.Option(help="leave out objects below this score")] = 0.001,
-    nms: Annotated[float, typer.Option(help="boxes that overlap more are one object")] = 0.45,
-    nms_kind: Annotated[
-        str, typer.Option(metavar="iou|darknet", help="how overlap counts")
-    ] = "iou",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
-    ] = None,
+    model: Annotated[str, MODEL],
+    data: Annotated[Path, DATA],
+    images: Annotated[Path | None, IMAGES] = None,
+    json: Annotated[Path | None, JSON] = None,
+    plot: Annotated[Path | None, PLOT] = None,
+    score: Annotated[float, SCORE] = 0.001,
+    nms: Annotated[float, NMS] = 0.45,
+    nms_kind: Annotated[str, NMS_KIND] = "iou",
+    threads: Annotated[int | None, THREADS] = None,
     manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,
@@ -69,14 +66,8 @@ def evaluate(
     """
     console.configure(debug=bool(debug))
     offer_models([model], yes=bool(yes))
-    from pipeline.inference.manifest import read_manifest
-    from pipeline.inference.session import open_model
-    from pipeline.zoo.plots import check_plot_path
-
-    if plot:
-        check_plot_path(plot)
-    spec = read_manifest(manifest) if manifest else None
-    opened = open_model(model, threads=threads, spec=spec)
+    opened = _open(model, threads, manifest)
+    _check_targets(json, plot, [opened.path, data, manifest])
     report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
     with interruptible(), progress_bar() as progress:
         if opened.spec.task == "detect":
@@ -87,6 +78,24 @@ def evaluate(
         report.update(figures)
         _write(report, json, drawing, plot)
     _show(report)
+
+
+def _open(model: str, threads: int | None, manifest: str | None) -> Model:
+    from pipeline.inference.manifest import read_manifest
+    from pipeline.inference.session import open_model
+
+    return open_model(model, threads=threads, spec=read_manifest(manifest) if manifest else None)
+
+
+def _check_targets(json: Path | None, plot: Path | None, read: Sequence[str | Path | None]) -> None:
+    """See that both files can be written, and that neither is one that is read."""
+    from pipeline.zoo.plots import check_plot_path
+
+    if plot:
+        check_plot_path(plot)
+    for option, target in (("--json", json), ("--plot", plot)):
+        if target and (target.is_dir() or any(is_same(str(target), str(file)) for file in read)):
+            raise ConfigError(f"{option} {target}: is a folder or is read; choose another name")
 
 
 def _detector(

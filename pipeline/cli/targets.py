@@ -41,10 +41,10 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
         if not path or (option == "--jsonl" and path == STDOUT):
             continue
         for what, files in read.items():
-            if any(_is_same(path, file) for file in files):
+            if any(is_same(path, file) for file in files):
                 raise ConfigError(f"{option} {path}: is a file of {what}; choose another name")
         for other, file in written.items():
-            if _is_same(path, file) and not _is_device(path):
+            if is_same(path, file) and not _is_device(path):
                 raise ConfigError(f"{option} {path}: is the file of {other} too; choose another")
         written[option] = path
 
@@ -56,7 +56,7 @@ def check_model_target(output: Path, *read: Path) -> None:
     """
     if output.suffix != ".onnx" or output.is_dir():
         raise ConfigError(f"--output {output}: expected a file name that ends in .onnx")
-    if any(_is_same(str(output), str(file)) for file in read):
+    if any(is_same(str(output), str(file)) for file in read):
         raise ConfigError(f"--output {output}: is the model that is read; choose another name")
 
 
@@ -73,7 +73,8 @@ def _source_files(source: str | int | None) -> list[str]:
     return files
 
 
-def _is_same(path: str, other: str) -> bool:
+def is_same(path: str, other: str) -> bool:
+    """Whether two paths lead to one file, whether or not it is there yet."""
     try:
         return os.path.samefile(path, other)
     except OSError:  # one of them is not there yet

@@ -72,6 +72,7 @@ WRONG = {
     "damaged-pictures": (["yolov4-tiny-int8", "damaged"], "1 or more of 1 pictures do not decode"),
     "no-truth": (["yolov4-tiny-int8", "plain"], "expected pictures with true boxes"),
     "unwritable": (["yolov4-tiny-int8", ".", "--json", "none/a.json/b"], "cannot be written"),
+    "over-its-data": (["yolov4-tiny-int8", "a.json", "--json", "a.json"], "choose another name"),
     "missing-manifest": (["mine.onnx", ".", "--manifest", "none.toml"], "none.toml: cannot be"),
     "empty-model": (["empty.onnx", "."], "empty.onnx: not a usable ONNX model"),
 }
