@@ -182,7 +182,7 @@ class EngineNode(ManagedNode):
     def _announce(self) -> None:
         if self._detector is not None:
             for output in self._outputs.values():
-                output.announce(self._detector.labels, self.parameters["score_threshold"])
+                output.announce(self._detector.labels, self._detector.score_threshold)
 
     def _change(self, changed: Mapping[str, Value]) -> None:
         """Apply what was changed while running; from the next frame on it counts."""
@@ -190,5 +190,7 @@ class EngineNode(ManagedNode):
             for name in ("score_threshold", "nms_threshold"):
                 if name in changed:
                     setattr(self._detector, name, changed[name])
+            if "score_threshold" in changed:
+                self._announce()
         if "max_rate" in changed:
             self.pace.max_rate = changed["max_rate"]

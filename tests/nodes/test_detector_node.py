@@ -1,0 +1,304 @@
+"""The detector node as other nodes meet it: one process that all tests here talk to."""
+
+from __future__ import annotations
+
+import array
+import itertools
+import re
+import time
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from nodes.detection_messages import boxes_from, stamp_ns
+from nodes.image_messages import image_from, image_message
+from pipeline.inference.detector import Detector
+from pipeline.paths import share_dirs
+
+SETTLE_S = 0.5  # how long nothing may come where nothing is to come
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A sample with objects, 1280x720."""
+    found = [p for folder in share_dirs() for p in sorted((folder / "samples").glob("*.jpg"))]
+    assert found, "sample pictures travel with the package"
+    return cv2.resize(cv2.imread(str(found[0])), (1280, 720))
+
+
+@pytest.fixture(scope="module")
+def process(start_module_node):
+    return start_module_node("detector_node")
+
+
+@pytest.fixture(scope="module")
+def images(process, module_observer, wait_until):
+    """A reliable publisher, once the node has taken to its reliability."""
+    publisher = module_observer.publisher(Image, "image_raw")
+
+    def is_reliable():
+        infos = module_observer.node.get_subscriptions_info_by_topic(publisher.topic_name)
+        return [i.qos_profile.reliability for i in infos] == [ReliabilityPolicy.RELIABLE]
+
+    wait_until(is_reliable, "a reliable subscription")
+    wait_until(lambda: publisher.get_subscription_count() == 1, "its connection")
+    return publisher
+
+
+@pytest.fixture(scope="module")
+def results(module_observer, process):
+    return module_observer.subscribe(Detection2DArray, "detections", heard_from=1)
+
+
+@pytest.fixture(scope="module")
+def stamps():
+    """Headers of now that nobody else has."""
+    return (
+        header(*divmod(time.time_ns() // 1000 * 1000 + i % 1000, 10**9)) for i in itertools.count()
+    )
+
+
+def header(seconds, nanoseconds, frame_id="front/optical frame"):
+    made = Header(frame_id=frame_id)
+    made.stamp.sec, made.stamp.nanosec = seconds, nanoseconds
+    return made
+
+
+@pytest.fixture
+def ask(images, results, stamps):
+    """Send a picture and wait for what was found in it."""
+
+    def send(image):
+        message = image_message(image, next(stamps))
+        images.publish(message)
+        return results.wait_for(lambda result: result.header == message.header)
+
+    return send
+
+
+@pytest.fixture
+def set_parameter(module_observer):
+    kinds = {
+        float: (ParameterType.PARAMETER_DOUBLE, "double_value"),
+        int: (ParameterType.PARAMETER_INTEGER, "integer_value"),
+        str: (ParameterType.PARAMETER_STRING, "string_value"),
+    }
+
+    def send(name, value):
+        kind, field = kinds[type(value)]
+        given = Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))
+        request = SetParameters.Request(parameters=[given])
+        answer = module_observer.call(SetParameters, "detector_node/set_parameters", request)
+        return answer.results[0]
+
+    return send
+
+
+def status_of(message, namespace):
+    name = f"{namespace.lstrip('/')}/detector_node: image_raw"
+    return next((status for status in message.status if status.name == name), None)
+
+
+def values_of(status):
+    return {pair.key: pair.value for pair in status.values}
+
+
+def test_the_header_comes_back_verbatim_in_the_array_and_every_detection(ask, picture):
+    answer = ask(picture)
+    assert answer.detections
+    assert answer.header.frame_id == "front/optical frame"
+    assert all(detection.header == answer.header for detection in answer.detections)
+
+
+def test_boxes_are_in_pixels_of_a_1280x720_picture_and_readably_named(ask, picture):
+    answer, expected = ask(picture), Detector()(picture)
+    assert len(expected), "the sample has objects"
+    boxes = boxes_from(answer, 1280, 720)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=0.5)
+    assert boxes.max() > 416, "pixels of the network would all be below"
+    found = [d.results[0].hypothesis for d in answer.detections]
+    assert [h.class_id for h in found] == [expected.labels[i] for i in expected.class_ids]
+    np.testing.assert_allclose([h.score for h in found], expected.scores, atol=1e-6)
+    assert all(len(detection.results) == 1 for detection in answer.detections)
+
+
+def test_nothing_seen_is_an_empty_array_and_not_silence(ask):
+    answer = ask(np.zeros((480, 640, 3), np.uint8))
+    assert answer.detections == []
+
+
+def test_each_frame_is_answered_once_and_in_order(images, results, stamps, picture):
+    results.clear()
+    small = cv2.resize(picture, (320, 240))
+    sent = [next(stamps) for _ in range(20)]
+    for stamp in sent:
+        images.publish(image_message(small, stamp))
+        time.sleep(0.03)
+    results.wait_for(lambda result: result.header == sent[-1])
+    time.sleep(SETTLE_S)
+    answered = [stamp_ns(result.header) for result in results.messages]
+    assert answered == sorted(set(answered))
+    assert set(answered) <= {stamp_ns(stamp) for stamp in sent}
+
+
+def test_who_joins_late_still_gets_the_labels(process, module_observer):
+    labels = module_observer.subscribe(LabelInfo, "label_info", latched=True)
+    (message,) = labels.wait()
+    assert [c.class_name for c in message.class_map] == list(Detector().labels)
+    assert [c.class_id for c in message.class_map] == list(range(80))
+    assert message.threshold == pytest.approx(0.25)
+
+
+def test_a_changed_threshold_counts_from_the_next_frame_on(
+    ask, picture, set_parameter, module_observer
+):
+    before = ask(picture).detections
+    scores = [d.results[0].hypothesis.score for d in before]
+    between = (scores[0] + 1) / 2
+    labels = module_observer.subscribe(LabelInfo, "label_info", latched=True)
+    labels.wait()
+    assert set_parameter("score_threshold", between).successful
+    try:
+        assert ask(picture).detections == []
+        assert labels.wait(2)[-1].threshold == pytest.approx(between)
+    finally:
+        assert set_parameter("score_threshold", 0.25).successful
+    assert len(ask(picture).detections) == len(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("score_threshold", 1.5, r"out of range .*1\.0.*1\.5"),
+        ("nms_threshold", float("nan"), r"nan"),
+        ("score_threshold", "high", r"wrong parameter type"),
+        ("detector", "other.onnx", r"read-only"),
+    ],
+    ids=["too large", "not a number", "not of its type", "read-only"],
+)
+def test_a_bad_value_is_refused_with_a_reason(set_parameter, ask, picture, name, value, reason):
+    outcome = set_parameter(name, value)
+    assert not outcome.successful
+    assert re.search(reason, outcome.reason, re.IGNORECASE), outcome.reason
+    assert ask(picture).detections
+
+
+def test_parameters_say_what_they_mean_and_may_be(process, module_observer):
+    request = DescribeParameters.Request(names=["score_threshold", "reliability"])
+    service = "detector_node/describe_parameters"
+    score, reliability = module_observer.call(DescribeParameters, service, request).descriptors
+    assert "below this score" in score.description
+    (limits,) = score.floating_point_range
+    assert (limits.from_value, limits.to_value) == (0.0, 1.0)
+    assert not score.read_only
+    assert reliability.read_only
+    assert reliability.additional_constraints == "one of auto, reliable, best_effort"
+
+
+def rubbish():
+    """Messages that no camera would send."""
+    good = image_message(np.zeros((48, 64, 3), np.uint8), header(1, 0))
+
+    def with_(**changes):
+        fields = {name: getattr(good, name) for name in good.get_fields_and_field_types()}
+        return Image(**{**fields, **changes})
+
+    return {
+        "wrong step": with_(step=191),
+        "short data": with_(data=array.array("B", bytes(100))),
+        "no data": with_(data=array.array("B")),
+        "huge size": with_(width=2**31, height=2**31),
+        "huge step": with_(step=2**32 - 1),
+        "unknown encoding": with_(encoding="32FC3"),
+    }
+
+
+@pytest.mark.parametrize("kind", list(rubbish()))
+def test_rubbish_is_passed_over_with_one_line(kind, process, images, ask, results, picture):
+    time.sleep(1.0)  # a second after the last such line there may be another
+    lines = process.count("passed over an image")
+    results.clear()
+    for _ in range(3):
+        images.publish(rubbish()[kind])
+        time.sleep(0.1)
+    answer = ask(picture)
+    assert answer.detections
+    assert [result.header for result in results.messages] == [answer.header]
+    assert process.count("passed over an image") == lines + 1
+
+
+def test_enable_pauses_and_goes_on(ask, images, results, stamps, picture, module_observer):
+    def enable(wanted):
+        request = SetBool.Request(data=wanted)
+        assert module_observer.call(SetBool, "detector_node/enable", request).success
+
+    ask(picture)
+    enable(False)
+    try:
+        results.clear()
+        images.publish(image_message(picture, next(stamps)))
+        time.sleep(SETTLE_S)
+        assert results.messages == []
+    finally:
+        enable(True)
+    assert ask(picture).detections
+
+
+def test_pictures_with_boxes_are_drawn_for_who_subscribes(ask, picture, module_observer):
+    raw = module_observer.subscribe(Image, "detections/image", heard_from=1)
+    jpeg = module_observer.subscribe(CompressedImage, "detections/image/compressed", heard_from=1)
+    # The node may hear of its new subscribers only after the first picture.
+    deadline = time.monotonic() + 10
+    while not (raw.messages and jpeg.messages):
+        assert time.monotonic() < deadline
+        answer = ask(picture)
+    shown = raw.wait_for(lambda message: message.header == answer.header)
+    image = image_from(shown)
+    assert image.shape == picture.shape
+    different = (image != picture).any(axis=2)
+    assert 0 < different.mean() < 0.5
+    packed = jpeg.wait_for(lambda message: message.header == answer.header)
+    assert np.abs(image_from(packed).astype(int) - image).mean() < 5
+
+
+def test_diagnostics_tell_of_rates_ages_and_models(
+    ask, picture, set_parameter, module_observer, module_namespace
+):
+    inbox = module_observer.subscribe(DiagnosticArray, "/diagnostics", heard_from=1)
+
+    def status_at(level):
+        def fits(message):
+            status = status_of(message, module_namespace)
+            return status is not None and status.level == level
+
+        return status_of(inbox.wait_for(fits), module_namespace)
+
+    ask(picture)
+    known = values_of(status_at(DiagnosticStatus.OK))
+    received, published, dropped, refused = (
+        int(known[name]) for name in ("received", "published", "dropped", "refused")
+    )
+    assert received >= published + dropped + refused
+    assert published > 0
+    assert float(known["rate in (Hz)"]) >= 0
+    assert float(known["detect p50 (ms)"]) > 0
+    assert known["detector provider"] == "CPUExecutionProvider"
+    assert re.fullmatch(r"[0-9a-f]{64}", known["detector sha256"])
+    assert {"age p50 (ms)", "age p95 (ms)", "age p99 (ms)"} <= set(known)
+    assert set_parameter("diagnostics.stale_after", 0.2).successful
+    try:
+        assert "stale" in status_at(DiagnosticStatus.WARN).message
+        assert set_parameter("diagnostics.stopped_after", 0.3).successful
+        assert "stopped" in status_at(DiagnosticStatus.ERROR).message
+    finally:
+        set_parameter("diagnostics.stale_after", 2.0)
+        set_parameter("diagnostics.stopped_after", 10.0)
