@@ -18,6 +18,7 @@ import typer
 from pipeline.cli import (
     camera,
     choose,
+    compare,
     console,
     demo,
     detect,
@@ -53,6 +54,7 @@ app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)
 app.command("evaluate")(evaluate.evaluate)
 app.command("head")(head.head)
+app.command("compare")(compare.compare)
 app.command("quantize")(quantize.quantize)
 app.command("choose")(choose.choose)
 

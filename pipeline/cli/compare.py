@@ -1,0 +1,94 @@
+"""`vision compare`: the same pictures through several models, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import console
+from pipeline.cli import options as opt
+from pipeline.cli.pulling import offer_models
+from pipeline.cli.waiting import interruptible, progress_bar
+
+SHOWN = 6
+
+
+def compare(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE_OR_FOLDER", help="a picture, or a folder of them", show_default=False
+        ),
+    ],
+    models: Annotated[
+        list[str],
+        typer.Option(
+            metavar="MODEL [MODEL ...]",
+            help="two models or more: names or ONNX files",
+            show_default=False,
+        ),
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="", hidden=True, show_default=False)
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE.jpg", help="the answers side by side, as a picture"
+        ),
+    ] = Path("vision-compare.jpg"),
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="write it all as one page that needs no other file",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="leave out objects below this score")
+    ] = 0.25,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
+    ] = None,
+    yes: opt.Yes = None,
+    debug: opt.Debug = None,
+) -> None:
+    """Show what several models say of the same pictures, and what each costs on this machine.
+
+    Examples: `vision compare street.jpg --models yolov4-tiny-int8 mine.onnx`,
+    `vision compare photos --models mobilenetv2-int8 mobilenetv2-050 --html page.html`.
+    A detector and a classifier have no task in common; of these a table tells what each can do.
+    """
+    from pipeline.cli.compare_page import page
+    from pipeline.cli.compare_picture import draw_comparison, encode
+    from pipeline.cli.compare_tables import tables
+    from pipeline.errors import ConfigError
+
+    console.configure(debug=bool(debug))
+    names = [*models, *(more or [])]
+    if len(names) < 2:
+        raise ConfigError(f"--models {' '.join(names)}: expected two models or more")
+    offer_models(names, yes=bool(yes))
+    with interruptible(), progress_bar() as report:
+        from pipeline.zoo.compare import compare as compare_models
+        from pipeline.zoo.compare import open_contender
+        from pipeline.zoo.onnx_file import write_atomically
+
+        opened = [open_contender(name, score=score, threads=threads) for name in names]
+        found = compare_models(images, opened, shown=SHOWN, report=report)
+        picture = encode(draw_comparison(found)) if found.is_comparable else None
+        if picture is not None:
+            write_atomically(output, picture)
+        if html is not None:
+            write_atomically(html, page(found, picture).encode())
+    for table in tables(found):
+        print(f"{table.title}")
+        console.show_table(table.columns, table.rows)
+        print()
+    if picture is not None:
+        print(f"side by side: {output.resolve()}")
+    if html is not None:
+        print(f"page: {html.resolve()}")

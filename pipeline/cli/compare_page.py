@@ -1,0 +1,66 @@
+"""A comparison as one HTML page that needs no other file and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from html import escape
+
+from pipeline.cli.compare_tables import Table, tables
+from pipeline.inference.processor import processor
+from pipeline.zoo.compare import Comparison
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+img { max-width: 100%; height: auto; border-radius: .4rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .7rem;
+  border-bottom: 1px solid #8884; }
+th { font-weight: 600; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; }
+footer { margin-top: 2rem; color: #777; font-size: .9rem; }
+"""
+
+
+def page(found: Comparison, picture: bytes | None) -> str:
+    """The page; `picture` is the JPEG of the answers side by side, None where there is none."""
+    names = " and ".join(contender.name for contender in found.contenders)
+    parts = [f"<h1>{escape(names)}</h1>"]
+    if picture is not None:
+        data = base64.b64encode(picture).decode("ascii")
+        alt = f"Answers of {names} side by side"
+        parts.append(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">')
+    parts += [_table(table) for table in tables(found)]
+    parts.append(f"<footer>{escape(_footer(found))}</footer>")
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<title>{escape(names)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
+    return (
+        f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+def _footer(found: Comparison) -> str:
+    threads = found.contenders[0].call.model.threads
+    cores = f"{threads} thread{'' if threads == 1 else 's'}"
+    return (
+        f"Measured on {processor().name} ({platform.machine()}), {cores}, one picture at a time, "
+        f"from pixels to answers. Parameters and multiply-adds are counted from the files."
+    )

@@ -1,0 +1,79 @@
+"""One picture of what several models say: a row for each picture, a column for each model."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from pipeline.errors import RunError
+from pipeline.output.drawing import draw
+from pipeline.types import Detections, Header, Image, Result
+from pipeline.zoo.compare import Answer, Comparison, told
+
+PANEL = 480
+"""Pixels of the longer side of one picture in the whole."""
+_LINE = 24
+_PAD = 8
+_PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_JPEG_QUALITY = 88
+
+
+def draw_comparison(found: Comparison) -> Image:
+    """Every shown picture with every model's answer, as (H, W, 3) uint8 BGR."""
+    titles = [f"{contender.name}   {contender.latency_ms:.1f} ms" for contender in found.contenders]
+    header = _row([_strip([title], PANEL) for title in titles])
+    rows = [header]
+    for picture in found.pictures:
+        panels = [_panel(picture.image, answer) for answer in picture.answers]
+        rows.append(_row(panels))
+    return np.concatenate(rows)
+
+
+def encode(image: Image) -> bytes:
+    """The picture as the contents of a JPEG file."""
+    is_done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not is_done:
+        raise RunError(f"a picture of {image.shape[1]}x{image.shape[0]} cannot be written as JPEG")
+    return bytes(data)
+
+
+def _panel(image: Image, answer: Answer) -> Image:
+    """The picture with boxes drawn in, or with names below it."""
+    scale = PANEL / max(image.shape[:2])
+    width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    if isinstance(answer, Detections):
+        header = Header("", 0, 0, image.shape[1], image.shape[0])
+        small = draw(small, Result(header, answer))
+        lines = [f"{len(answer)} object{'' if len(answer) == 1 else 's'}"]
+    else:
+        lines = told(answer).split(", ")
+    if width < PANEL:
+        left = (PANEL - width) // 2
+        sides = (0, 0, left, PANEL - width - left)
+        small = cv2.copyMakeBorder(small, *sides, cv2.BORDER_CONSTANT, value=_PAPER)
+    return np.concatenate([small, _strip(lines, PANEL, faint=True)])
+
+
+def _strip(lines: list[str], width: int, *, faint: bool = False) -> Image:
+    """Lines of text on paper, each cut where it would be too wide."""
+    strip = np.full((_LINE * len(lines) + 2 * _PAD, width, 3), _PAPER, np.uint8)
+    for number, line in enumerate(lines, start=1):
+        text = line.encode("ascii", "replace").decode()
+        while text and cv2.getTextSize(text, _FONT, 0.55, 1)[0][0] > width - 2 * _PAD:
+            text = text[:-1]
+        at = (_PAD, _PAD + number * _LINE - 7)
+        cv2.putText(strip, text, at, _FONT, 0.55, _FAINT if faint else _INK, 1, cv2.LINE_AA)
+    return strip
+
+
+def _row(panels: list[Image]) -> Image:
+    """Panels beside one another, paper below the shorter ones and between them."""
+    height = max(panel.shape[0] for panel in panels)
+    filled = []
+    for panel in panels:
+        sides = (0, height - panel.shape[0], _PAD, _PAD)
+        filled.append(cv2.copyMakeBorder(panel, *sides, cv2.BORDER_CONSTANT, value=_PAPER))
+    return np.concatenate(filled, axis=1)

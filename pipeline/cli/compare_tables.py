@@ -1,0 +1,105 @@
+"""What `vision compare` tells in tables, on the terminal and on the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.zoo.compare import Comparison, Contender, told
+
+UNKNOWN = "-"
+_ABLE = {"detect": "detection", "classify": "classification"}
+_ANSWERS = {
+    "detect": "several objects of a picture, each with its class, score and box",
+    "classify": "the classes of one object: of a whole picture, or of a box that a detector found",
+}
+_USES = {
+    "detect": "finding, counting, following, keeping clear of",
+    "classify": "finer names for what was found; sorting pictures",
+}
+
+
+class Table(NamedTuple):
+    """A table with its title."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def tables(found: Comparison) -> list[Table]:
+    """What was found and what it costs; where nothing can be compared, what each model can do."""
+    if not found.is_comparable:
+        return [_capabilities(found.contenders), _costs(found)]
+    return [_answers(found), _costs(found)]
+
+
+def _answers(found: Comparison) -> Table:
+    count = len(found.pictures)
+    rest = f" (the first {count} of {found.looked_at} pictures)" if count < found.looked_at else ""
+    rows = [
+        [picture.name if index == 0 else "", contender.name, told(answer)]
+        for picture in found.pictures
+        for index, (contender, answer) in enumerate(
+            zip(found.contenders, picture.answers, strict=True)
+        )
+    ]
+    return Table(f"Answers{rest}", ["picture", "model", "says"], rows)
+
+
+def _costs(found: Comparison) -> Table:
+    columns = [
+        "model", "task", "input", "classes", "ms a picture", "MB", "M parameters", "M MACs",
+        "published", "licence",
+    ]  # fmt: skip
+    rows = [
+        [
+            contender.name,
+            _ABLE[contender.task],
+            contender.input_size,
+            str(len(contender.labels)),
+            f"{contender.latency_ms:.1f}",
+            f"{contender.file_bytes / 1e6:.1f}",
+            _millions(contender.parameters, 2),
+            _millions(contender.multiply_adds, 0),
+            contender.published or UNKNOWN,
+            contender.licence or UNKNOWN,
+        ]
+        for contender in found.contenders
+    ]
+    if found.is_comparable:
+        columns.insert(4, "agreement")
+        for row, text in zip(rows, _agreements(found), strict=True):
+            row.insert(4, text)
+    return Table("What they cost on this machine", columns, rows)
+
+
+def _agreements(found: Comparison) -> Iterator[str]:
+    """`87 % with NAME`: the share of answers that a model has in common with the first like it."""
+    for contender, percent in zip(found.contenders, found.agreement, strict=True):
+        first = next(other for other in found.contenders if other.task == contender.task)
+        yield UNKNOWN if percent is None else f"{percent:.0f} % with {first.name}"
+
+
+def _capabilities(contenders: list[Contender]) -> Table:
+    facts = {
+        "task": [_ABLE[contender.task] for contender in contenders],
+        "answers": [_ANSWERS[contender.task] for contender in contenders],
+        "says where": ["yes" if c.task == "detect" else "no" for c in contenders],
+        "several objects": ["yes" if c.task == "detect" else "no" for c in contenders],
+        "classes": [_classes(contender) for contender in contenders],
+        "good for": [_USES[contender.task] for contender in contenders],
+    }
+    rows = [[name, *values] for name, values in facts.items()]
+    title = "No two of these models have a task in common; what each can do"
+    return Table(title, ["", *(contender.name for contender in contenders)], rows)
+
+
+def _classes(contender: Contender) -> str:
+    labels = [label.partition(",")[0] for label in contender.labels]
+    shown = ", ".join(labels[:3])
+    return f"{len(labels)}: {shown}, ..." if len(labels) > 3 else f"{len(labels)}: {shown}"
+
+
+def _millions(count: int | None, digits: int) -> str:
+    return UNKNOWN if count is None else f"{count / 1e6:,.{digits}f}"
