@@ -123,8 +123,11 @@ HYBRID_MEDIUM = Variant(
 
 
 def write(net: NetworkWriter, width: float, variant: Variant) -> Tensor:
-    """The network of a variant; returns its features after the layer that follows pooling."""
-    tensor = net.stem(round_channels(variant.stem * width), "relu")
+    """The network of a variant; returns its features after the layer that follows pooling.
+
+    Widths below 1 leave the stem as it is, as the published networks of such widths do.
+    """
+    tensor = net.stem(round_channels(variant.stem * max(1.0, width)), "relu")
     for index, block in enumerate(variant.blocks, start=1):
         name = f"block{index}"
         channels = round_channels(block.channels * width)
