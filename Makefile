@@ -16,7 +16,7 @@ ROS_BIN := $(ROS_VENV)/bin
 # Pictures to train, calibrate and measure with; `make models` says what is missing without them.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros lint types format models accuracy bench clean
+.PHONY: demo test test-ros lint types format models accuracy bench bench-transport clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -50,6 +50,9 @@ accuracy: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks --data $(DATA)
 
+bench-transport: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.transport
+
 clean:
 	rm -rf $(VENV) $(ROS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -63,6 +66,10 @@ $(VENV)/.runtime: $(VENV)/.venv $(PACKAGING)
 $(VENV)/.test: $(VENV)/.venv $(PACKAGING)
 	$(PIP) install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.bench: $(VENV)/.venv $(PACKAGING)
+	$(PIP) install --quiet --editable '.[test,bench]'
+	@touch $@ $(VENV)/.runtime $(VENV)/.test
 
 $(VENV)/.dev: $(VENV)/.venv $(PACKAGING)
 	$(PIP) install --quiet --editable '.[test,dev]'

@@ -67,6 +67,13 @@ setup(
             "simplejpeg>=1.7",
             "setuptools>=70.1",  # builds the wheel that the tests install
         ],
+        # What transports are measured against; dora-rs has wheels for some systems only.
+        "bench": [
+            "imagezmq>=1.2",
+            "simplejpeg>=1.7",
+            "dora-rs>=1.1; sys_platform == 'linux' and python_version >= '3.11'",
+            "dora-rs-cli>=1.1; sys_platform == 'linux' and python_version >= '3.11'",
+        ],
         "dev": ["ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-psutil"],
     },
     entry_points={

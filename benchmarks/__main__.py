@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.figures import Figure
-from benchmarks.footprint import first_result_figures, machine, memory_figures
+from benchmarks.footprint import first_result_figures, memory_figures
 from benchmarks.kernels import decode_figures
 from benchmarks.live import live_figures
 from benchmarks.models import float_models
 from benchmarks.preprocess import preprocess_figures
+from benchmarks.report import report
 from benchmarks.throughput import efficiency_figure, speed_figures
 from pipeline.capture import open_source
 from pipeline.errors import VisionError
@@ -87,22 +83,10 @@ def read_images(video: Path, count: int) -> list[np.ndarray]:
     return images[::10]
 
 
-def show(figures: list[Figure], console: Console) -> None:
-    table = Table("figure", "measured", "target", "", "detail")
-    for figure in figures:
-        sign = ">=" if figure.at_least else "<="
-        target = "" if figure.target is None else f"{sign} {figure.target:.3g}"
-        verdict = {True: "[green]yes", False: "[red]NO", None: ""}[figure.reached]
-        table.add_row(
-            figure.name, f"{figure.value:.3g} {figure.unit}", target, verdict, figure.detail
-        )
-    console.print(table)
-
-
 def main() -> int:
     arguments = parse_arguments()
     video = arguments.data / VIDEO
-    console, figures = Console(width=None if sys.stdout.isatty() else 160), []
+    figures: list[Figure] = []
     try:
         for name in arguments.only:
             print(f"measuring {name} ...", file=sys.stderr)
@@ -110,15 +94,7 @@ def main() -> int:
     except VisionError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
-    show(figures, console)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "measured": time.strftime("%Y-%m-%d %H:%M"),
-        "machine": machine(),
-        "figures": [{**asdict(figure), "reached": figure.reached} for figure in figures],
-    }
-    arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    console.print(f"written to {arguments.json}")
+    report(figures, arguments.json)
     return 0
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,32 +65,56 @@ class Link:
         return np.array(self.sender.recv()) / 1e6
 
 
+class LinkError(Exception):
+    """A way that cannot be had here."""
+
+
 @contextlib.contextmanager
 def link(way: str, folder: Path, receivers: int = 1) -> Iterator[Link]:
-    """Start the processes of a way."""
+    """Start the processes of a way, and let them find each other.
+
+    Raises `LinkError` where they do not start.
+    """
+    module = {"imagezmq": "imagezmq", "dora": "dora"}.get(way.split(maxsplit=1)[0])
+    if module and importlib.util.find_spec(module) is None:
+        raise LinkError(f"{module} is not installed")
     control = str(folder / f"control-{len(list(folder.iterdir()))}")
     address = _address(way, folder)
-    with Listener(control, "AF_UNIX") as listener, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(control)
+        listener.listen(1 + receivers)
+        listener.settimeout(START_S)
         if way == "dora":
             stack.enter_context(_dora(control, folder))
         else:
             for role in ["send", *["receive"] * receivers]:
                 command = [sys.executable, "-m", PEERS, role, way, address, control]
                 stack.enter_context(_running(command))
-        listener._listener._socket.settimeout(START_S)
-        peers = []
-        for _ in range(1 + receivers):
-            peer = stack.enter_context(listener.accept())
-            peers.append((peer.recv()[0], peer))
+        peers = [_accept(listener, stack, way) for _ in range(1 + receivers)]
         sender = next(peer for role, peer in peers if role == "send")
         made = Link(sender, [peer for role, peer in peers if role == "receive"])
-        while made.turn(100, 0.3).received_fps < 10:  # until they have found each other
-            pass
+        deadline_s = time.monotonic() + START_S
+        while made.turn(100, 0.3).received_fps < 10:
+            if time.monotonic() > deadline_s:
+                raise LinkError(f"{way}: nothing arrives")
         yield made
 
 
+def _accept(
+    listener: socket.socket, stack: contextlib.ExitStack, way: str
+) -> tuple[str, Connection]:
+    try:
+        connected, _ = listener.accept()
+    except TimeoutError as error:
+        raise LinkError(f"{way}: its processes did not start") from error
+    connected.setblocking(True)
+    peer = stack.enter_context(Connection(connected.detach()))
+    return peer.recv()[0], peer
+
+
 @contextlib.contextmanager
-def _running(command: list[str], **options: object) -> Iterator[None]:
+def _running(command: list[str], **options: Any) -> Iterator[None]:
     process = subprocess.Popen(command, cwd=ROOT, **options)
     try:
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ def our_sender(address: str, payload: Any) -> Send:
     return lambda image, ns: publisher.send_frame(Frame(image, ns, next(seqs), "camera"))
 
 
-def our_receiver(address: str) -> Receive:
+def our_receiver(address: str, every: bool = False) -> Receive:
     """What a `FrameSubscription` reads from, with a time limit."""
-    subscription = Subscription(address)
+    subscription = Subscription(address, every=every)
 
     def receive() -> int | None:
         received = subscription.receive(IDLE_S)
@@ -45,7 +46,7 @@ def our_receiver(address: str) -> Receive:
 
 
 def imagezmq_sender(address: str, reply: bool, jpeg: bool) -> Send:
-    import imagezmq
+    imagezmq = import_module("imagezmq")
 
     sender = imagezmq.ImageSender(address, REQ_REP=reply)
     if jpeg:
@@ -54,8 +55,8 @@ def imagezmq_sender(address: str, reply: bool, jpeg: bool) -> Send:
 
 
 def imagezmq_receiver(address: str, reply: bool, jpeg: bool) -> Receive:
-    import imagezmq
-    import simplejpeg
+    imagezmq = import_module("imagezmq")
+    simplejpeg = import_module("simplejpeg")
 
     hub = imagezmq.ImageHub(address, REQ_REP=reply)
     hub.zmq_socket.rcvtimeo = int(IDLE_S * 1000)
@@ -75,15 +76,15 @@ def imagezmq_receiver(address: str, reply: bool, jpeg: bool) -> Receive:
 
 
 def dora_sender(address: str) -> Send:
-    import dora
-    import pyarrow
+    dora = import_module("dora")
+    pyarrow = import_module("pyarrow")
 
     node = dora.Node()
     return lambda image, ns: node.send_output("image", pyarrow.array(image.ravel()), {"ns": ns})
 
 
 def dora_receiver(address: str) -> Receive:
-    import dora
+    dora = import_module("dora")
 
     node = dora.Node()
 
@@ -109,7 +110,7 @@ SENDERS: dict[str, Callable[[str], Send]] = {
 }
 RECEIVERS: dict[str, Callable[[str], Receive]] = {
     "shm": our_receiver,
-    "raw": our_receiver,
+    "raw": partial(our_receiver, every=True),
     "jpeg": our_receiver,
     "imagezmq REQ/REP": partial(imagezmq_receiver, reply=True, jpeg=False),
     "imagezmq PUB/SUB": partial(imagezmq_receiver, reply=False, jpeg=False),

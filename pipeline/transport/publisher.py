@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -19,7 +20,7 @@ from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
 from pipeline.transport.line import LineServer
 from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
 from pipeline.transport.security import Security
-from pipeline.transport.sockets import Endpoint, is_readable
+from pipeline.transport.sockets import QUEUED, Endpoint, is_readable
 from pipeline.transport.turns import Turns
 from pipeline.transport.wire import FrameHeader, ResultHeader, WireError
 from pipeline.transport.wire_result import result_fields, result_payload
@@ -28,6 +29,7 @@ from pipeline.types import Frame, Header, Image, Result
 PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
 NO_COPY_BYTES = 16384  # from this size on, handing memory over is cheaper than copying it
+GO_AHEAD_S = 0.001
 MAX_SUBSCRIPTION = 1024  # bytes; all that a subscriber may send
 MAX_SUBSCRIPTIONS = 1000
 
@@ -79,6 +81,8 @@ class Publisher:
         self._rings: dict[str, shared_memory.RingWriter] = {}
         self._lines: dict[str, LineServer] = {}
         self._subscribed: Counter[bytes] = Counter()
+        self._under_way: list[zmq.MessageTracker] = []
+        self._queued = QUEUED * streams
         self._turns = Turns()
         self.counts: dict[str, Counter[str]] = {}
         self._clock: ClockServer | None = None
@@ -297,8 +301,23 @@ class Publisher:
         socket = self._endpoint.socket
         socket.send(topic, zmq.SNDMORE)
         socket.send(header, zmq.SNDMORE)
-        socket.send(payload, copy=len(payload) < NO_COPY_BYTES)
+        if len(payload) < NO_COPY_BYTES:
+            socket.send(payload)
+        else:
+            self._let_go_ahead()
+            self._under_way.append(socket.send(payload, copy=False, track=True))
         self._note_sent(topic, counted)
+
+    def _let_go_ahead(self) -> None:
+        """Give what was sent before a moment to leave, where it fills the queues.
+
+        Else one that sends as fast as it can takes the processor from those who carry its messages,
+        only to have them dropped. What is stuck before a subscriber that stands costs this once.
+        """
+        self._under_way = [message for message in self._under_way if not message.done]
+        if len(self._under_way) >= self._queued:
+            with contextlib.suppress(zmq.NotDone):
+                self._under_way.pop(0).wait(GO_AHEAD_S)
 
     def _note_sent(self, topic: bytes, counted: bytes) -> None:
         self._next_count[topic] += 1

@@ -1,0 +1,168 @@
+"""`make bench-transport`: pictures and results from process to process, against others' ways.
+
+Every comparison is made in one run, in short turns one after the other, between processes that stay
+alive, on this machine; what counts is the median of the ratios, turn by turn. Pictures are 1280x720
+raw BGR unless JPEG is said. A rate is that of pictures that arrived, not of those sent. imagezmq
+goes over ipc where we do, and has the same encoder and decoder of JPEG (simplejpeg) that we use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.figures import Figure
+from benchmarks.report import report
+from benchmarks.transport_fleet import process_figure
+from benchmarks.transport_links import Link, LinkError, link
+
+CAMERA_FPS = 30.0
+FULL = 0.0
+LATENCY_MS, WORST_MS = 0.35, 1.0
+COPIES = 1.5
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport", description=__doc__)
+    parser.add_argument(
+        "--json", type=Path, default=Path("build/bench-transport.json"), help="where to write"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each way")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+    parser.add_argument("--only", nargs="*", choices=list(GROUPS), default=list(GROUPS))
+    return parser.parse_args()
+
+
+def latency_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
+    """Until a frame is in the other process's hands, beside bare copies of the picture."""
+    with link("shm", folder) as shm:
+        for fps, name in ((CAMERA_FPS, f"{CAMERA_FPS:g} frames/s"), (FULL, "full rate")):
+            length = seconds * (3 if fps else 1)
+            turns, copies = [], []
+            for _ in range(rounds):
+                turns.append(shm.turn(fps, length).latency_ms)
+                copies.append(shm.copies_ms(fps, length / 3))
+            p50, p99 = map(float, np.percentile(np.concatenate(turns), [50, 99]))
+            medians = [float(np.median(turn)) for turn in turns]
+            what = f"{min(medians):.3f} to {max(medians):.3f} ms turn by turn"
+            yield Figure(f"shm latency p50, {name}", p50, "ms", LATENCY_MS, False, what)
+            worst = f"best turn {min(np.percentile(turn, 99) for turn in turns):.3f} ms"
+            yield Figure(f"shm latency p99, {name}", p99, "ms", WORST_MS, False, worst)
+            ratios = [m / np.median(copy) for m, copy in zip(medians, copies, strict=True)]
+            copy_ms = float(np.median(np.concatenate(copies)))
+            yield Figure(
+                f"shm latency p50 / one copy of the picture, {name}",
+                float(np.median(ratios)),
+                "x",
+                COPIES,
+                False,
+                f"a copy takes {copy_ms:.3f} ms; ratios {min(ratios):.2f} to {max(ratios):.2f}",
+            )
+
+
+def rate_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
+    """Pictures a second at full rate, over what others reach."""
+    yield from _compare(
+        "shm",
+        {"imagezmq REQ/REP": 4.0, "imagezmq PUB/SUB": 4.0, "dora": 2.0},
+        folder,
+        rounds,
+        seconds,
+    )
+    yield from _compare(
+        "raw", {"imagezmq REQ/REP": 1.5, "imagezmq PUB/SUB": 1.5}, folder, rounds, seconds
+    )
+    yield from _compare(
+        "jpeg",
+        {"imagezmq JPEG REQ/REP": 1.0, "imagezmq JPEG PUB/SUB": 1.0},
+        folder,
+        rounds,
+        seconds,
+    )
+
+
+def _compare(
+    ours: str, others: dict[str, float], folder: Path, rounds: int, seconds: float
+) -> Iterator[Figure]:
+    with contextlib.ExitStack() as stack:
+        mine = stack.enter_context(link(ours, folder))
+        theirs = {name: _try_link(name, folder, stack) for name in others}
+        rates: dict[str, list[float]] = {name: [] for name in others}
+        own: dict[str, list[float]] = {name: [] for name in others}
+        for _ in range(rounds):
+            for name, their in theirs.items():
+                if isinstance(their, Link):
+                    own[name].append(mine.turn(FULL, seconds).received_fps)
+                    rates[name].append(their.turn(FULL, seconds).received_fps)
+    for name, target in others.items():
+        title = f"{ours} rate / {name}"
+        if not rates[name]:
+            yield Figure(title, float("nan"), "x", None, detail=f"not measured: {theirs[name]}")
+            continue
+        ratios = [a / b if b else np.inf for a, b in zip(own[name], rates[name], strict=True)]
+        detail = f"{np.median(own[name]):.0f} against {np.median(rates[name]):.0f} frames/s"
+        spread = f"ratios {min(ratios):.2f} to {max(ratios):.2f}"
+        yield Figure(title, float(np.median(ratios)), "x", target, detail=f"{detail}, {spread}")
+
+
+def _try_link(way: str, folder: Path, stack: contextlib.ExitStack) -> Link | LinkError:
+    try:
+        return stack.enter_context(link(way, folder))
+    except LinkError as error:
+        return error
+
+
+def subscriber_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
+    """What more subscribers cost the publisher."""
+    with link("shm", folder) as one, link("shm", folder, 10) as ten:
+        ratios, ones, tens = [], [], []
+        for _ in range(rounds):
+            ones.append(one.turn(CAMERA_FPS, 2 * seconds).cpu_ms)
+            tens.append(ten.turn(CAMERA_FPS, 2 * seconds).cpu_ms)
+            ratios.append((tens[-1] / ones[-1] - 1) / 9)
+    yield Figure(
+        "ten subscribers: growth of the publisher's cost for each",
+        float(np.median(ratios)) * 100,
+        "%",
+        10.0,
+        False,
+        f"{np.median(ones):.3f} ms of processor time a frame with one, {np.median(tens):.3f} with "
+        f"ten, at {CAMERA_FPS:g} frames/s",
+    )
+
+
+def fleet_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
+    yield process_figure(folder, max(rounds // 2, 2), 12 * seconds)
+
+
+GROUPS = {
+    "latency": latency_figures,
+    "rates": rate_figures,
+    "subscribers": subscriber_figures,
+    "processes": fleet_figures,
+}
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    figures = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in arguments.only:
+                print(f"measuring {name} ...", file=sys.stderr)
+                figures += GROUPS[name](Path(folder), arguments.rounds, arguments.seconds)
+    except LinkError as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        return 2
+    report(figures, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
