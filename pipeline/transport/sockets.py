@@ -14,6 +14,7 @@ import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport.address import Address
+from pipeline.transport.door import Door
 from pipeline.transport.security import Doorkeeper, Security, protect
 
 QUEUED = 2
@@ -63,6 +64,7 @@ class Endpoint:
         self.socket.sndhwm = self.socket.rcvhwm = queued
         self.socket.maxmsgsize = max_part_bytes
         set_common_options(self.socket)
+        self.door = Door()
 
     def open(self, address: Address, bind: bool) -> None:
         """Bind or connect; a socket may have several addresses, all with the same security."""
@@ -81,6 +83,8 @@ class Endpoint:
         except zmq.ZMQError as error:
             raise ConfigError(f"address '{address.text}': {_why(error)}") from error
         self.addresses.append(address)
+        if bind:
+            self.door.add(self.last_endpoint())
 
     def last_endpoint(self) -> str:
         """The endpoint that was opened last, with its real port."""
