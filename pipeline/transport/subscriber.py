@@ -122,6 +122,7 @@ class Subscriber:
 
     def receive(self, timeout_s: float) -> Received | None:
         """The newest of the camera whose turn it is; None where nothing came in time."""
+        self._endpoint.door.check()
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = 0.0 if self._pending else max(deadline_s - time.monotonic(), 0.0)
