@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 from pipeline.errors import OutputError
 from pipeline.inference import session
 from pipeline.inference.processor import processor
-from pipeline.inference.session import open_model
+from pipeline.inference.session import Model, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo import architectures, qdq, rewrite
 from pipeline.zoo.cost import count_cost
@@ -114,19 +114,29 @@ def measure(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> Measuremen
     """Time a network on a random picture, and count what it costs.
 
     It goes through a file, which is opened exactly as `vision run` does. Raises `OutputError` where
-    the folder for temporary files is full.
+    the folder for temporary files is full or missing.
     """
     cost = count_cost(model)
-    with tempfile.TemporaryDirectory(prefix="vision-") as folder:
-        path = Path(folder) / "network.onnx"
-        save_model(model, spec, path)
-        opened = open_model(path, threads=threads)
-        size = path.stat().st_size
+    opened, size = _open_through_file(model, spec, threads)
     entry = spec.input
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (1, entry.height, entry.width, 3), np.uint8)
     latency_s = time_calls(lambda: opened.run(picture))
     return Measurement(1e3 * latency_s, cost.parameters, cost.multiply_adds or 0, size)
+
+
+def _open_through_file(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> tuple[Model, int]:
+    """The opened network and the bytes of its file, which is gone again by then."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="vision-")
+    except OSError as error:
+        raise OutputError(f"temporary folder: cannot be made (TMPDIR says where): {error}") from (
+            error
+        )
+    with folder as name:
+        path = Path(name) / "network.onnx"
+        save_model(model, spec, path)
+        return open_model(path, threads=threads), path.stat().st_size
 
 
 def warn_if_busy() -> None:

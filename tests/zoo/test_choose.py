@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pipeline.errors import OutputError
 from pipeline.zoo import choose, latency
 from pipeline.zoo.choose import Candidate, Choice, best_within, mark_frontier, measure_all
 from pipeline.zoo.latency import LatencyCache, Machine, Measurement, this_machine, time_calls
@@ -176,3 +177,11 @@ def test_trained_members_are_in_the_registry():
     for name, model in TRAINED.items():
         assert members[name].trained == model
         assert f"[models.{model}]" in registry.read_text()
+
+
+def test_no_room_for_the_networks_file_is_an_error_that_names_the_folder(monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(latency.tempfile, "tempdir", "/no/such/folder")
+    (candidate,) = choose.detectors((64,), (1,))
+    with pytest.raises(OutputError, match=r"temporary folder: cannot be made .*no/such/folder"):
+        latency.measure(candidate.build(False), candidate.spec(), 1)
