@@ -16,6 +16,7 @@ SHOWN = 6
 
 
 def compare(
+    context: typer.Context,
     images: Annotated[
         Path,
         typer.Argument(
@@ -30,9 +31,6 @@ def compare(
             show_default=False,
         ),
     ],
-    more: Annotated[
-        list[str] | None, typer.Argument(metavar="", hidden=True, show_default=False)
-    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -68,7 +66,7 @@ def compare(
     from pipeline.errors import ConfigError
 
     console.configure(debug=bool(debug))
-    names = [*models, *(more or [])]
+    names = [*models, *context.args]  # an option takes one; those after it are left over
     if len(names) < 2:
         raise ConfigError(f"--models {' '.join(names)}: expected two models or more")
     offer_models(names, yes=bool(yes))

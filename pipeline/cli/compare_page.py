@@ -13,12 +13,12 @@ from pipeline.zoo.compare import Comparison
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 img { max-width: 100%; height: auto; border-radius: .4rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .7rem;
+table { border-collapse: collapse; width: 100%; font-size: .95rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .55rem;
   border-bottom: 1px solid #8884; }
 th { font-weight: 600; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
@@ -28,7 +28,7 @@ footer { margin-top: 2rem; color: #777; font-size: .9rem; }
 
 def page(found: Comparison, picture: bytes | None) -> str:
     """The page; `picture` is the JPEG of the answers side by side, None where there is none."""
-    names = " and ".join(contender.name for contender in found.contenders)
+    names = ", ".join(contender.name for contender in found.contenders)
     parts = [f"<h1>{escape(names)}</h1>"]
     if picture is not None:
         data = base64.b64encode(picture).decode("ascii")

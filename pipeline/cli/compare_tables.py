@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.zoo.compare import Comparison, Contender, told
@@ -69,16 +68,11 @@ def _costs(found: Comparison) -> Table:
     ]
     if found.is_comparable:
         columns.insert(4, "agreement")
-        for row, text in zip(rows, _agreements(found), strict=True):
-            row.insert(4, text)
+        for row, percent in zip(rows, found.agreement, strict=True):
+            row.insert(4, UNKNOWN if percent is None else f"{percent:.0f} %")
+        title = "Agreement with the first model of the same task, and cost on this machine"
+        return Table(title, columns, rows)
     return Table("What they cost on this machine", columns, rows)
-
-
-def _agreements(found: Comparison) -> Iterator[str]:
-    """`87 % with NAME`: the share of answers that a model has in common with the first like it."""
-    for contender, percent in zip(found.contenders, found.agreement, strict=True):
-        first = next(other for other in found.contenders if other.task == contender.task)
-        yield UNKNOWN if percent is None else f"{percent:.0f} % with {first.name}"
 
 
 def _capabilities(contenders: list[Contender]) -> Table:

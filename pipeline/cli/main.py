@@ -54,7 +54,7 @@ app.add_typer(models.app, name="models")
 app.command("import-darknet")(import_darknet.import_darknet)
 app.command("evaluate")(evaluate.evaluate)
 app.command("head")(head.head)
-app.command("compare")(compare.compare)
+app.command("compare", context_settings={"allow_extra_args": True})(compare.compare)
 app.command("quantize")(quantize.quantize)
 app.command("choose")(choose.choose)
 

@@ -69,9 +69,9 @@ class Shown(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that is to be told. `agreement` in percent is with the first model of the same task,
-    None where their classes differ.
+    """All that is to be told.
 
+    `agreement` in percent is with the first model of the same task, None where the classes differ.
     `pictures` are the first ones, up to as many as were asked for; `looked_at` counts all. Both
     are empty where no two models have a task in common: then there is nothing to compare.
     """

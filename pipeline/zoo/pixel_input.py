@@ -30,21 +30,17 @@ class _PixelInput:
         entry, rest = self._entry, self._out.nodes
         first = [node for node in rest if entry.name in node.input]
         self._out.nodes = []
-        weight = self._out.arrays.get(first[0].input[1]) if len(first) == 1 else None
-        is_folded = (
-            entry.layout == "NCHW"
-            and first[0].op_type == "Conv"
-            and weight is not None
-            and weight.shape[1] == COLORS
-        )
+        conv = first[0] if len(first) == 1 and first[0].op_type == "Conv" else None
+        weight = None if conv is None else self._out.arrays.get(conv.input[1])
+        is_folded = entry.layout == "NCHW" and weight is not None and weight.shape[1] == COLORS
         if not is_folded:
             source = self._scaled()
             for node in first:
                 node.input[:] = [source if name == entry.name else name for name in node.input]
-        elif _is_packable(first[0], entry):
-            rest = self._packed(first[0], rest)
+        elif _is_packable(conv, entry):
+            rest = self._packed(conv, rest)
         else:
-            self._folded_scale(first[0])
+            self._folded_scale(conv)
         self._out.nodes = in_order([*self._out.nodes, *rest])
         self._out.set_input(entry.name, [entry.height, entry.width, COLORS])
 

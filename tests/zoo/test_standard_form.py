@@ -1,0 +1,112 @@
+"""Other people's networks in our form: the same answers from raw pixels, whatever their habits."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.inference.manifest import read_manifest
+from pipeline.inference.session import open_model
+from pipeline.zoo.onnx_file import load_graph, save_model
+from pipeline.zoo.quantize import quantize_model
+from pipeline.zoo.rewrite import heads_as_products
+from pipeline.zoo.standard_form import standard_form
+
+_spec = importlib.util.spec_from_file_location(
+    "small_networks", Path(__file__).with_name("small_networks.py")
+)
+assert _spec is not None
+assert _spec.loader is not None
+small = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(small)
+
+HABITS = {
+    "packed stem": {},
+    "BGR": {"color": "BGR"},
+    "stem of stride 1": {"stem": (3, 1, 1)},
+    "large stem": {"stem": (7, 2, 3)},
+    "width that four does not divide": {"size": 30},
+    "channels last": {"layout": "NHWC"},
+    "last convolution": {"tail": "conv"},
+    "product and sum": {"tail": "product"},
+    "old opset": {"opset": 11},
+}
+
+
+def opened(folder, **habits):
+    """The network through our session, which computes what its manifest says."""
+    facts = {key: habits.pop(key) for key in ("color",) if key in habits}
+    shared = {key: habits[key] for key in ("size", "layout") if key in habits}
+    path = small.write_classifier(folder / "net.onnx", **habits)
+    spec = read_manifest(small.write_manifest(folder / "net.toml", **facts, **shared))
+    return open_model(path, spec=spec)
+
+
+def pixels_for(model, count=3):
+    entry = model.spec.input
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (count, entry.height, entry.width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", HABITS, ids=str)
+def test_answers_from_raw_pixels_are_those_of_the_original(tmp_path, name):
+    model = opened(tmp_path, **HABITS[name])
+    standard = standard_form(load_graph(model.path), model.spec)
+    rewritten, _ = heads_as_products(standard.model)
+    save_model(rewritten, standard.spec, tmp_path / "standard.onnx")
+    found = open_model(tmp_path / "standard.onnx")
+    assert found.spec.input.dtype == "uint8"
+    batch = pixels_for(model)
+    np.testing.assert_allclose(found.run(batch)[0], model.run(batch)[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["packed stem", "channels last", "last convolution"])
+def test_it_quantises_to_nearly_the_same_answers(tmp_path, name):
+    model = opened(tmp_path, **HABITS[name])
+    standard = standard_form(load_graph(model.path), model.spec)
+    rewritten, heads = heads_as_products(standard.model)
+    batch = pixels_for(model, 8)
+    quantized = quantize_model(rewritten, [batch], keep_float=[*heads, *standard.float_nodes])
+    kinds = [node.op_type for node in quantized.graph.node]
+    assert kinds.count("DequantizeLinear") > 8
+    save_model(quantized, standard.spec, tmp_path / "int8.onnx")
+    found, expected = open_model(tmp_path / "int8.onnx").run(batch)[0], model.run(batch)[0]
+    assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
+
+
+def test_dead_channels_keep_their_bias_in_int8(tmp_path):
+    """A channel without weights answers with its bias: no integer of its own scale holds that."""
+    model = opened(tmp_path)
+    graph = load_graph(model.path)
+    for tensor in graph.graph.initializer:
+        if tensor.name == "w1":
+            weight = onnx.numpy_helper.to_array(tensor).copy()
+            weight[2] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, "w1"))
+    bias = onnx.numpy_helper.from_array(np.full(8, 3.0, np.float32), "b1")
+    graph.graph.initializer.append(bias)
+    (conv,) = [node for node in graph.graph.node if "w1" in node.input]
+    conv.input.append("b1")
+    onnx.save(graph, model.path)
+    model = open_model(model.path, spec=model.spec)
+    standard = standard_form(graph, model.spec)
+    batch = pixels_for(model, 8)
+    save_model(
+        quantize_model(standard.model, [batch], keep_float=standard.float_nodes),
+        standard.spec, tmp_path / "int8.onnx",
+    )  # fmt: skip
+    found, expected = open_model(tmp_path / "int8.onnx").run(batch)[0], model.run(batch)[0]
+    assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
+
+
+def test_an_int8_model_is_refused(tmp_path):
+    model = opened(tmp_path)
+    standard = standard_form(load_graph(model.path), model.spec)
+    quantized = quantize_model(standard.model, [pixels_for(model)], keep_float=standard.float_nodes)
+    with pytest.raises(ModelError, match="is an int8 model already; expected the float model"):
+        standard_form(quantized, standard.spec)
