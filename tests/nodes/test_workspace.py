@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -128,3 +129,24 @@ def test_the_installed_camera_node_publishes_images(
     assert (image.width, image.height, image.encoding) == (320, 240, "bgr8")
     assert node.stop(signal.SIGTERM, timeout_s=5) == 0
     assert "Traceback" not in node.log
+
+
+@pytest.mark.parametrize("composed", ["true", "false"])
+def test_one_command_shows_the_whole_thing(start_installed, observer, namespace, composed):
+    ros2 = shutil.which("ros2", path=os.pathsep.join([str(PREFIX / "bin"), os.environ["PATH"]]))
+    if ros2 is None or importlib.util.find_spec("ros2launch") is None:
+        pytest.skip("needs ros2 launch, of a ROS 2 distribution")
+    topic = "detections" if composed == "true" else "classified_detections"
+    found = observer.subscribe(Detection2DArray, topic)
+    launch = start_installed(
+        *(ros2, "launch", "vision", "detect.launch.py"),
+        *("source:=scene:?size=320x240&fps=10", f"composed:={composed}"),
+        *(f"namespace:={namespace}", "score_threshold:=0.1"),
+    )
+    launch.wait_for_log("process started")
+    message = found.wait_for(lambda message: message.detections, timeout_s=60)
+    ids = [result.hypothesis.class_id for result in message.detections[0].results]
+    assert len(ids) > 1
+    assert all(name.startswith("imagenet/") for name in ids[1:])
+    launch.stop(signal.SIGINT)
+    assert launch.count("process has finished cleanly") == (1 if composed == "true" else 3)

@@ -1,0 +1,128 @@
+"""The launch file: its arguments, and the nodes that they ask for. Needs a ROS distribution."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("launch_ros", reason="needs launch and launch_ros, of a ROS 2 distribution")
+
+from launch import LaunchContext, LaunchService
+from launch.actions import DeclareLaunchArgument
+from launch.utilities import perform_substitutions
+from launch_ros.actions import Node
+from launch_ros.utilities import evaluate_parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "launch" / "detect.launch.py"
+ARGUMENTS = {
+    *("source", "image_topic", "composed", "detector", "classifier", "score_threshold"),
+    *("nms_threshold", "threads", "image_transport", "reliability", "namespace", "params_file"),
+    *("use_sim_time", "log_level", "autostart", "respawn"),
+}
+
+
+@pytest.fixture(scope="module")
+def launch_file():
+    spec = importlib.util.spec_from_file_location("detect_launch", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def started(launch_file):
+    """The nodes that the arguments lead to, by their executables; nothing is run."""
+
+    def start(**arguments: str) -> dict[str, Node]:
+        context = LaunchContext()
+        context.launch_configurations.update(arguments)
+        for entity in launch_file.generate_launch_description().entities:
+            if isinstance(entity, DeclareLaunchArgument):
+                entity.visit(context)
+        nodes = launch_file.start_nodes(context)
+        return {node.node_executable: node for node in nodes}
+
+    return start
+
+
+def given_parameters(node: Node) -> dict[str, object]:
+    """Those that the arguments give, behind the file's."""
+    file, given = evaluate_parameters(LaunchContext(), node._Node__parameters)
+    assert Path(file) == ROOT / "config" / "vision.yaml" or Path(file).name == "mine.yaml"
+    return {name: getattr(value, "value", value) for name, value in given.items()}
+
+
+def test_every_argument_is_described_and_has_a_default_without_running(launch_file):
+    declared = {a.name: a for a in launch_file.generate_launch_description().get_launch_arguments()}
+    assert set(declared) == ARGUMENTS
+    for argument in declared.values():
+        assert argument.default_value is not None
+        assert len(argument.description) > 10
+    context = LaunchContext()
+    assert perform_substitutions(context, declared["composed"].default_value) == "true"
+    assert declared["reliability"].choices == ["", "auto", "reliable", "best_effort"]
+
+
+def test_composed_is_one_process_and_arguments_become_parameters(started):
+    nodes = started(
+        source="0", detector="mine.onnx", score_threshold="0.5", threads="2", use_sim_time="true"
+    )
+    assert list(nodes) == ["vision_node"]
+    assert given_parameters(nodes["vision_node"]) == {
+        "source": "0",
+        "detector": "mine.onnx",
+        "score_threshold": 0.5,
+        "threads": 2,
+        "use_sim_time": True,
+        "autostart": True,
+    }
+
+
+def test_apart_are_three_processes_each_with_what_it_has(started):
+    nodes = started(source="scene:", composed="false", threads="1", image_transport="compressed")
+    assert list(nodes) == ["camera_node", "detector_node", "classifier_node"]
+    common = {"use_sim_time": False, "autostart": True}
+    listening = {**common, "threads": 1, "image_transport": "compressed"}
+    assert given_parameters(nodes["camera_node"]) == {**common, "source": "scene:"}
+    assert given_parameters(nodes["detector_node"]) == listening
+    assert given_parameters(nodes["classifier_node"]) == listening
+
+
+def test_somebody_elses_images_need_no_camera_node_and_none_no_classifier_node(started):
+    nodes = started(composed="false", image_topic="/camera/image_raw", classifier="none")
+    assert list(nodes) == ["detector_node"]
+    remappings = (
+        nodes["detector_node"].expanded_remapping_rules or nodes["detector_node"]._Node__remappings
+    )
+    texts = [
+        tuple(perform_substitutions(LaunchContext(), list(part)) for part in r) for r in remappings
+    ]
+    assert texts == [("image_raw", "/camera/image_raw")]
+
+
+def test_without_camera_and_arguments_it_says_what_to_pass(started, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    with pytest.raises(RuntimeError, match=r"no camera .* pass source:=scene:"):
+        started()
+
+
+def test_a_file_of_parameters_says_it_all(started):
+    assert "source" not in given_parameters(started(params_file="/mine.yaml")["vision_node"])
+
+
+def test_a_number_that_is_none_is_refused_by_name(started):
+    with pytest.raises(
+        RuntimeError, match=r"score_threshold must be a number.*score_threshold:=high"
+    ):
+        started(source="scene:", score_threshold="high")
+
+
+def test_a_wrong_choice_is_refused_before_anything_starts(launch_file, caplog):
+    service = LaunchService(argv=[])
+    service.context.launch_configurations["composed"] = "perhaps"
+    service.include_launch_description(launch_file.generate_launch_description())
+    assert service.run() == 1
+    assert "composed" in caplog.text
