@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from pipeline.cli import console
-from pipeline.cli.waiting import interruptible
+from pipeline.cli.signals import StopSignals
+from pipeline.cli.waiting import EXIT_STOPPED
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
@@ -47,10 +50,10 @@ def pull_models(names: Sequence[str]) -> list[Path]:
     """Fetch each model unless it is here, showing how far it has come; returns their paths."""
     from pipeline.zoo.pull import pull
 
-    paths: list[Path] = []
-    with interruptible(), _download_bar() as report:
-        paths += [pull(name, say=_log.warning, report=report) for name in names]
-    return paths
+    with StopSignals(), _download_bar() as report:
+        return [pull(name, say=_log.warning, report=report) for name in names]
+    console.say("stopped; what came so far is kept for the next pull")
+    raise typer.Exit(EXIT_STOPPED)
 
 
 def _is_missing(name: str) -> bool:
