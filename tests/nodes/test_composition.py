@@ -1,0 +1,134 @@
+"""One process, three processes, or two machines: the same detections of the same images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage
+from vision_msgs.msg import Detection2DArray
+
+from nodes.detection_messages import detection_array
+from nodes.image_messages import image_from
+from pipeline.inference.detector import Detector
+
+SCENE = "scene:?size=640x480&fps=0"
+SCORE = {"score_threshold": 0.1}
+FRAMES = 8
+RECORDER = Path(__file__).resolve().parents[1] / "ros" / "recorder.py"
+
+
+def by_stamp(messages: list) -> dict[tuple[int, int], object]:
+    return {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in messages}
+
+
+def test_composed_and_apart_say_the_same_of_every_image(start_node, observer, wait_until):
+    composed = observer.subscribe(Detection2DArray, "composed")
+    apart = observer.subscribe(Detection2DArray, "classified_detections")
+    start_node("vision_node", SCORE, "-r", "detections:=composed")
+    start_node("detector_node", SCORE)
+    start_node("classifier_node")
+    start_node("camera_node", {"source": SCENE, "fps": 3.0})
+
+    def common() -> list:
+        both = by_stamp(composed.messages), by_stamp(apart.messages)
+        return [(both[0][stamp], both[1][stamp]) for stamp in both[0].keys() & both[1].keys()]
+
+    pairs = wait_until(lambda: len(common()) >= FRAMES and common(), "images seen by both", 60)
+    assert any(together.detections for together, _ in pairs)
+    for together, separate in pairs:
+        assert together == separate
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    """Two network namespaces with nothing but a cable between them; their names."""
+    ip = shutil.which("ip")
+    if ip is None:
+        pytest.skip("needs the command ip (iproute2) to make network namespaces")
+    names = [f"vision-{os.getpid()}-{end}" for end in "ab"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([ip, *words], capture_output=True, text=True, timeout=10, check=False)
+
+    created = [run("netns", "add", name) for name in names]
+    if any(outcome.returncode for outcome in created):
+        _remove(run, names)
+        pytest.skip(f"network namespaces cannot be made here: {created[0].stderr.strip()}")
+    cable = run(
+        *("link", "add", "eth0", "netns", names[0], "type", "veth"),
+        *("peer", "name", "eth0", "netns", names[1]),
+    )
+    if cable.returncode:
+        _remove(run, names)
+        pytest.skip(f"no veth pair can be made here: {cable.stderr.strip()}")
+    for number, name in enumerate(names, 1):
+        for words in (
+            ("addr", "add", f"10.99.0.{number}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+        ):
+            outcome = run("-n", name, *words)
+            assert outcome.returncode == 0, outcome.stderr
+    yield names
+    _remove(run, names)
+
+
+def _remove(run, names: list[str]) -> None:
+    for name in names:
+        run("netns", "delete", name)
+
+
+def test_two_machines_find_what_one_process_finds(two_machines, start_process, namespace, tmp_path):
+    """Compressed images over the cable; what came is checked with the engine itself."""
+    here, there = two_machines
+    # No shared memory, which the two would still have in common.
+    network = {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
+        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+    }
+
+    def start(machine: str, *command: str):
+        words = ("ip", "netns", "exec", machine, sys.executable, *command)
+        return start_process(*words, **network)
+
+    def node(machine: str, module: str, **parameters: object):
+        given = [f"{name}:={json.dumps(value)}" for name, value in parameters.items()]
+        arguments = [word for text in given for word in ("-p", text)]
+        start(
+            *(machine, "-m", f"nodes.{module}", "--ros-args", "-r", f"__ns:={namespace}"),
+            *arguments,
+        )
+
+    out = tmp_path / "recorded.npz"
+    recorder = start(there, str(RECORDER), namespace, str(FRAMES), str(out))
+    node(there, "detector_node", image_transport="compressed", **SCORE)
+    node(here, "camera_node", source=SCENE, fps=3.0)
+    assert recorder.wait(60) == 0, recorder.log
+
+    detect = Detector(**SCORE)
+    found = 0
+    with np.load(out) as recorded:
+        assert int(recorded["received_bytes"]) > sum(
+            len(recorded[f"jpeg{i}"]) for i in range(FRAMES)
+        )
+        for i in range(FRAMES):
+            jpeg = CompressedImage(format="jpeg", data=recorded[f"jpeg{i}"].tobytes())
+            expected = detection_array(CompressedImage().header, detect(image_from(jpeg)))
+            boxes = [
+                [d.bbox.center.position.x, d.bbox.center.position.y, d.bbox.size_x, d.bbox.size_y]
+                for d in expected.detections
+            ]
+            names = [d.results[0].hypothesis.class_id for d in expected.detections]
+            assert recorded[f"names{i}"].tolist() == names
+            np.testing.assert_allclose(
+                recorded[f"boxes{i}"].reshape(-1, 4), np.array(boxes).reshape(-1, 4), atol=0.01
+            )
+            found += len(names)
+    assert found
