@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -65,20 +64,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     finally:
         console.finish()
-    if arguments is None and any(thread.daemon for thread in threading.enumerate()):
+    if arguments is None:
         _leave(code)
     return code
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process around a thread that is stuck in a driver or in a model.
+    """End the process as it stands; all files are closed by now.
 
-    All files are closed by now. An ordinary end would take the libraries down under such a thread,
-    and they answer that by aborting.
+    An ordinary end would take the libraries down first. On a busy machine that takes longer than a
+    stop may, and under a thread that is stuck in a driver or in a model they abort.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # whoever read it may have gone
-            stream.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has gone, which is no fault of ours
+        pass
+    except OSError as error:
+        console.say(f"error: standard output: cannot be written: {error.strerror}")
+        code = code or console.EXIT_FAULT
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)
 
 

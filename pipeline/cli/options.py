@@ -126,7 +126,10 @@ Retry = Annotated[bool | None, _option("--retry", text="wait for a source that i
 ReadTimeout = Annotated[
     float | None,
     _option(
-        "--read-timeout", text="seconds without a frame that mean broken", default=_D.read_timeout
+        "--read-timeout",
+        text="seconds without a frame that mean broken",
+        default=_D.read_timeout,
+        **_NUMBER,
     ),
 ]
 Reconnect = Annotated[

@@ -75,6 +75,10 @@ MODELS_GIVEN = {
 OPTIONS = {
     "score-too-high": (["--score", "1.5"], "--score: expected a number from 0 to 1, but got 1.5"),
     "score-not-a-number": (["--score", "nan"], "--score: expected a number from 0 to 1"),
+    "time-a-word": (
+        ["--read-timeout", "abc"],
+        "--read-timeout: expected a number of seconds greater than 0, but got 'abc'",
+    ),
     "score-a-word": (["--score", "abc"], "--score: expected a number from 0 to 1, but got 'abc'"),
     "top-no-whole-number": (["--top", "2.5"], "--top: expected a whole number from 1 to 1000, but"),
     "nms-negative": (["--nms", "-0.1"], "--nms: expected a number from 0 to 1, but got -0.1"),

@@ -201,6 +201,37 @@ def test_a_thread_left_inside_a_model_does_not_turn_the_end_into_an_abort():
     assert ended.stderr == b""
 
 
+SLOW_END = """
+import atexit, sys, threading
+from pipeline.cli.main import main
+
+atexit.register(threading.Event().wait)
+sys.exit(main())
+"""
+
+
+def test_a_library_that_takes_long_to_end_holds_up_no_end():
+    ended = subprocess.run(
+        [sys.executable, "-c", SLOW_END, "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert b"vision" in ended.stdout
+
+
+def test_output_that_does_not_fit_the_disk_is_a_fault(start):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        process = start("models", "list", stdout=full)
+    errors = process.communicate(timeout=START_S)[1]
+    assert process.returncode == 1
+    assert errors == b"vision: error: standard output: cannot be written: No space left on device\n"
+
+
 def _catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal, as the kernel sees it."""
     with open(f"/proc/{pid}/status") as file:
