@@ -16,7 +16,7 @@ ROS_BIN := $(ROS_VENV)/bin
 # Pictures to train, calibrate and measure with; `make models` says what is missing without them.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros lint types format models accuracy bench bench-transport clean
+.PHONY: demo test test-ros soak-ros lint types format models accuracy bench bench-transport clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -29,6 +29,10 @@ test: $(VENV)/.test
 test-ros: $(VENV)/.venv
 	@if $(BIN)/python tests/ros/possible.py; then \
 		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
+
+# Ten minutes of camera, detector and classifier at 30 images a second: memory must not grow.
+soak-ros: $(ROS_VENV)/.ros
+	VISION_SOAK_S=600 $(ROS_BIN)/python -m pytest -s tests/nodes/test_memory.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

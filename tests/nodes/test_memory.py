@@ -1,0 +1,48 @@
+"""Memory does not grow: for seconds here, for ten minutes with `make soak-ros`."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+
+import psutil
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+SECONDS = float(os.environ.get("VISION_SOAK_S", "10"))
+SETTLED_AFTER = 60  # results, by when buffers have their size and models are warm
+GROWTH_MB = 12.0  # what an allocator may do; one picture a second kept would show in ten seconds
+PERIOD_S = 0.2
+
+
+def test_memory_does_not_grow_at_30_images_a_second(start_node, observer, wait_until):
+    found = observer.subscribe(Detection2DArray, "classified_detections", depth=1)
+    pictures = observer.subscribe(Image, "detections/image", depth=1)
+    nodes = {
+        "camera_node": start_node("camera_node", {"source": "scene:?size=640x480&fps=30"}),
+        "detector_node": start_node("detector_node"),
+        "classifier_node": start_node("classifier_node"),
+    }
+    found.wait(SETTLED_AFTER, timeout_s=120)
+    sizes: dict[str, list[float]] = {name: [] for name in nodes}
+    processes = {name: psutil.Process(node.pid) for name, node in nodes.items()}
+    end_s = time.monotonic() + SECONDS
+    while time.monotonic() < end_s:
+        for name, process in processes.items():
+            sizes[name].append(process.memory_info().rss / 2**20)
+        found.clear()
+        pictures.clear()
+        found.wait(timeout_s=60)
+        wait_until(_after(PERIOD_S), "the next look")
+    for name, values in sizes.items():
+        third = len(values) // 3
+        before, after = statistics.median(values[:third]), statistics.median(values[-third:])
+        sys.stdout.write(f"{name}: {before:.1f} MB, after {SECONDS:g} s {after:.1f} MB\n")
+        assert after - before < GROWTH_MB, (name, values)
+
+
+def _after(seconds: float):
+    due_s = time.monotonic() + seconds
+    return lambda: time.monotonic() >= due_s
