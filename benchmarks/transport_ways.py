@@ -7,6 +7,7 @@ for a picture and gives its time back. The others are used as their documentatio
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -32,6 +33,19 @@ def our_sender(address: str, payload: Any) -> Send:
     publisher = Publisher(address, payload=payload, quality=QUALITY)
     seqs = itertools.count()
     return lambda image, ns: publisher.send_frame(Frame(image, ns, next(seqs), "camera"))
+
+
+def drawing_sender(address: str) -> Send:
+    """Of a camera that draws in the publisher's memory: the time begins when it is drawn."""
+    publisher = Publisher(address, payload="shm")
+    seqs = itertools.count()
+
+    def send(image: Image, ns: int) -> None:
+        buffer = publisher.frame_buffer("camera", *SHAPE[:2])
+        np.copyto(buffer, image)
+        publisher.send_frame(Frame(buffer, time.monotonic_ns(), next(seqs), "camera"))
+
+    return send
 
 
 def our_receiver(address: str, every: bool = False) -> Receive:
@@ -100,6 +114,7 @@ def dora_receiver(address: str) -> Receive:
 
 SENDERS: dict[str, Callable[[str], Send]] = {
     "shm": partial(our_sender, payload="shm"),
+    "shm, drawn in place": drawing_sender,
     "raw": partial(our_sender, payload="raw"),
     "jpeg": partial(our_sender, payload="jpeg"),
     "imagezmq REQ/REP": partial(imagezmq_sender, reply=True, jpeg=False),
@@ -110,6 +125,7 @@ SENDERS: dict[str, Callable[[str], Send]] = {
 }
 RECEIVERS: dict[str, Callable[[str], Receive]] = {
     "shm": our_receiver,
+    "shm, drawn in place": our_receiver,
     "raw": partial(our_receiver, every=True),
     "jpeg": our_receiver,
     "imagezmq REQ/REP": partial(imagezmq_receiver, reply=True, jpeg=False),

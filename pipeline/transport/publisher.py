@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 import secrets
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from typing import Any, Literal
 
+import numpy as np
 import zmq
 
 from pipeline.errors import ConfigError, RunError
@@ -118,6 +120,17 @@ class Publisher:
         self._hear_subscriptions()
         return bool(self._subscribed)
 
+    def frame_buffer(self, camera: str, height: int, width: int) -> Image:
+        """Memory to draw a picture of a camera in, (height, width, 3) uint8, whatever is in it.
+
+        `send_frame` sends what was drawn there without copying it, where it goes through shared
+        memory; elsewhere the memory is like any other. Each picture is to have a new one.
+        """
+        if self.wants_frames(camera) and self._payload == "shm":
+            with contextlib.suppress(RunError):  # then sending it tells why
+                return self._ring(camera, height * width * wire.CHANNELS).lend(height, width)
+        return np.empty((height, width, wire.CHANNELS), np.uint8)
+
     def send_frame(self, frame: Frame, clock: Offset = SAME_CLOCK) -> bool:
         """Send a frame; False where nobody wants it.
 
@@ -215,7 +228,6 @@ class Publisher:
 
     def _hear_subscriptions(self) -> None:
         socket = self._endpoint.socket
-        self._endpoint.door.check()
         for _ in range(MAX_SUBSCRIPTIONS):  # a flood of them must not hold up the frame
             if not is_readable(socket):
                 return
@@ -343,6 +355,7 @@ def _choose(payload: PayloadKind, address: Address) -> Kind:
     return payload
 
 
+@functools.lru_cache(1024)
 def _topic(make: Any, camera: str) -> bytes:
     if len(camera) > wire.MAX_CAMERA or not re.search(wire.CAMERA_PATTERN, camera):
         raise WireError("topic", f"camera name '{camera[:200]}': cannot be part of a topic")

@@ -27,7 +27,8 @@ import stat
 import struct
 import sys
 import weakref
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -97,26 +98,53 @@ class RingWriter:
         _LAYOUT.pack_into(self._memory, 0, _MAGIC, _VERSION, slots, self.slot_bytes)
         self._bytes = np.frombuffer(self._memory, np.uint8)
         self._generations = _generations(self._bytes, slots)
+        self._address = _address(self._bytes) + _PAGE
         self._next = 0
+        self._lent: set[int] = set()  # slots that this process looks at or writes into itself
+        self._unsent: dict[int, int] = {}  # of these, the ones yet to be written: by address
         self._closed = False
 
     def write(self, image: Image) -> SharedReference:
         """Copy a picture into the slot that was written longest ago and nobody looks at.
 
-        Raises `NoFreeSlot` where all are looked at, `ValueError` where the picture is too large.
+        One that was drawn in memory that was lent is there already. Raises `NoFreeSlot` where all
+        are looked at, `ValueError` where the picture is too large.
         """
+        if self._unsent and image.flags.c_contiguous:
+            lent = self._unsent.pop(_address(image), None)
+            if lent is not None:
+                _lock(self._fd, fcntl.F_UNLCK, lent + 1)
+                return self._reference(lent)
         if image.nbytes > self.slot_bytes:
             raise ValueError(f"{image.nbytes} bytes do not fit a slot of {self.slot_bytes}")
         slot = self._take_slot()
         try:
-            generation = int(self._generations[slot]) + 1
-            self._generations[slot] = generation
             start = _PAGE + slot * self.slot_bytes
             target = self._bytes[start : start + image.nbytes].reshape(image.shape)
             np.copyto(target, image)
         finally:
             _lock(self._fd, fcntl.F_UNLCK, slot + 1)
-        return SharedReference(ring=self.ring, slot=slot, generation=generation)
+        return self._reference(slot)
+
+    def lend(self, height: int, width: int) -> Image:
+        """A slot to draw a picture in, (height, width, 3) uint8, for `write` to need no copy.
+
+        It is kept from other pictures until nothing in this process refers to it. Raises
+        `NoFreeSlot` where all are looked at, `ValueError` where the picture would be too large.
+        """
+        if height * width * CHANNELS > self.slot_bytes:
+            raise ValueError(f"{height} x {width} pixels do not fit a slot of {self.slot_bytes}")
+        slot = self._take_slot()
+        address = self._address + slot * self.slot_bytes
+        self._lent.add(slot)
+        self._unsent[address] = slot
+        lease = _Lease(address, height, width, False, partial(self._take_back, slot, address))
+        return np.asarray(lease)
+
+    def _take_back(self, slot: int, address: int) -> None:
+        if self._unsent.pop(address, None) is not None and not self._closed:
+            _lock(self._fd, fcntl.F_UNLCK, slot + 1)
+        self._lent.discard(slot)
 
     def close(self) -> None:
         """Take the ring's name away; readers keep the pictures that they hold."""
@@ -127,10 +155,15 @@ class RingWriter:
     def _take_slot(self) -> int:
         for offset in range(self.slots):
             slot = (self._next + offset) % self.slots
-            if _lock(self._fd, fcntl.F_WRLCK, slot + 1):
+            if slot not in self._lent and _lock(self._fd, fcntl.F_WRLCK, slot + 1):
                 self._next = slot + 1
+                self._generations[slot] += 1
                 return slot
         raise NoFreeSlot(f"all {self.slots} slots of the ring are being looked at")
+
+    def _reference(self, slot: int) -> SharedReference:
+        generation = int(self._generations[slot])
+        return SharedReference(ring=self.ring, slot=slot, generation=generation)
 
     def _unlink(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -164,6 +197,7 @@ class RingReader:
             raise OutOfReach(f"ring {ring}: {error.strerror}") from error
         self._unused = self._files[1:]
         self._bytes = np.frombuffer(self._memory, np.uint8)
+        self._address = _address(self._bytes)
         self._generations = _generations(self._bytes, self._slots)
 
     def read(self, reference: SharedReference, height: int, width: int) -> Image:
@@ -183,13 +217,11 @@ class RingReader:
             self._release(file, slot, in_place)
             raise Gone(f"ring {self.ring}: slot {slot} was written again before it was read")
         start = _PAGE + slot * self._slot_bytes
-        pixels = self._bytes[start : start + nbytes].reshape(height, width, CHANNELS)
         if in_place:
-            lease = _Lease(pixels)
-            weakref.finalize(lease, self._release, file, slot, True).atexit = False
-            in_ring: Image = np.asarray(lease)
-            return in_ring
-        image: Image = pixels.copy()
+            address, release = self._address + start, partial(self._release, file, slot, True)
+            return np.asarray(_Lease(address, height, width, True, release))
+        pixels = self._bytes[start : start + nbytes]
+        image: Image = pixels.reshape(height, width, CHANNELS).copy()
         self._release(file, slot, in_place)
         return image
 
@@ -210,21 +242,26 @@ class RingReader:
 class _Lease:
     """What every view of a picture in place keeps alive, and with it the lock on its slot.
 
-    An array could not do this: a view of a view has the first array's owner as its base.
+    An array could not do this: a view of a view has the first array's owner as its base. `release`
+    is called when the last view has gone, in whatever thread that happens; it keeps the ring.
     """
 
-    def __init__(self, pixels: Image) -> None:
-        self._pixels = pixels
+    __slots__ = ("__array_interface__", "_release")
 
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        address = self._pixels.__array_interface__["data"][0]
-        return {
+    def __init__(
+        self, address: int, height: int, width: int, read_only: bool, release: Callable[[], None]
+    ) -> None:
+        self.__array_interface__ = {
             "version": 3,
-            "shape": self._pixels.shape,
+            "shape": (height, width, CHANNELS),
             "typestr": "|u1",
-            "data": (address, True),
+            "data": (address, read_only),
         }
+        self._release = release
+
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_ending():  # with the process, the kernel gives all locks back
+            self._release()
 
 
 def remove_leftovers() -> int:
@@ -335,6 +372,10 @@ def _lock(fd: int, kind: int, byte: int) -> bool:
 
 def _generations(memory: npt.NDArray[np.uint8], slots: int) -> npt.NDArray[np.uint64]:
     return memory[_GENERATIONS : _GENERATIONS + 8 * slots].view(np.uint64)
+
+
+def _address(array: npt.NDArray[np.uint8]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _close_all(files: list[int]) -> None:

@@ -194,6 +194,20 @@ def test_frames_go_inline_while_all_of_shared_memory_is_looked_at(pair):
     assert sender.counts["frame/front"]["inline"] == 3
 
 
+@pytest.mark.parametrize("payload", ["raw", "jpeg", pytest.param("shm", marks=needs_shm)])
+def test_a_frame_drawn_in_the_publishers_memory_arrives(pair, payload):
+    sender, receiver = pair(payload=payload)
+    for seq in range(20):
+        image = sender.frame_buffer("front", 48, 64)
+        image[:] = seq
+        sender.send_frame(Frame(image, 1, seq, "front"))
+        got = receiver.receive(WAIT_S).item
+        assert got.seq == seq
+        np.testing.assert_allclose(got.image, image, atol=2)
+    if payload == "shm":
+        assert "inline" not in sender.counts["frame/front"]
+
+
 @needs_shm
 @pytest.mark.parametrize("payload", ["auto", "shm"])
 def test_a_full_shm_is_an_error_or_raw_pixels_where_the_choice_is_free(
