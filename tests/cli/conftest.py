@@ -53,8 +53,7 @@ def start(tmp_path):
             [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            **{"stderr": subprocess.PIPE, **settings},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings},
         )
         processes.append(process)
         return process
