@@ -40,20 +40,21 @@ def named_layers(layers: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def rank_layers(calibrated: Calibrated, batches: Sequence[Batch], report: Report) -> list[str]:
-    """The layers by how much nearer to float the answers come when that one is left in float.
+    """The layers by how far the answers are off when that one alone is int8, the worst first.
 
-    The first is the one that int8 hurts most.
+    That way both sides of a tensor that int8 spoils are found: leaving one of them in float changes
+    nothing, as the other still rounds it.
     """
     few = [batches[index * len(batches) // _PICTURES][:1] for index in range(_PICTURES)]
     few = few if len(batches) >= _PICTURES else [batch[:1] for batch in batches]
     expected = _answers(calibrated.model, few)
     errors = {}
     layers = calibrated.layers
-    for number, (layer, nodes) in enumerate(layers.items(), start=1):
-        found = _answers(calibrated.quantize(nodes), few)
-        errors[layer] = _error(found, expected)
-        report("trying each layer in float", number, len(layers))
-    return sorted(errors, key=errors.__getitem__)
+    for number, layer in enumerate(layers, start=1):
+        others = [node for name, nodes in layers.items() if name != layer for node in nodes]
+        errors[layer] = _error(_answers(calibrated.quantize(others), few), expected)
+        report("trying each layer", number, len(layers))
+    return sorted(errors, key=errors.__getitem__, reverse=True)
 
 
 def fewest_in_float(

@@ -70,12 +70,29 @@ class QuantizationPlan:
         """Outputs that have no scale of their own, because a clipping node follows at once."""
         return [node.output[0] for node in self._quantized if self._is_clipped(node)]
 
-    def layer(self, node: Any) -> list[str]:
-        """The names of a weighted node and of the activation after it, if only that follows."""
-        followers = self._consumers.get(node.output[0], [])
-        kinds = (*_CLIPPING, "LeakyRelu")
-        names = [f.name for f in followers if f.op_type in kinds and len(followers) == 1]
-        return [node.name, *names]
+    @property
+    def layers(self) -> dict[str, list[str]]:
+        """What can be left in float on its own, in order: its nodes, by the first one's name.
+
+        A node that computes, and those behind it that only clip its answer or hand it on.
+        """
+        found: dict[str, list[str]] = {}
+        taken: set[str] = set()
+        for node in self._quantized:
+            if node.op_type in _COMPUTING and node.name not in taken:
+                found[node.name] = [node.name, *self._behind(node)]
+                taken.update(found[node.name])
+        return found
+
+    def _behind(self, node: Any) -> list[str]:
+        kinds = (*_CLIPPING, "LeakyRelu", *_SCALE_KEEPING)
+        names: list[str] = []
+        while len(followers := self._consumers.get(node.output[0], [])) == 1:
+            (node,) = followers
+            if node.op_type not in kinds or node.op_type == "Concat" or node.name not in self.nodes:
+                break
+            names.append(node.name)
+        return names
 
     def bias_of(self, node: Any) -> str:
         """The constant that is added to what a weighted node multiplies."""

@@ -62,9 +62,8 @@ class Calibrated:
 
     @property
     def layers(self) -> dict[str, list[str]]:
-        """The layers that can be quantised, in order: the nodes of each, by its first one."""
-        plan = QuantizationPlan(self.model, self.keep_float)
-        return {node.name: plan.layer(node) for node in plan.weighted}
+        """The layers that may be left in float, in order: the nodes of each, by its first one."""
+        return QuantizationPlan(self.model, self.keep_float).layers
 
     def quantize(
         self, keep_float: Collection[str] = (), *, ranges: Mapping[str, Range] | None = None

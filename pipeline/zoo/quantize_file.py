@@ -100,7 +100,7 @@ def quantize_file(request: Request, report: Report) -> QuantizeReport:
     """
     opened = open_model(request.model, spec=request.spec)
     spec = opened.spec
-    pictures = _split(find_pictures(request.images), hold_out=request.test is None)
+    pictures = _choose_pictures(request.images, hold_out=request.test is None)
     standard = standard_form(load_graph(opened.path), spec)
     rewritten, heads = heads_as_products(widen_stem(standard.model))
     batches = _batches(request.images, pictures.calibrate, spec)
@@ -184,14 +184,17 @@ class _Bench:
         return self._calibrated.quantize([n for layer in float_layers for n in layers[layer]])
 
 
-def _split(pictures: list[Path], *, hold_out: bool) -> _Pictures:
-    """Every fourth picture is measured with, unless there are too few; the others calibrate."""
-    if not hold_out or len(pictures) < _FEWEST_TO_HOLD_OUT:
-        chosen = spread(pictures, CALIBRATION_PICTURES)
+def _choose_pictures(folder: Path, *, hold_out: bool) -> _Pictures:
+    """Every fourth picture that decodes is measured with, unless there are too few."""
+    some = spread(find_pictures(folder), 2 * CALIBRATION_PICTURES)
+    usable = [path for path, _ in UsablePictures(folder, some)]
+    if not usable:
+        raise InputError(f"{folder}: expected pictures to calibrate with, but none decodes")
+    if not hold_out or len(usable) < _FEWEST_TO_HOLD_OUT:
+        chosen = spread(usable, CALIBRATION_PICTURES)
         return _Pictures(chosen, chosen)
-    held_out = pictures[::_HELD_OUT_EVERY]
-    others = [path for index, path in enumerate(pictures) if index % _HELD_OUT_EVERY]
-    return _Pictures(spread(others, CALIBRATION_PICTURES), spread(held_out, CALIBRATION_PICTURES))
+    others = [path for index, path in enumerate(usable) if index % _HELD_OUT_EVERY]
+    return _Pictures(spread(others, CALIBRATION_PICTURES), usable[::_HELD_OUT_EVERY])
 
 
 def _batches(folder: Path, paths: Sequence[Path], spec: ModelSpec) -> list[Batch]:
@@ -203,8 +206,6 @@ def _batches(folder: Path, paths: Sequence[Path], spec: ModelSpec) -> list[Batch
     for _, image in UsablePictures(folder, paths):
         views = _crops if spec.task == "classify" else _whole
         batches += [view[None] for view in views(image, spec.input)]
-    if not batches:
-        raise InputError(f"{folder}: expected pictures to calibrate with, but none decodes")
     return batches
 
 
