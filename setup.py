@@ -61,9 +61,6 @@ setup(
             "matplotlib>=3.7",
             "pytest>=8",
             "hypothesis>=6.100",
-            # Only where there is a wheel: it builds for minutes, and needs clang.
-            "atheris>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"
-            " and python_version < '3.14'",
             "simplejpeg>=1.7",
             "setuptools>=70.1",  # builds the wheel that the tests install
         ],
