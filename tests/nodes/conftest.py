@@ -215,7 +215,7 @@ def start_process(starter):
 def namespace(request) -> str:
     """A namespace that only this test uses."""
     words = re.sub(r"\W+", "_", request.node.name).strip("_")
-    return f"/{words[:60]}_{os.getpid()}"
+    return f"/{words[:60].rstrip('_')}_{os.getpid()}"  # two _ in a row ROS does not accept
 
 
 @pytest.fixture

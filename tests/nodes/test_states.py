@@ -1,0 +1,157 @@
+"""The states of a node: what each transition does, and where faults lead."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+from nodes.detection_messages import header_message
+from nodes.image_messages import image_message
+
+BLANK = np.zeros((120, 160, 3), np.uint8)
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+ACTIVATE = Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+CLEANUP = Transition.TRANSITION_CLEANUP
+SHUTDOWN = Transition.TRANSITION_UNCONFIGURED_SHUTDOWN
+
+
+@pytest.fixture
+def change(observer):
+    def ask(node, transition):
+        request = ChangeState.Request()
+        request.transition.id = transition
+        return observer.call(ChangeState, f"{node}/change_state", request).success
+
+    return ask
+
+
+@pytest.fixture
+def state(observer):
+    def ask(node):
+        answer = observer.call(GetState, f"{node}/get_state", GetState.Request())
+        return answer.current_state.label
+
+    return ask
+
+
+def threads_of(process):
+    return psutil.Process(process.pid).num_threads()
+
+
+def test_every_transition_does_what_it_says(start_node, observer, change, state, wait_until):
+    process = start_node("detector_node", {"autostart": False})
+    assert state("detector_node") == "unconfigured"
+    assert observer.node.count_publishers(f"{observer.node.get_namespace()}/detections") == 0
+
+    assert change("detector_node", CONFIGURE)
+    assert state("detector_node") == "inactive"
+    process.wait_for_log("sha256")
+    results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
+    images = observer.publisher(Image, "image_raw", heard_by=0)
+
+    def send():
+        images.publish(image_message(BLANK, header_message(time.time_ns(), "camera")))
+
+    def answers():
+        send()
+        time.sleep(0.1)
+        return results.messages
+
+    threads = []  # OpenCV's own stay, once it has worked
+    for _ in range(3):  # models are kept, so it can be activated again
+        assert change("detector_node", ACTIVATE)
+        assert state("detector_node") == "active"
+        results.clear()
+        wait_until(answers, "an answer")
+        assert change("detector_node", DEACTIVATE)
+        assert state("detector_node") == "inactive"
+        wait_until(lambda: images.get_subscription_count() == 0, "the end of its subscription")
+        results.clear()
+        assert not answers()
+        threads.append(threads_of(process))
+    assert threads[2] <= threads[0], "every activation leaves threads behind"
+
+    assert change("detector_node", CLEANUP)
+    assert state("detector_node") == "unconfigured"
+    topic = f"{observer.node.get_namespace()}/detections"
+    wait_until(lambda: observer.node.count_publishers(topic) == 0, "the end of its topics")
+    assert change("detector_node", CONFIGURE), "and again from the beginning"
+    assert change("detector_node", CLEANUP)
+    assert change("detector_node", SHUTDOWN)
+    assert state("detector_node") == "finalized"
+    assert process.stop() == 0
+
+
+def broken_model(folder: Path) -> Path:
+    path = folder / "broken.onnx"
+    path.write_bytes(b"not a model")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda folder: folder / "nowhere.onnx", "no such file"),
+        (broken_model, "not a usable ONNX model"),
+        (lambda folder: "mobilenetv2-int8", "expected a model that can detect"),
+        (lambda folder: "yolov4-tiny-int9", "did you mean yolov4-tiny-int8"),
+    ],
+    ids=["missing", "damaged", "of another task", "misspelt"],
+)
+def test_a_model_that_cannot_be_used_leaves_the_node_unconfigured_and_says_why(
+    start_node, state, tmp_path, model, reason
+):
+    process = start_node("detector_node", {"detector": str(model(tmp_path))})
+    line = process.wait_for_log("cannot configure")
+    assert reason in line
+    assert "Traceback" not in process.log
+    assert state("detector_node") == "unconfigured"
+    assert process.stop() == 0
+
+
+def test_a_source_that_cannot_be_opened_leaves_the_node_inactive(start_node, state, wait_until):
+    process = start_node("vision_node", {"source": "/nowhere.mp4", "classifier": "none"})
+    process.wait_for_log("nowhere.mp4.*no such file")
+    wait_until(lambda: state("vision_node") == "inactive", "the inactive state")
+    assert "Traceback" not in process.log
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"score_threshold": 1.5}, "score_threshold.*out of range"),
+        ({"score_threshold": "high"}, "score_threshold.*type"),
+        ({"reliability": "perhaps"}, "must be one of auto, reliable, best_effort"),
+        ({"cameras": ["front", "front"]}, "cameras must be different names"),
+    ],
+    ids=["out of range", "of another type", "no choice", "doubled camera"],
+)
+def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
+    start_node, parameters, reason
+):
+    process = start_node("vision_node", parameters)
+    process.wait_for_log(reason)
+    assert process.wait() == 2
+    assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("delay_s", [0.4, 1.0], ids=lambda delay: f"after {delay} s")
+def test_a_signal_while_it_starts_leaves_no_traceback(start_process, delay_s):
+    """By its executable, which listens before anything large is loaded."""
+    code = "from nodes.executables import vision_node; vision_node()"
+    process = start_process(sys.executable, "-c", code)
+    time.sleep(delay_s)
+    assert process.stop(signal.SIGTERM) in {0, -signal.SIGTERM}  # the latter before Python runs
+    assert "Traceback" not in process.log

@@ -1,0 +1,114 @@
+"""Whom a node hears, and what it says where it hears nobody."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from vision_msgs.msg import Detection2DArray
+
+from nodes.detection_messages import header_message
+from nodes.image_messages import compressed_message, image_message
+
+BLANK = np.zeros((120, 160, 3), np.uint8)
+PERIOD_S = 0.1
+
+
+def send_until(publisher, make, is_done, timeout_s=20.0):
+    """Publish again and again, as a camera does, until somebody has reacted."""
+    deadline = time.monotonic() + timeout_s
+    count = 0
+    while not is_done():
+        assert time.monotonic() < deadline, f"no reaction to {count} messages"
+        count += 1
+        publisher.publish(make(header_message(time.time_ns(), f"camera{count}")))
+        time.sleep(PERIOD_S)
+
+
+def blank_image(header):
+    return image_message(BLANK, header)
+
+
+def blank_jpeg(header):
+    return compressed_message(BLANK, header)
+
+
+def test_reliable_and_best_effort_publishers_are_both_heard(start_node, observer):
+    """One after the other by the same node, which follows whoever publishes."""
+    start_node("detector_node")
+    results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
+    for reliable in (True, False, True):
+        results.clear()
+        publisher = observer.publisher(Image, "image_raw", reliable=reliable)
+        send_until(publisher, blank_image, lambda: len(results.messages) >= 3)
+        observer.node.destroy_publisher(publisher)
+
+
+def test_compressed_images_are_taken_from_beside_a_remapped_topic(start_node, observer):
+    start_node("detector_node", {"image_transport": "compressed"}, "-r", "image_raw:=left/image")
+    results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
+    publisher = observer.publisher(CompressedImage, "left/image/compressed")
+    send_until(publisher, blank_jpeg, lambda: results.messages)
+
+
+def test_a_warning_names_the_topic_and_where_there_are_images(start_node, observer, namespace):
+    other = observer.publisher(Image, "elsewhere/image", heard_by=0)
+    # Topics that nobody here subscribes to become known last.
+    process = start_node("detector_node", {"image_timeout": 4.0})
+    line = process.wait_for_log("no image on")
+    assert f"{namespace}/image_raw" in line
+    assert "it has no publisher" in line
+    assert f"published on {other.topic_name}: remap" in line
+    assert f"{namespace}/detections/image" not in line
+
+
+def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(start_node, observer):
+    observer.publisher(Image, "image_raw", reliable=False, heard_by=0)
+    process = start_node("detector_node", {"image_timeout": 1.0, "reliability": "reliable"})
+    line = process.wait_for_log("no image on")
+    assert "/observer (best_effort) does not fit this subscription (reliable)" in line
+    assert "set the parameter reliability to auto" in line
+
+
+def test_a_warning_names_publishers_of_another_type(start_node, observer):
+    observer.publisher(String, "image_raw", heard_by=0)
+    process = start_node("detector_node", {"image_timeout": 1.0})
+    line = process.wait_for_log("no image on")
+    assert "sends std_msgs/msg/String, expected sensor_msgs/msg/Image" in line
+
+
+def test_quality_of_service_can_be_overridden_by_parameters(start_node, observer, namespace):
+    overrides = {
+        f"qos_overrides.{namespace}/detections.publisher.reliability": "best_effort",
+        f"qos_overrides.{namespace}/image_raw.subscription.depth": 3,
+    }
+    start_node("detector_node", overrides)
+    observer.subscribe(Detection2DArray, "detections", heard_from=1, reliable=False)
+    (info,) = observer.node.get_publishers_info_by_topic(f"{namespace}/detections")
+    assert info.qos_profile.reliability.name == "BEST_EFFORT"
+
+
+def test_ages_go_by_simulated_time(start_node, observer, namespace):
+    """With a clock that stands at 100 s, an image stamped 99.75 s is 250 ms old."""
+    start_node("detector_node", {"use_sim_time": True})
+    clock = observer.publisher(Clock, "/clock")
+    inbox = observer.subscribe(DiagnosticArray, "/diagnostics")
+    images = observer.publisher(Image, "image_raw")
+    now = Clock()
+    now.clock.sec = 100
+
+    def make(header):
+        clock.publish(now)
+        return image_message(BLANK, header_message(99_750_000_000, "simulated"))
+
+    def ages():
+        statuses = [s for m in inbox.messages for s in m.status if namespace[1:] in s.name]
+        values = [pair for status in statuses for pair in status.values]
+        return [float(pair.value) for pair in values if pair.key == "age p50 (ms)"]
+
+    send_until(images, make, lambda: ages() and ages()[-1] == pytest.approx(250, abs=1))

@@ -1,0 +1,135 @@
+"""The whole in one process: several cameras, its own capture, and too little time."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from nodes.detection_messages import header_message, stamp_ns
+from nodes.image_messages import image_message
+from pipeline.inference.classifier import Classifier
+from pipeline.inference.detector import Detector
+from pipeline.paths import share_dirs
+
+SLOW = str(Path(__file__).with_name("slow_detector.py"))
+CAMERAS = ("front", "left", "right")
+
+
+@pytest.fixture(scope="module")
+def picture():
+    found = [p for folder in share_dirs() for p in sorted((folder / "samples").glob("*.jpg"))]
+    return cv2.resize(cv2.imread(str(found[0])), (320, 240))
+
+
+class Sender:
+    """Publishes a picture at a rate from a thread of its own, each with another stamp."""
+
+    def __init__(self, publisher, picture, frame_id, rate):
+        self.sent = []
+        self._publisher, self._picture = publisher, picture
+        self._frame_id, self._period_s = frame_id, 1 / rate
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        while not self._ended.wait(self._period_s):
+            header = header_message(time.time_ns(), self._frame_id)
+            self.sent.append(stamp_ns(header))
+            self._publisher.publish(image_message(self._picture, header))
+
+    def end(self):
+        self._ended.set()
+        self._thread.join()
+
+
+def test_three_cameras_share_the_detector_fairly_and_keep_their_headers(
+    start_node, observer, picture
+):
+    """One sends five times as often as the others, and gets no more than its share."""
+    start_node(
+        SLOW,
+        {"cameras": list(CAMERAS), "classifier": "none"},
+        variables={"NODE": "vision", "DETECTION_S": 0.05},
+    )
+    inboxes = {
+        camera: observer.subscribe(Detection2DArray, f"{camera}/detections", heard_from=1)
+        for camera in CAMERAS
+    }
+    senders = [
+        Sender(observer.publisher(Image, f"{camera}/image_raw"), picture, f"{camera}_optical", rate)
+        for camera, rate in zip(CAMERAS, (50, 10, 10), strict=True)
+    ]
+    inboxes["right"].wait(5)  # all are under way
+    for inbox in inboxes.values():
+        inbox.clear()
+    inboxes["right"].wait(8)
+    counts = Counter({camera: len(inbox.messages) for camera, inbox in inboxes.items()})
+    for sender in senders:
+        sender.end()
+    assert counts["front"] <= 2 * min(counts.values()) + 2, counts
+    for camera, sender in zip(CAMERAS, senders, strict=True):
+        messages = inboxes[camera].messages
+        assert {message.header.frame_id for message in messages} == {f"{camera}_optical"}
+        stamps = [stamp_ns(message.header) for message in messages]
+        assert stamps == sorted(set(stamps))
+        assert set(stamps) <= set(sender.sent)
+        labels = observer.subscribe(LabelInfo, f"{camera}/label_info", latched=True)
+        assert len(labels.wait()[0].class_map) == 80
+
+
+def test_a_slow_detector_always_looks_at_the_newest_image(start_node, observer, picture):
+    """Its results may be as late as two of its turns, however many images it misses."""
+    start_node(SLOW, variables={"NODE": "detector", "DETECTION_S": 0.25})
+    results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
+    sender = Sender(observer.publisher(Image, "image_raw"), picture, "camera", 40)
+    answered = [stamp_ns(message.header) for message in results.wait(12)[2:]]
+    sender.end()
+    # How many newer images there were when an answer's image was taken: at the end of the turn
+    # before. By stamps alone, so that a busy machine cannot make it fail.
+    behind = []
+    for before, after in itertools.pairwise(answered):
+        behind.append(sum(before < stamp <= after for stamp in sender.sent))
+    assert min(behind) >= 5, "a turn of 0.25 s at 40 Hz passes over about 10 images"
+    assert len(answered) == len(set(answered))
+
+
+def test_the_scene_is_captured_found_and_named(start_node, observer):
+    scene = {"source": "scene:?size=640x480&fps=10", "frame_id": "head"}
+    process = start_node("vision_node", scene)
+    results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
+    labels, finer = set(Detector().labels), {f"imagenet/{name}" for name in Classifier().labels}
+    messages = [m for m in results.wait(5) if m.detections]
+    assert messages
+    for message in messages:
+        assert message.header.frame_id == "head"
+        assert 0 <= time.time_ns() - stamp_ns(message.header) < 60e9
+        for detection in message.detections:
+            names = [result.hypothesis.class_id for result in detection.results]
+            assert names[0] in labels
+            assert len(names) == 6
+            assert set(names[1:]) <= finer
+            scores = [result.hypothesis.score for result in detection.results[1:]]
+            assert scores == sorted(scores, reverse=True)
+    stamps = [stamp_ns(message.header) for message in results.messages]
+    assert stamps == sorted(set(stamps))
+    assert process.stop(signal.SIGTERM, timeout_s=2.0) == 0
+
+
+def test_a_rate_limit_is_kept_and_can_be_changed(start_node, observer, picture):
+    start_node("vision_node", {"max_rate": 5.0, "classifier": "none"})
+    results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
+    sender = Sender(observer.publisher(Image, "image_raw"), picture, "camera", 30)
+    stamps = np.array([stamp_ns(message.header) for message in results.wait(12)]) / 1e9
+    sender.end()
+    assert (stamps[-1] - stamps[1]) / (len(stamps) - 2) >= 0.19
