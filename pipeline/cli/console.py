@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sys
@@ -50,11 +51,15 @@ def report(error: BaseException) -> int:
     while isinstance(error, StageError) and isinstance(error.__cause__, VisionError):
         error = error.__cause__  # it names its own subject; the stage says nothing more to a user
     message = " ".join(str(error).split())
+    if isinstance(error, BrokenPipeError):
+        return EXIT_OK  # whoever read our output has gone, which is no fault of ours
     if isinstance(error, (InputError, RunError)):
         say(f"error: {message}")
     elif isinstance(error, ImportError):
         say(f"error: a package does not load: {message}; {import_advice(error)}")
         return EXIT_BAD_INPUT
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        say(f"error: {error.filename or 'standard output'}: no space is left to write it")
     else:
         say(f"internal error: {type(error).__name__}: {message}; run again with --debug")
     return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAULT

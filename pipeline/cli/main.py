@@ -77,11 +77,8 @@ def _leave(code: int) -> NoReturn:
     """
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has gone, which is no fault of ours
-        pass
     except OSError as error:
-        console.say(f"error: standard output: cannot be written: {error.strerror}")
-        code = code or console.EXIT_FAULT
+        code = code or console.report(error)
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(code)

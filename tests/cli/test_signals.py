@@ -229,7 +229,7 @@ def test_output_that_does_not_fit_the_disk_is_a_fault(start):
         process = start("models", "list", stdout=full)
     errors = process.communicate(timeout=START_S)[1]
     assert process.returncode == 1
-    assert errors == b"vision: error: standard output: cannot be written: No space left on device\n"
+    assert errors == b"vision: error: standard output: no space is left to write it\n"
 
 
 def _catches(pid: int, number: int) -> bool:
