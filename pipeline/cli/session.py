@@ -13,6 +13,7 @@ from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
 from pipeline.config import NO_CLASSIFIER, Settings
 from pipeline.engine import Pipeline
+from pipeline.errors import ConfigError
 from pipeline.feed import Feed, FeedSource
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
@@ -58,6 +59,9 @@ def run_session(
     Raises what `pipeline.errors` has for each thing that can go wrong.
     """
     # What the user may have mistyped comes first: nothing is opened for it in vain.
+    named = manifest_for("classify", settings.manifest)
+    if named and settings.classifier == NO_CLASSIFIER:
+        raise ConfigError(f"--manifest {named}: describes a classifier, but --classifier is none")
     detector = Detector(
         settings.detector,
         score_threshold=settings.score,
@@ -72,7 +76,7 @@ def run_session(
             settings.classifier,
             top=settings.top,
             threads=settings.threads,
-            manifest=manifest_for("classify", settings.manifest),
+            manifest=named,
         )
     with Outputs(settings, extras) as outputs, open_frames(settings) as source:
         pipeline = Pipeline(
@@ -134,7 +138,7 @@ def _counts(source: Origin, outputs: Outputs) -> dict[str, Any]:
     """What the source and the outputs count themselves, where they do."""
     counts: dict[str, Any] = {
         name: round(getattr(source, name), 3)
-        for name in ("reconnects", "gap_s")
+        for name in ("reconnects", "gap_s", "late")
         if hasattr(source, name)
     }
     received = getattr(source, "counts", None)

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.zoo.coco import LabelledPicture, list_pictures, read_yolo_boxes
+from pipeline.zoo.coco import LabelledPicture, read_yolo_boxes
 from pipeline.zoo.label_names import match_names
+from pipeline.zoo.pictures import find_pictures
 
 FORMS = "a COCO JSON file, a YOLO-format folder (images, labels) or a Pascal VOC folder"
 
@@ -52,9 +53,11 @@ def read_boxes(
 
 
 def _read_yolo(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledPicture]:
+    root = data / "images"
     pictures = []
-    for path in list_pictures(images or data / "images"):
-        text = data / "labels" / f"{path.stem}.txt"
+    for path in find_pictures(images or root):
+        top = root if root in path.parents else images or root
+        text = (data / "labels" / path.relative_to(top)).with_suffix(".txt")
         class_ids, boxes = read_yolo_boxes(text)
         if len(class_ids) and not 0 <= class_ids.min() <= class_ids.max() < len(labels):
             wrong = class_ids.max() if class_ids.max() >= len(labels) else class_ids.min()

@@ -181,3 +181,12 @@ def test_a_manifest_describes_the_detector_of_a_run(vision, folder, tmp_path):
     outcome = vision(*RUN, tmp_path / "mine.onnx", "--manifest", tmp_path / "mine.toml")
     assert outcome.code == 2
     assert "expected output head0 tensor(float) [N, 252, N, N] for 79 labels, but" in outcome.err
+
+
+def test_a_manifest_that_nobody_would_use_is_refused(vision, tmp_path):
+    (tmp_path / "c.toml").write_text(
+        'task = "classify"\nlabels = ["a"]\n[input]\nwidth = 8\nheight = 8\n'
+    )
+    outcome = vision(*RUN, "yolov4-tiny-int8", "--manifest", tmp_path / "c.toml")
+    assert outcome.code == 2
+    assert "c.toml: describes a classifier, but --classifier is none" in outcome.err

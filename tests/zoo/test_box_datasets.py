@@ -107,6 +107,19 @@ def test_the_pictures_may_lie_elsewhere(form, tmp_path):
         read_boxes(data, LABELS, tmp_path / "none")
 
 
+def test_a_yolo_folder_may_have_parts(tmp_path):
+    """As data/images/val/a.png with data/labels/val/a.txt; one part alone can be asked for."""
+    data = yolo(tmp_path)
+    for kind, suffix in (("images", "png"), ("labels", "txt")):
+        for part, name in (("train", "a"), ("val", "b")):
+            (data / kind / part).mkdir()
+            (data / kind / f"{name}.{suffix}").rename(data / kind / part / f"{name}.{suffix}")
+    both = read_boxes(data, LABELS)
+    assert [picture.class_ids.tolist() for picture in both] == [[0, 2], [1]]
+    (alone,) = read_boxes(data, LABELS, data / "images/val")
+    assert alone.class_ids.tolist() == [1]
+
+
 def found_boxes(image):
     """The truth of a picture, by its grey."""
     name = f"{chr(int(image[0, 0, 0]))}.png"
