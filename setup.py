@@ -16,7 +16,7 @@ setup(
     maintainer_email="vision@example.org",
     python_requires=">=3.10",
     packages=find_packages(include=["pipeline", "pipeline.*", "nodes", "nodes.*"]),
-    package_data={"pipeline": ["py.typed"]},
+    package_data={"pipeline": ["py.typed"], "nodes": ["fastdds.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -22,6 +22,7 @@ from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from nodes.middleware import make_room_for_images
 from pipeline.errors import ConfigError, InputError, VisionError
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class _Life(threading.Thread):
 
 def _initialise(args: Sequence[str] | None) -> None:
     """Begin with ROS; raises `ConfigError` where the arguments cannot be read."""
+    make_room_for_images()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # what rclpy's own derive from
