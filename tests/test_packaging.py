@@ -37,7 +37,7 @@ KEYS = {  # of rosdep, for packages whose key is not `python3-` and their own na
     "pyzmq": "python3-zmq",
     "pyyaml": "python3-yaml",
 }
-WITHOUT_KEY = {"msgspec"}
+WITHOUT_KEY = {"msgspec", "tomli"}
 
 
 def setup_argument(name: str):
