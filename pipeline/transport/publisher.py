@@ -228,6 +228,7 @@ class Publisher:
 
     def _hear_subscriptions(self) -> None:
         socket = self._endpoint.socket
+        self._endpoint.door.check()
         for _ in range(MAX_SUBSCRIPTIONS):  # a flood of them must not hold up the frame
             if not is_readable(socket):
                 return
