@@ -90,17 +90,20 @@ def measure_all(
     *,
     threads: int,
     int8: bool,
+    fresh: bool = False,
     report: Report,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Choice]:
-    """Every candidate with its measurement, from `cache` where it is known, in order of latency.
+    """Every candidate with its measurement, in order of latency.
+
+    What `cache` knows is not measured again, unless `fresh`.
 
     Each is measured twice with all others in between, and the lesser time counts: what else the
     machine does for a while must not make one member look slow. On slow machines there is no time
     for the second one.
     """
     end = clock() + _SECOND_ROUND_S
-    kept = {candidate.name: cache.get(_key(candidate, int8)) for candidate in candidates}
+    kept = {c.name: None if fresh else cache.get(_key(c, int8)) for c in candidates}
     new = [candidate for candidate in candidates if kept[candidate.name] is None]
     if new:
         warn_if_busy()

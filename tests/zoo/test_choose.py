@@ -84,6 +84,20 @@ def test_each_is_measured_twice_and_the_lesser_time_is_kept(measured, tmp_path):
     assert len(asked) == 6
 
 
+def test_fresh_measures_again_and_forgets_nothing_else(measured, tmp_path):
+    times, _ = measured
+    cache = LatencyCache(MACHINE, tmp_path)
+    cache.put("a int8", Measurement(1.0, 2, 3, 4))
+    cache.put("b int8", Measurement(9.0, 2, 3, 4))
+    times += [5.0, 6.0]
+    only = [candidate("a", 1)]
+    found = measure_all(only, cache, threads=2, int8=True, fresh=True, report=quiet)
+    assert found[0].measured.latency_ms == 5.0
+    again = LatencyCache(MACHINE, tmp_path)
+    again.load()
+    assert (again.get("a int8").latency_ms, again.get("b int8").latency_ms) == (5.0, 9.0)
+
+
 def test_a_slow_machine_measures_once(measured, tmp_path):
     times, asked = measured
     times += [5.0, 1.0]
