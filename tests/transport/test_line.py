@@ -136,6 +136,7 @@ def test_counts_add_up_over_both_ways(address, exchanged):
         exchanged(sender, first)
         start = sender._next_count[b"frame/front"]
         with Subscriber(address) as second:  # makes the publisher send both ways for a while
+            exchanged(sender, second)
             for seq in range(100):
                 sender.send_frame(frame(seq))
                 first.receive(0)
