@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -185,6 +186,26 @@ class Soak:
         if "viewer" in names:
             since_ns = time.time_ns()
             wait_for(lambda: self._newest_shown("viewer") > since_ns, "a result at the new viewer")
+
+    def stop_viewer(self, seconds: float) -> tuple[int, list[float]]:
+        """SIGSTOP the viewer for so long.
+
+        Gives how many results came to the others meanwhile, and the ages in ms of the first that
+        the viewer had afterwards.
+        """
+        for name in ("viewer", "survivor", "detector", "camera"):
+            self.start(name)
+        for name in ("viewer", "survivor"):
+            wait_for(lambda name=name: len(self._shown(name)) > 10, f"results at the {name}")
+        viewer = self.running["viewer"].process
+        viewer.send_signal(signal.SIGSTOP)
+        before, had = len(self._shown("survivor")), len(self._shown("viewer"))
+        time.sleep(seconds)
+        meanwhile = self._shown("survivor")[before:]
+        viewer.send_signal(signal.SIGCONT)
+        wait_for(lambda: len(self._shown("viewer")) > had + 10, "results after SIGCONT")
+        assert max(line["age_ms"] for line in meanwhile) < STALE_MS
+        return len(meanwhile), [line["age_ms"] for line in self._shown("viewer")[had : had + 10]]
 
     def _newest_shown(self, name: str) -> int:
         return max((line["stamp_ns"] for line in last_lines(self.file(name, "jsonl"))), default=0)

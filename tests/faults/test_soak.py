@@ -8,11 +8,16 @@ from pipeline.transport import shared_memory
 
 from .soak import Soak
 
+STOPPED_S = 10
 SECONDS = 100  # with the start, and the account at the end, about two minutes
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shared_memory.is_available(), reason="shared memory needs Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shared_memory.is_available(), reason="shared memory needs Linux"),
+]
+
+
 def test_whoever_is_killed_the_others_go_on_and_the_counts_add_up(tmp_path, capsys):
     soak = Soak(tmp_path, seed=1, size="640x360")
     try:
@@ -24,3 +29,14 @@ def test_whoever_is_killed_the_others_go_on_and_the_counts_add_up(tmp_path, caps
     finally:
         soak.close()
     assert soak.leftovers() == []
+
+
+def test_a_viewer_that_is_stopped_slows_nobody_and_goes_on_with_the_newest(tmp_path):
+    soak = Soak(tmp_path, seed=1, size="320x240")
+    try:
+        others_had, ages_ms = soak.stop_viewer(STOPPED_S)
+    finally:
+        soak.close()
+    assert others_had > 10 * STOPPED_S  # of 30 a second, on however few cores
+    # History would be many seconds old; one result it may have had in its hands.
+    assert sum(age > 1000 for age in ages_ms) <= 1, ages_ms

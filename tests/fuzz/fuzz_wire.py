@@ -2,9 +2,10 @@
 
 `python tests/fuzz/fuzz_wire.py [-runs=1000000] [-max_total_time=SECONDS] [CORPUS]`; needs atheris.
 The first byte of an input says what the rest is: the parts of a message, each with its length in
-two bytes; a header; a JPEG; what subscribers and members of groups say to a publisher; the results
-of several detectors; a question to a clock or its answer. Anything that is raised beside
-`WireError` and `Gone` ends the run, as does growth beyond `MAX_GROWTH_MB`.
+two bytes; a header; a JPEG; a packet of the short way within a machine; what subscribers and
+members of groups say to a publisher; the results of several detectors; a question to a clock or its
+answer. Anything that is raised beside `WireError` and `Gone` ends the run, as does growth beyond
+`MAX_GROWTH_MB`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import atheris
 
 with atheris.instrument_imports(include=["pipeline.transport"]):
-    from pipeline.transport import clock, payload, turns, wire, wire_result
+    from pipeline.transport import clock, line, payload, turns, wire, wire_result
     from pipeline.transport.order import InSequence
     from pipeline.transport.shared_memory import Gone, RingReader
     from pipeline.transport.streams import MAX_STREAMS, Streams
@@ -131,13 +132,33 @@ def read_clock(data: bytes) -> None:
     expect(estimate is None or (abs(estimate.offset_ns) <= 2**62 and estimate.error_ns < 2**63))
 
 
+class OnePacket:
+    """A socket from which one packet comes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def recv(self, most: int) -> bytes:
+        return self._data[:most]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def read_line(data: bytes) -> None:
+    """A packet that comes past ZeroMQ, as between the processes of one machine."""
+    parts = line.Line(OnePacket(data)).receive()
+    if parts is not None:
+        wire.decode(parts, LIMITS)
+
+
 def expect(holds: bool) -> None:
     if not holds:
         raise RuntimeError("a promise was broken")
 
 
 STREAMS = Streams()
-READERS = [read_message, read_header, read_jpeg, read_turns, read_order, read_clock]
+READERS = [read_message, read_header, read_jpeg, read_turns, read_order, read_clock, read_line]
 
 
 def seeds() -> list[bytes]:
@@ -164,6 +185,7 @@ def seeds() -> list[bytes]:
         b"\4" + b"".join(CLAIM.pack(seq % 2, 0, seq, seq) for seq in (0, 2, 1, 3)),
         b"\5" + question,
         b"\5" + join([answer, answer]),
+        b"\6" + struct.pack("<2H", 7, len(shm)) + b"frame/c" + shm,
     ]
 
 
