@@ -16,7 +16,7 @@ ROS_BIN := $(ROS_VENV)/bin
 # Pictures to train, calibrate and measure with; `make models` says what is missing without them.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros soak-ros lint types format models accuracy bench bench-transport clean
+.PHONY: demo test test-ros soak-ros bench-ros lint types format models accuracy bench bench-transport clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -31,6 +31,10 @@ test-ros: $(VENV)/.venv
 		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
 
 # Ten minutes of camera, detector and classifier at 30 images a second: memory must not grow.
+# What ROS 2 adds to the engine: ages, conversions, an idle node, one process against three.
+bench-ros: $(ROS_VENV)/.ros
+	$(ROS_BIN)/python -m benchmarks.ros
+
 soak-ros: $(ROS_VENV)/.ros
 	VISION_SOAK_S=600 $(ROS_BIN)/python -m pytest -s tests/nodes/test_memory.py
 

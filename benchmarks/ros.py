@@ -1,0 +1,150 @@
+"""`make bench-ros`: what ROS 2 adds to the engine, in processes as users run them.
+
+Needs the ROS 2 environment of `make test-ros`. Prints a table and writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import Figure
+from benchmarks.ros_processes import NodeProcess, Watcher
+from nodes.detection_messages import header_message
+from nodes.image_messages import image_from, image_message
+from nodes.middleware import make_room_for_images
+from pipeline.capture import open_source
+from pipeline.engine import Pipeline
+from pipeline.inference.detector import Detector
+
+SCENE = "scene:?size=640x480&fps=30"
+WARM_UP_S = 3.0
+
+
+def conversion_figures(rounds: int = 200) -> Iterator[Figure]:
+    """1280x720 bgr8, the median of many."""
+    image = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), np.uint8)
+    header = header_message(0, "camera")
+    message = image_message(image, header)
+    there = [_timed_ms(lambda: image_from(message)) for _ in range(rounds)]
+    back = [_timed_ms(lambda: image_message(image, header)) for _ in range(rounds)]
+    yield Figure("1280x720 bgr8 message to a frame", float(np.median(there)), "ms", 0.4, False)
+    yield Figure("1280x720 frame to a bgr8 message", float(np.median(back)), "ms", 1.5, False)
+
+
+def _timed_ms(step) -> float:
+    started = time.perf_counter()
+    step()
+    return (time.perf_counter() - started) * 1e3
+
+
+def idle_figure(seconds: float) -> Iterator[Figure]:
+    """A detector that is subscribed and gets nothing."""
+    with NodeProcess("detector_node", {"image_timeout": 3600.0}) as node:
+        node.wait_for("sha256")
+        time.sleep(WARM_UP_S)
+        used = node.cpu_share(seconds)
+    yield Figure(
+        "CPU of an idle, subscribed detector_node", 100 * used, "% of a core", 2.0, at_least=False
+    )
+
+
+def age_figures(seconds: float, rounds: int) -> Iterator[Figure]:
+    """Age of `detections` at a subscriber against the engine's own, same scene, in turns."""
+    own, there = [], []
+    for _ in range(rounds):
+        own.append(_engine_age_ms(seconds))
+        with ExitStack() as stack:
+            stack.enter_context(NodeProcess("camera_node", {"source": SCENE}))
+            stack.enter_context(NodeProcess("detector_node"))
+            there.append(stack.enter_context(Watcher("detections")).ages_ms(WARM_UP_S, seconds))
+    differences = [np.median(b) - a for a, b in zip(own, there, strict=True)]
+    yield Figure(
+        "age of detections at a subscriber beyond the engine's own (p50)",
+        float(np.median(differences)),
+        "ms",
+        5.0,
+        at_least=False,
+        detail=f"engine {np.median(own):.1f} ms, subscriber "
+        f"{np.median([np.median(ages) for ages in there]):.1f} ms, {rounds} rounds",
+    )
+
+
+def _engine_age_ms(seconds: float) -> float:
+    with Pipeline(open_source(SCENE), Detector(), duration_s=seconds) as results:
+        ages = [(time.time_ns() - result.header.stamp_ns) / 1e6 for result in results]
+    return float(np.median(ages[len(ages) // 4 :]))
+
+
+def composition_figures(seconds: float) -> Iterator[Figure]:
+    """One process against three, detection and classification, at the subscriber."""
+    for name, nodes, topic in (
+        ("one process", [("vision_node", {"source": SCENE})], "detections"),
+        (
+            "three processes",
+            [("camera_node", {"source": SCENE}), ("detector_node", {}), ("classifier_node", {})],
+            "classified_detections",
+        ),
+    ):
+        with ExitStack() as stack:
+            processes = [stack.enter_context(NodeProcess(*node)) for node in nodes]
+            ages = stack.enter_context(Watcher(topic)).ages_ms(WARM_UP_S, seconds)
+            cpu = sum(process.cpu_share(2.0) for process in processes)
+        p50, p95, p99 = np.percentile(ages, (50, 95, 99))
+        detail = f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms; {100 * cpu:.0f} % of a core"
+        yield Figure(f"{name}: results", len(ages) / seconds, "a second", detail=detail)
+        yield Figure(f"{name}: age p50", float(p50), "ms")
+
+
+GROUPS = {
+    "conversion": lambda _: conversion_figures(),
+    "idle": lambda arguments: idle_figure(arguments.seconds),
+    "age": lambda arguments: age_figures(arguments.seconds, arguments.rounds),
+    "composition": lambda arguments: composition_figures(arguments.seconds),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ros", description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("build/bench-ros.json"))
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of the age comparison")
+    parser.add_argument("--only", nargs="*", choices=list(GROUPS), default=list(GROUPS))
+    arguments = parser.parse_args()
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100))
+    os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp())
+    make_room_for_images()
+    figures = [figure for name in arguments.only for figure in GROUPS[name](arguments)]
+    _show(figures)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2))
+    sys.exit(any(figure.reached is False for figure in figures))
+
+
+def _show(figures: list[Figure]) -> None:
+    table = Table("figure", "value", "target", "detail")
+    for figure in figures:
+        target = "" if figure.target is None else f"{'>=' if figure.at_least else '<='} "
+        target += "" if figure.target is None else f"{figure.target:g}"
+        mark = {None: "", True: " reached", False: " MISSED"}[figure.reached]
+        table.add_row(
+            figure.name, f"{figure.value:.2f} {figure.unit}", target + mark, figure.detail
+        )
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
