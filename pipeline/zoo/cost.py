@@ -6,7 +6,7 @@ Counted from the graph alone, float or int8 (QDQ or integer operators), whoever 
   scales, zero points, shapes and bounds are none. Batch norm folded into a convolution leaves one
   number a channel, its bias, where papers count up to two (and some tables none).
 - Multiply-adds (MACs) are those of convolutions and matrix products. Sums, activations and pooling
-  are not counted, as usual.
+  are not counted, as usual; nor is what stands inside If, Loop and Scan.
 - The first convolution of our own files may read several pixels of a row at once, with zeros among
   its weights. It is counted as the plain convolution that it computes.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.zoo.onnx_file import require_onnx
+from pipeline.zoo.onnx_file import IR_VERSION, require_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,10 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
 """Inputs that are parameters where they are constants, by kind of node."""
 _SUMS = {**dict.fromkeys(("Add", "Sub", "Mul", "Div"), (0, 1)), "QLinearAdd": (0, 3)}
 """The same, but a single number is a setting here."""
-_HANDED_ON = ("DequantizeLinear", "QuantizeLinear", "Cast", "Identity", "Transpose", "Reshape")
+_HANDED_ON = (
+    *("DequantizeLinear", "QuantizeLinear", "Cast", "Identity"),
+    *("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
+)
 """Nodes whose first input, where it is a parameter, stays one."""
 _FACTORS = {"Gemm": 0, "QGemm": 0, "MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0}
 _KERNELS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -223,7 +226,7 @@ def _without_weights(onnx: Any, model: Any) -> Any:
             graph.input.append(value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     graph.node.extend(_stand_in(onnx, node) for node in model.graph.node)
     return onnx.helper.make_model(
-        graph, opset_imports=list(model.opset_import), ir_version=model.ir_version
+        graph, opset_imports=list(model.opset_import), ir_version=IR_VERSION
     )
 
 

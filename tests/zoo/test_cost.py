@@ -81,6 +81,22 @@ def test_batch_norm_counts_what_is_trained():
     assert found == Cost(12, 0)
 
 
+def test_old_files_that_list_constants_as_inputs_too():
+    """Files of IR version 3, with batch norm written as a product of turned vectors."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Unsqueeze", ["g"], ["turned"], axes=[1, 2]),
+        helper.make_node("Mul", ["c", "turned"], ["m"]),
+        helper.make_node("Conv", ["m", "v"], ["y"]),
+    ]
+    constants = {"w": floats(4, 3, 1, 1), "g": floats(4), "v": floats(2, 4, 1, 1)}
+    model = graph(nodes, [1, 3, 5, 5], constants, opset=9)
+    model.ir_version = 3
+    for name, array in constants.items():
+        model.graph.input.append(helper.make_tensor_value_info(name, FLOAT, list(array.shape)))
+    assert count_cost(model) == Cost(12 + 4 + 8, 25 * (12 + 8))
+
+
 def test_integer_operators_of_the_runtime_count_like_float_ones():
     """As in the int8 files of others: QLinearConv, then a sum that only ONNX Runtime knows."""
     scale, zero = np.float32(1), np.uint8(0)
