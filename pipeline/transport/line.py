@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 MAX_LINES = 64
 MAX_PACKET = 8192
+BUFFER = 8192  # room for about ten messages, of which a ring does not hold more pictures anyway
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 _LENGTHS = struct.Struct("<2H")  # of the topic and of the header; the rest is the payload
 
@@ -28,25 +29,25 @@ class LineServer:
 
     def __init__(self, ring: str) -> None:
         self._lines: list[socket.socket] = []
-        self._door = _socket()
-        try:
+        self._door: socket.socket | None = None
+        with contextlib.suppress(OSError):  # then there are none, and ZeroMQ serves all
+            self._door = _socket()
             self._door.bind(_name(ring))
             self._door.listen(MAX_LINES)
-        except OSError:
-            self._door.close()
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def accept(self) -> None:
         """Let in who has come."""
-        while len(self._lines) < MAX_LINES:
+        while self._door is not None and len(self._lines) < MAX_LINES:
             try:
                 line, _ = self._door.accept()
             except OSError:  # nobody is there, or no file descriptor is left for anybody
                 return
             if _is_own(line):
                 line.setblocking(False)
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
                 self._lines.append(line)
             else:
                 line.close()
@@ -61,9 +62,11 @@ class LineServer:
 
     def close(self) -> None:
         """End all lines; calling it again does nothing."""
-        for one in (self._door, *self._lines):
-            one.close()
+        for line in self._lines:
+            line.close()
         self._lines.clear()
+        if self._door is not None:
+            self._door.close()
 
 
 class Line:

@@ -101,7 +101,7 @@ class Subscriber:
         self._turn = turn_prefix(group) if group is not None else b""
         self._frames_had = 0
         self._rings: dict[str, RingReader] = {}
-        self._lines: list[Line] = []
+        self._lines: dict[str, Line] = {}
         self._clocks: dict[str, ClockClient] = {}
         self._warned_at_s: dict[str, float] = {}
         self._streams = Streams()
@@ -139,7 +139,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Close at once; calling it again does nothing."""
-        for line in self._lines:  # first, so that no publisher believes it in use any more
+        for line in self._lines.values():  # first, so that no publisher believes it in use any more
             line.close()
         self._lines.clear()
         self._endpoint.close()
@@ -160,26 +160,27 @@ class Subscriber:
     def _drain(self, wait_s: float) -> None:
         """Take in all that is there, waiting for the first at most so long."""
         socket = self._endpoint.socket
-        lines = [(line, zmq.POLLIN) for line in self._lines]
+        lines = [(line, zmq.POLLIN) for line in self._lines.values()]
         ready = zmq.zmq_poll([(socket, zmq.POLLIN), *lines], int(wait_s * 1000))
         if not ready:
             return
-        for line in tuple(self._lines):
-            self._drain_line(line)
+        for ring in tuple(self._lines):
+            self._drain_line(ring)
         for _ in range(MAX_DRAIN):
             if not is_readable(socket):
                 return
             parts = socket.recv_multipart(copy=False)
             self._accept([part.buffer for part in parts], partial(_peer, parts[0]))
 
-    def _drain_line(self, line: Line) -> None:
+    def _drain_line(self, ring: str) -> None:
+        line = self._lines[ring]
         for _ in range(MAX_DRAIN):
             parts = line.receive()
             if parts is None:
                 break
             self._accept(parts, _here, by_line=True)
         if not line.is_open:
-            self._lines.remove(line)
+            del self._lines[ring]
 
     def _subscribe(self, topic: bytes) -> None:
         if self._turn:
@@ -292,8 +293,9 @@ class Subscriber:
                 del kept[next(iter(kept))]
             self._rings = kept
             reader = self._rings[ring] = RingReader(ring)
-            if not self._turn and (line := connect(ring)) is not None:
-                self._lines.append(line)
+            line = connect(ring) if not self._turn and ring not in self._lines else None
+            if line is not None:
+                self._lines[ring] = line
         return reader
 
     def _clock(self, header: Envelope, peer: str) -> Offset | None:

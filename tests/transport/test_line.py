@@ -60,6 +60,22 @@ def test_a_reader_that_stands_holds_nobody_up(server):
             assert quick.receive()[2] == str(number).encode()
         assert len(server) == 2
         assert slow.receive()[2] == b"0"
+        held = 1
+        while slow.receive() is not None:
+            held += 1
+        assert held < 50  # history is of no use
+
+
+def test_without_file_descriptors_there_are_just_no_lines(monkeypatch):
+    def fail():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(line, "_socket", fail)
+    assert connect(RING) is None
+    with contextlib.closing(LineServer(RING)) as server:
+        server.accept()
+        server.send(b"", b"", b"")
+        assert len(server) == 0
 
 
 def test_a_reader_that_has_gone_is_let_go(server):
@@ -156,6 +172,15 @@ def test_counts_add_up_over_both_ways(address, exchanged):
             count = first.counts["frame/front"]
             assert count["received"] + count["lost"] == sent
             assert 0 < second.counts["frame/front"]["received"] <= sent - start
+
+
+def test_a_subscriber_takes_one_line_a_ring(address, exchanged):
+    with Publisher(address, payload="shm") as sender, Subscriber(address) as receiver:
+        exchanged(sender, receiver)
+        for seq in range(5):
+            receiver._rings.clear()  # as where it knows more rings than it keeps
+            exchanged(sender, receiver, frame(seq))
+        assert len(receiver._lines) == len(sender._lines["front"]) == 1
 
 
 def test_garbage_from_a_line_is_refused(address, exchanged):
