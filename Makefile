@@ -30,11 +30,11 @@ test-ros: $(VENV)/.venv
 	@if $(BIN)/python tests/ros/possible.py; then \
 		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
 
-# Ten minutes of camera, detector and classifier at 30 images a second: memory must not grow.
 # What ROS 2 adds to the engine: ages, conversions, an idle node, one process against three.
 bench-ros: $(ROS_VENV)/.ros
 	$(ROS_BIN)/python -m benchmarks.ros
 
+# Ten minutes of camera, detector and classifier at 30 images a second: memory must not grow.
 soak-ros: $(ROS_VENV)/.ros
 	VISION_SOAK_S=600 $(ROS_BIN)/python -m pytest -s tests/nodes/test_memory.py
 
