@@ -7,12 +7,14 @@ from typing import Any
 
 from nodes.capture import CAPTURE, capture_header, open_capture
 from nodes.engine_node import EngineNode
+from nodes.frames import OriginHeader
+from nodes.image_publisher import PUBLICATION, ImagePublisher
 from nodes.parameters import CLASSIFICATION, NO_CLASSIFIER, Parameter
 from nodes.process import run
 from nodes.sources import CaptureSource
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
-from pipeline.types import Frame
+from pipeline.types import Frame, Result
 
 CAMERAS = Parameter(
     "cameras",
@@ -25,7 +27,8 @@ class VisionNode(EngineNode):
     """Captures or subscribes, detects and classifies; several cameras share one session fairly."""
 
     def __init__(self) -> None:
-        super().__init__("vision_node", (*CLASSIFICATION, *CAPTURE, CAMERAS))
+        super().__init__("vision_node", (*CLASSIFICATION, *CAPTURE, *PUBLICATION, CAMERAS))
+        self._images: dict[str, ImagePublisher] = {}
         names = self.cameras
         if not names or len(set(names)) < len(names) or ("" in names and len(names) > 1):
             raise ConfigError(
@@ -41,6 +44,29 @@ class VisionNode(EngineNode):
     def captures(self) -> bool:
         """Whether the parameter source says what to capture."""
         return bool(self.parameters["source"])
+
+    def configure(self) -> None:
+        """Also create the topics of captured images."""
+        super().configure()
+        if self.captures:
+            for camera in self.cameras:
+                prefix = f"{camera}/" if camera else ""
+                self._images[camera] = ImagePublisher(self, self.parameters, prefix)
+
+    def cleanup(self) -> None:
+        """Also take these away."""
+        super().cleanup()
+        for images in self._images.values():
+            images.close()
+        self._images.clear()
+
+    def _publish(self, result: Result) -> None:
+        """Send the captured image too, in front of what was found in it."""
+        header = result.header
+        if self._images and result.image is not None and isinstance(header, OriginHeader):
+            camera = header.camera if header.camera in self._images else self.cameras[0]
+            self._images[camera].publish(result.image, header.origin.header)
+        super()._publish(result)
 
     def open_capture(self) -> CaptureSource:
         """What the parameter source names."""

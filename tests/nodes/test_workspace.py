@@ -105,6 +105,7 @@ def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
     workspace, start_installed, observer, namespace
 ):
     found = observer.subscribe(Detection2DArray, "detections")
+    images = observer.subscribe(Image, "image_raw")
     node = start_installed(
         str(workspace / "install" / "vision" / "lib" / "vision" / "vision_node"),
         *("--ros-args", "-r", f"__ns:={namespace}"),
@@ -113,6 +114,7 @@ def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
     )
     message = found.wait_for(lambda message: message.detections, timeout_s=60)
     assert message.header.frame_id == "scene"
+    assert images.wait_for(lambda image: image.header == message.header).width == 320
     assert node.stop(signal.SIGINT, timeout_s=5) == 0
     assert "Traceback" not in node.log
 
