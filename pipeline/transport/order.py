@@ -24,6 +24,7 @@ MAX_SENDERS = 256
 class _Camera:
     """What is held of one camera; `newest` has for each sender its latest number and when it came.
 
+    `former_ns` is the stamp up to which results are those of its life before, at the time `begun_s`.
     A sender's own results come in order, so what every sender has passed cannot come any more.
     """
 
@@ -32,6 +33,8 @@ class _Camera:
     given_seq: int = -1
     given_stamp_ns: int = -1
     given_s: float = 0.0
+    former_ns: int = -1
+    begun_s: float = 0.0
 
 
 class InSequence:
@@ -53,14 +56,19 @@ class InSequence:
             self._forget(next(iter(self._cameras)))
         camera = self._cameras.setdefault(header.camera, _Camera())
         now_s = time.monotonic()
+        if header.stamp_ns <= camera.former_ns and now_s - camera.begun_s < RESTART_S:
+            self.late += 1
+            return
         if header.seq <= camera.given_seq:
             # Started again it counts from 0; and its clock may have been set back meanwhile.
             is_newer = header.stamp_ns > camera.given_stamp_ns
             if not is_newer and now_s - camera.given_s < RESTART_S:
                 self.late += 1
                 return
+            former_ns = max(camera.given_stamp_ns, camera.former_ns) if is_newer else -1
             self._forget(header.camera)
-            self._cameras[header.camera] = camera = _Camera()
+            camera = _Camera(former_ns=former_ns, begun_s=now_s)
+            self._cameras[header.camera] = camera
         if sender not in camera.newest and len(camera.newest) >= MAX_SENDERS:
             del camera.newest[next(iter(camera.newest))]
         camera.newest[sender] = header.seq, now_s
@@ -79,6 +87,11 @@ class InSequence:
                 camera.given_s = now_s
                 return result
         return None
+
+    @property
+    def waiting(self) -> int:
+        """How many results wait for their turn."""
+        return sum(len(camera.waiting) for camera in tuple(self._cameras.values()))
 
     def _forget(self, camera: str) -> None:
         self.late += len(self._cameras.pop(camera).waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,8 @@ from pipeline.types import Detections, Frame, Image, Result
 
 KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at most
 BEHIND_S = 0.001  # what was sent before a result is waited for so long
-ALONE_S = 1.0  # without a result, after which a camera's frames need not wait for any
+ALONE_S = 1.0  # of frames without a result, after which they need not wait for any
+PACE_S = 0.02  # what was held back for another follows the one before at once, or after so long
 
 
 class ResultSubscription:
@@ -26,8 +28,8 @@ class ResultSubscription:
     Iterating waits for results until `stop` or `close` is called. With `images` the frames are
     subscribed to as well, and a result has its image where that came. With `ordered`, every result
     is given, by `seq`, where detectors that take turns send theirs in any order. With
-    `frames_alone` the frames of a camera are given without any object, where no result on one has
-    come for a second.
+    `frames_alone` the frames of a camera are given without any object, where they have come for a
+    second and no result on one.
 
     It can serve as a source of results: `read` waits for the next one, with `in_turn` and several
     cameras until the one before is `done`; see `FrameSubscription`.
@@ -64,13 +66,15 @@ class ResultSubscription:
         self._frames: defaultdict[str, deque[Frame]] = defaultdict(
             lambda: deque(maxlen=KEPT_FRAMES)
         )
-        self._result_at_s: dict[str, float] | None = {} if frames_alone else None
+        # When the first frame came since a camera's last result.
+        self._unanswered_s: dict[str, float] | None = {} if frames_alone else None
+        self._is_done = threading.Event()
         self._turnstile = Turnstile() if in_turn else None
 
     def read(self) -> Result | None:
         """The next result; None once closed."""
         if self._turnstile is None:
-            return self.receive()
+            return self._read_in_order()
         while not self._turnstile.pass_through():
             if self._subscription.is_stopped:
                 return None
@@ -79,8 +83,21 @@ class ResultSubscription:
             self._turnstile.note(result.header.camera)
         return result
 
+    def _read_in_order(self) -> Result | None:
+        """The next result, where it has only waited for others once the one before is done.
+
+        Those of a second become due together where a detector has died, too many to be kept by a
+        reader that keeps the newest.
+        """
+        result = self._next()
+        if result is not None:
+            self._is_done.wait(PACE_S)
+        self._is_done.clear()
+        return self.receive() if result is None else self._with_image(result)
+
     def done(self) -> None:
         """What was read is dealt with."""
+        self._is_done.set()
         if self._turnstile is not None:
             self._turnstile.done()
 
@@ -90,7 +107,7 @@ class ResultSubscription:
         while True:
             result = self._next()
             if result is not None:
-                return dataclasses.replace(result, image=self._image(result))
+                return self._with_image(result)
             left_s = deadline_s - time.monotonic()
             received = self._subscription.receive(min(left_s, POLL_S))
             if received is not None:
@@ -109,8 +126,8 @@ class ResultSubscription:
         if isinstance(received.item, Frame):
             self._take_frame(received.item)
             return
-        if self._result_at_s is not None:
-            self._result_at_s[received.header.camera] = time.monotonic()
+        if self._unanswered_s is not None:
+            self._unanswered_s.pop(received.header.camera, None)
         if self._order is None:
             self._ready.append(received.item)
         else:
@@ -120,11 +137,12 @@ class ResultSubscription:
         """Keep a frame for its result; where none is to be expected, this is all there is."""
         if len(self._frames) >= MAX_CAMERAS and frame.camera not in self._frames:
             self._frames.clear()
-            self._result_at_s = self._result_at_s and {}
+            if self._unanswered_s is not None:
+                self._unanswered_s.clear()
         self._frames[frame.camera].append(frame)
-        if self._result_at_s is not None:
+        if self._unanswered_s is not None:
             now_s = time.monotonic()
-            if now_s - self._result_at_s.setdefault(frame.camera, now_s) > ALONE_S:
+            if now_s - self._unanswered_s.setdefault(frame.camera, now_s) > ALONE_S:
                 self._ready.append(Result(frame.header, Detections.empty(())))
 
     def clock_of(self, camera: str) -> Offset | None:
@@ -142,6 +160,11 @@ class ResultSubscription:
         """What happened to the messages so far, by topic; see `Subscriber`."""
         return self._subscription.counts()
 
+    @property
+    def late(self) -> int:
+        """How many results came behind a later one or doubly, or still waited for their turn."""
+        return self._order.late + self._order.waiting if self._order is not None else 0
+
     def stop(self) -> None:
         """End the iteration; takes no lock, so a signal handler may call it."""
         self._subscription.stop()
@@ -155,6 +178,9 @@ class ResultSubscription:
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+    def _with_image(self, result: Result) -> Result:
+        return dataclasses.replace(result, image=self._image(result))
 
     def _image(self, result: Result) -> Image | None:
         """The picture of a result, which was sent before it but may come to its turn after it."""

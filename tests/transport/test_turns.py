@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.feed import Feed
 from pipeline.transport import Publisher, ResultSubscription, Subscriber, open_subscription
+from pipeline.transport import results as results_of
 from pipeline.transport.order import MAX_WAITING, RESTART_S, InSequence
 from pipeline.transport.turns import FORGET_S, Turns, ready_message, turn_prefix
 from pipeline.types import Detections, Frame, Header, Result
@@ -170,6 +172,17 @@ def test_a_result_that_comes_too_late_is_dropped_and_counted():
     assert sequence.late == 1
 
 
+def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
+    sequence = InSequence(hold_s=1e9)
+    sequence.put(1, result(10, stamp_ns=5))
+    assert drained(sequence) == [10]
+    sequence.put(1, result(0, stamp_ns=9))
+    sequence.put(2, result(12, stamp_ns=4))
+    sequence.put(2, result(1, stamp_ns=10))
+    assert drained(sequence) == [0, 1]
+    assert sequence.late == 1
+
+
 def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(monkeypatch):
     sequence = InSequence()
     sequence.put(1, result(500, stamp_ns=10**15))
@@ -180,6 +193,45 @@ def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(mon
     monkeypatch.setattr(time, "monotonic", lambda: now_s + RESTART_S)
     sequence.put(1, result(2, stamp_ns=7))
     assert drained(sequence) == [2]
+
+
+def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeypatch):
+    """All that was held back for it comes at once, to a reader that keeps the newest."""
+    monkeypatch.setattr(results_of, "PACE_S", WAIT_S)
+    addresses = [f"zmq+ipc://{tmp_path}/{name}" for name in ("a", "b")]
+    with (
+        Publisher(addresses[0]) as steady,
+        Publisher(addresses[1]) as mortal,
+        Feed(ResultSubscription(addresses, ordered=True, streams=2), capacity=2) as feed,
+    ):
+        while not (steady.wants_results("front") and mortal.wants_results("front")):
+            time.sleep(0.01)
+        seen = []
+        reader = threading.Thread(target=lambda: seen.extend(feed))
+        reader.start()
+        sent = [*range(20), *range(21, 121, 2)]
+        for seq in sent:
+            sender = mortal if seq % 2 and seq < 20 else steady
+            sender.send_result(result(seq, stamp_ns=time.time_ns()))
+            time.sleep(0.02)
+        deadline = time.monotonic() + WAIT_S
+        while feed.stats()["captured"] < len(sent) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        feed.stop()
+        reader.join(WAIT_S)
+    assert [one.header.seq for one in seen] == sent
+
+
+def test_what_comes_too_late_for_a_subscription_is_counted(address):
+    with Publisher(address) as sender, ResultSubscription(address, ordered=True) as results:
+        sent, got = itertools.count(1), None
+        while got is None:
+            sender.send_result(result(next(sent), stamp_ns=10))
+            got = results.receive(0.01)
+        sender.send_result(result(got.header.seq - 1, stamp_ns=5))
+        while results.receive(0.1) is not None:
+            pass
+        assert results.late == 1
 
 
 def test_of_two_results_on_one_frame_the_first_is_given():

@@ -117,6 +117,23 @@ def test_frames_without_results_are_given_alone_after_a_while(address, monkeypat
         assert exchange(with_result=False) is None
 
 
+def test_after_a_pause_of_the_camera_its_frames_still_wait_for_their_results(address, await_true):
+    with (
+        Publisher(address, streams=2) as sender,
+        ResultSubscription(address, images=True, frames_alone=True) as results,
+    ):
+
+        def exchange():
+            sent = frame(7)
+            sender.send_frame(sent)
+            sender.send_result(found_in(sent))
+            return results.receive(0.05)
+
+        assert await_true(exchange).detections.labels
+        assert results.receive(1.2 * results_of.ALONE_S) is None
+        assert await_true(exchange).detections.labels
+
+
 def test_what_was_sent_last_arrives_where_closing_may_take_a_moment(address, await_true):
     with Subscriber(address, every=True) as receiver:
         sender = Publisher(address, payload="raw")
