@@ -41,29 +41,34 @@ def parse_arguments() -> argparse.Namespace:
 
 def latency_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
     """Until a frame is in the other process's hands, beside bare copies of the picture."""
-    with link("shm", folder) as shm:
-        for fps, name in ((CAMERA_FPS, f"{CAMERA_FPS:g} frames/s"), (FULL, "full rate")):
-            length = seconds * (3 if fps else 1)
-            turns, copies = [], []
-            for _ in range(rounds):
-                turns.append(shm.turn(fps, length).latency_ms)
-                copies.append(shm.copies_ms(fps, length / 3))
-            p50, p99 = map(float, np.percentile(np.concatenate(turns), [50, 99]))
-            medians = [float(np.median(turn)) for turn in turns]
-            what = f"{min(medians):.3f} to {max(medians):.3f} ms turn by turn"
-            yield Figure(f"shm latency p50, {name}", p50, "ms", LATENCY_MS, False, what)
-            worst = f"best turn {min(np.percentile(turn, 99) for turn in turns):.3f} ms"
-            yield Figure(f"shm latency p99, {name}", p99, "ms", WORST_MS, False, worst)
-            ratios = [m / np.median(copy) for m, copy in zip(medians, copies, strict=True)]
-            copy_ms = float(np.median(np.concatenate(copies)))
-            yield Figure(
-                f"shm latency p50 / one copy of the picture, {name}",
-                float(np.median(ratios)),
-                "x",
-                COPIES,
-                False,
-                f"a copy takes {copy_ms:.3f} ms; ratios {min(ratios):.2f} to {max(ratios):.2f}",
-            )
+    for way in ("shm", "shm, drawn in place"):
+        with link(way, folder) as made:
+            for fps, pace in ((CAMERA_FPS, f"{CAMERA_FPS:g} frames/s"), (FULL, "full rate")):
+                length = seconds * (3 if fps else 1)
+                turns, copies = [], []
+                for _ in range(rounds):
+                    turns.append(made.turn(fps, length).latency_ms)
+                    copies.append(made.copies_ms(fps, length / 3))
+                yield from _latency(f"{way}, {pace}", turns, copies)
+
+
+def _latency(name: str, turns: list[np.ndarray], copies: list[np.ndarray]) -> Iterator[Figure]:
+    p50, p99 = map(float, np.percentile(np.concatenate(turns), [50, 99]))
+    medians = [float(np.median(turn)) for turn in turns]
+    what = f"{min(medians):.3f} to {max(medians):.3f} ms turn by turn"
+    yield Figure(f"{name}: latency p50", p50, "ms", LATENCY_MS, False, what)
+    worst = f"best turn {min(np.percentile(turn, 99) for turn in turns):.3f} ms"
+    yield Figure(f"{name}: latency p99", p99, "ms", WORST_MS, False, worst)
+    ratios = [m / float(np.median(copy)) for m, copy in zip(medians, copies, strict=True)]
+    copy_ms = float(np.median(np.concatenate(copies)))
+    yield Figure(
+        f"{name}: latency p50 / one copy of the picture",
+        float(np.median(ratios)),
+        "x",
+        COPIES,
+        False,
+        f"a copy takes {copy_ms:.3f} ms; ratios {min(ratios):.2f} to {max(ratios):.2f}",
+    )
 
 
 def rate_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
