@@ -24,7 +24,7 @@ MAX_SENDERS = 256
 class _Camera:
     """What is held of one camera; `newest` has for each sender its latest number and when it came.
 
-    `former_ns` is the stamp up to which results are those of its life before, at the time `begun_s`.
+    `former_ns` is the stamp up to which results are of its life before, which ended at `begun_s`.
     A sender's own results come in order, so what every sender has passed cannot come any more.
     """
 

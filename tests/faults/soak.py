@@ -142,6 +142,7 @@ class Soak:
         for name in ("viewer", "survivor", "detector", "camera"):  # the wrong way round
             self.start(name)
         self._await_recovery(["camera", "detector", "viewer"])
+        self.recoveries_s.clear()  # that was the first start, and no return
         begin = time.monotonic()
         turn = 0
         while (elapsed := time.monotonic() - begin) < seconds:
