@@ -17,6 +17,7 @@ from pipeline.transport import (
     ResultSubscription,
     Security,
     check_subscription,
+    is_address,
     load_key_pair,
     load_public_key,
     subscribe_frames,
@@ -50,6 +51,14 @@ def open_frames(settings: Settings) -> FrameSubscription:
         limits=limits_of(settings),
         security=subscriber_security(settings),
     )
+
+
+def check_addresses(settings: Settings) -> None:
+    """Raise `ConfigError` where what is subscribed to cannot be used, before anything is loaded."""
+    addresses = settings.subscribe or [str(settings.source)]
+    if is_address(addresses[0]):
+        security = subscriber_security(settings)
+        check_subscription(addresses, group=settings.group, security=security)
 
 
 def open_results(settings: Settings, *, images: bool) -> ResultSubscription:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from pipeline.cli.inputs import open_source
+from pipeline.cli.inputs import check_addresses, open_source
 from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
 from pipeline.config import NO_CLASSIFIER, Settings
@@ -58,7 +58,24 @@ def run_session(
     `signals` have been entered; `extras` are outputs beside those of the settings, closed as well.
     Raises what `pipeline.errors` has for each thing that can go wrong.
     """
-    # What the user may have mistyped comes first: nothing is opened for it in vain.
+    # What the user may have mistyped comes first, and of that what is looked at the quickest.
+    check_addresses(settings)
+    with Outputs(settings, extras) as outputs:
+        detector, classifier = _models(settings)
+        with open_frames(settings) as source:
+            pipeline = Pipeline(
+                source,
+                detector,
+                classifier,
+                every_frame=False if settings.group else settings.every_frame,
+                threads=settings.threads,
+                max_frames=settings.max_frames,
+                duration_s=settings.duration,
+            )
+            deliver(source, pipeline, outputs, signals)
+
+
+def _models(settings: Settings) -> tuple[Detector, Classifier | None]:
     named = manifest_for("classify", settings.manifest)
     if named and settings.classifier == NO_CLASSIFIER:
         raise ConfigError(f"--manifest {named}: describes a classifier, but --classifier is none")
@@ -70,25 +87,12 @@ def run_session(
         threads=settings.threads,
         manifest=manifest_for("detect", settings.manifest),
     )
-    classifier = None
-    if settings.classifier != NO_CLASSIFIER:
-        classifier = Classifier(
-            settings.classifier,
-            top=settings.top,
-            threads=settings.threads,
-            manifest=named,
-        )
-    with Outputs(settings, extras) as outputs, open_frames(settings) as source:
-        pipeline = Pipeline(
-            source,
-            detector,
-            classifier,
-            every_frame=False if settings.group else settings.every_frame,
-            threads=settings.threads,
-            max_frames=settings.max_frames,
-            duration_s=settings.duration,
-        )
-        deliver(source, pipeline, outputs, signals)
+    if settings.classifier == NO_CLASSIFIER:
+        return detector, None
+    classifier = Classifier(
+        settings.classifier, top=settings.top, threads=settings.threads, manifest=named
+    )
+    return detector, classifier
 
 
 def pass_on(source: FeedOrigin, settings: Settings, outputs: Outputs, signals: StopSignals) -> None:

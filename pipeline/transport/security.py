@@ -98,8 +98,8 @@ def check_policy(address: Address, security: Security) -> None:
     """
     if security.keys is None and security.peers:
         raise ConfigError(
-            f"address '{address.text}': the keys of others are given and no key of its own; "
-            f"make one with: vision keys NAME"
+            f"address '{address.text}': the keys of others are given and no key of its own "
+            f"(--key NAME{SECRET_SUFFIX}); make one with: vision keys NAME"
         )
     if security.keys is not None and not zmq.has("curve"):
         raise ConfigError("keys: the installed pyzmq was built without CURVE")
@@ -123,15 +123,16 @@ def protect(socket: zmq.Socket[bytes], address: Address, security: Security, bin
     if bind:
         if not security.peers:
             raise ConfigError(
-                f"address '{address.text}': nobody may come without their public key being given"
+                f"address '{address.text}': nobody could come, because no public key of another end "
+                f"is given; name one with --peer FILE{PUBLIC_SUFFIX} for each who may"
             )
         socket.curve_server = True
         socket.zap_domain = b"vision"
     else:
         if len(security.peers) != 1:
             raise ConfigError(
-                f"address '{address.text}': expected the public key of the other end, "
-                f"but got {len(security.peers)} keys"
+                f"address '{address.text}': expected the public key of the one end that is gone "
+                f"to (--server FILE{PUBLIC_SUFFIX}), but got {len(security.peers)} keys"
             )
         socket.curve_serverkey = security.peers[0]
 

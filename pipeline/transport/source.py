@@ -126,7 +126,8 @@ def open_subscription(
             raise SourceError(
                 f"{address}: no frame{f' of {only}' if only else ''} came within "
                 f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "
-                f"is something publishing there, with the keys that are expected?"
+                f"is something publishing there, with the keys that are expected and pictures of "
+                f"at most {(limits or Limits()).max_frame_mb} MiB (--max-frame-mb)?"
             )
     return FrameSubscription(
         Subscription(address, group=group, limits=limits, security=security),

@@ -197,6 +197,38 @@ def test_off_the_machine_keys_are_asked_for(vision, command):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "scene:", "--publish", "zmq+tcp://192.0.2.7:5555"),
+        ("run", "zmq+tcp://192.0.2.7:5555"),
+        ("detect", "--subscribe", "zmq+tcp://192.0.2.7:5555"),
+        ("detect", "--subscribe", "zmq+ipc:///tmp/x", "--publish", "zmq+tcp://192.0.2.7:5555"),
+    ],
+    ids=["run-publish", "run-source", "detect-subscribe", "detect-publish"],
+)
+def test_an_address_is_looked_at_before_the_models_are_loaded(vision, command):
+    outcome = vision(*command, "--detector", "not-there.onnx")
+    assert outcome.code == 2
+    assert "vision keys" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (("--key", "me.key_secret"), "name one with --peer FILE.key"),
+        (("--peer", "me.key"), "--key NAME.key_secret"),
+    ],
+    ids=["no-peer", "no-key"],
+)
+def test_which_key_is_missing_is_said(vision, tmp_path, monkeypatch, keys, said):
+    monkeypatch.chdir(tmp_path)
+    vision("keys", "me")
+    outcome = vision("camera", "scene:", "--publish", "zmq+tcp://127.0.0.1:0", *keys)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+@pytest.mark.parametrize(
     ("command", "said"),
     [
         (("camera", "scene:"), "--publish ADDRESS is missing"),
