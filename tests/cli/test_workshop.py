@@ -1,0 +1,314 @@
+"""`vision quantize`, `head` and `compare` as users run them, and what they say to bad input."""
+
+from __future__ import annotations
+
+import html.parser
+import importlib.util
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.cli.main import main
+from pipeline.inference import processor
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "models" / "samples"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+_spec = importlib.util.spec_from_file_location(
+    "small_networks", ROOT / "tests" / "zoo" / "small_networks.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+small = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(small)
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A small float classifier of others with its manifest, and twelve pictures of two classes."""
+    monkeypatch.chdir(tmp_path)
+    small.write_classifier(tmp_path / "net.onnx")
+    small.write_manifest(tmp_path / "net.toml")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "pictures" / ("red", "green")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = np.zeros((40, 50, 3), np.uint8)
+        image[..., 2 - number % 2] = 200
+        image += rng.integers(0, 50, image.shape, dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return tmp_path
+
+
+def quantize(vision, *more, model="net.onnx"):
+    manifest = ("--manifest", "net.toml") if model == "net.onnx" else ()
+    settings = ("--images", "pictures", "-o", "out.onnx", *manifest)
+    return vision("quantize", model, *settings, *more)
+
+
+def test_quantize_reports_accuracy_size_and_speed(vision, workshop):
+    outcome = quantize(vision, "--test", "pictures", "--method", "entropy")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert any(line.startswith("top-1, %") for line in lines)
+    assert any(line.startswith("size, MB") for line in lines)
+    assert any(line.startswith("ms a call, 1 thread") for line in lines)
+    assert "calibrated on 12 pictures, measured on 12" in lines
+    assert "calibrating" in outcome.err
+    assert vision("models", "info", "out.onnx").code == 0
+
+
+def test_quantize_warns_where_the_cpu_lacks_dot_products(vision, workshop, monkeypatch):
+    monkeypatch.setattr(processor, "_DOT_PRODUCTS", set())
+    assert "warning: this CPU has no int8 dot product" in quantize(vision).err
+    monkeypatch.setattr(processor, "has_int8_dot_products", lambda features: True)
+    assert "dot product" not in quantize(vision).err
+
+
+def test_head_makes_a_classifier_that_runs(vision, workshop):
+    outcome = vision("head", "--images", "pictures", "-o", "mine.onnx")
+    assert outcome.code == 0, outcome.err
+    assert "top-1 100.0 % of 12 pictures" in outcome.out
+    outcome = vision(
+        "run", "pictures/red", "--classifier", "mine.onnx", "--jsonl", "-", "--score", "0.01",
+        "--max-frames", "1", "--top", "1", "-q",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """A page that compares two classifiers, one of which is called by a name made to break out."""
+    folder = tmp_path_factory.mktemp("comparison")
+    name = "<script>document.title='broken'<&\"'.onnx"
+    shutil.copy(ROOT / "models" / "mobilenetv2-int8.onnx", folder / name)
+    code = main([
+        "compare", str(SAMPLES), "--models", "mobilenetv2-int8", str(folder / name),
+        "yolov4-tiny-int8", "-o", str(folder / "side.jpg"), "--html", str(folder / "page.html"),
+    ])  # fmt: skip
+    assert code == 0
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Collects the tags, the cells of tables and the sources of pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.cells, self.sources, self._is_cell = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        self._is_cell = tag == "td"
+        if self._is_cell:
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self._is_cell = self._is_cell and tag != "td"
+
+    def handle_data(self, data):
+        if self._is_cell:
+            self.cells[-1] += data
+
+
+def test_page_stands_alone_and_escapes_everything(comparison):
+    page = Page((comparison / "page.html").read_text())
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 1
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert "<script>document.title='broken'<&\"'" in page.cells
+    assert "astronaut.jpg" in page.cells
+    assert "100 %" in page.cells  # the same file twice agrees with itself
+
+
+def test_side_by_side_picture_has_a_column_for_each_model(comparison):
+    image = cv2.imread(str(comparison / "side.jpg"))
+    height, width = image.shape[:2]
+    assert width > 3 * 480
+    assert height > 3 * 200
+
+
+def test_page_looks_right_in_a_browser(comparison):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        f"--user-data-dir={comparison / 'profile'}", "--force-color-profile=srgb",
+    ]  # fmt: skip
+    page = (comparison / "page.html").as_uri()
+    size, shot = ["--window-size=1200,1600"], comparison / "shot.png"
+    subprocess.run(
+        [*command, *size, f"--screenshot={shot}", page], check=True, capture_output=True, timeout=90
+    )
+    found = cv2.imread(str(shot))
+    # The samples are in it: the astronaut's orange suit and the red saucer, on a light page.
+    blue, green, red = (found[..., channel].astype(int) for channel in range(3))
+    assert ((red > 150) & (green < 110) & (blue < 90)).mean() > 0.02
+    assert (found.min(axis=2) > 235).mean() > 0.3
+    text = subprocess.run(
+        [*command, "--dump-dom", page], check=True, capture_output=True, timeout=90
+    ).stdout.decode()
+    assert "<title>broken" not in text
+    assert text.count("<table>") == 2
+
+
+def test_models_without_a_common_task_get_the_table_of_what_they_can_do(vision, workshop):
+    outcome = vision(
+        "compare", SAMPLES / "cat.jpg", "--models", "yolov4-tiny-int8", "mobilenetv2-int8",
+        "-o", "side.jpg",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "No two of these models have a task in common" in outcome.out
+    assert "says where" in outcome.out
+    assert "agreement" not in outcome.out
+    assert not Path("side.jpg").exists()
+
+
+def spoil_pictures(folder):
+    for path in folder.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:20])
+
+
+def empty_folder(folder):
+    for path in folder.rglob("*.png"):
+        path.unlink()
+
+
+def one_class(folder):
+    shutil.rmtree(folder / "red")
+
+
+def unknown_class(folder):
+    (folder / "red").rename(folder / "violet")
+
+
+BAD_PICTURES = {
+    "empty folder": (empty_folder, "expected pictures"),
+    "no folder": (shutil.rmtree, "there is no such folder"),
+    "damaged": (spoil_pictures, "pictures do not decode"),
+}
+COMMANDS = {
+    "quantize": ("quantize", "net.onnx", "--manifest", "net.toml", "--images", "pictures"),
+    "head": ("head", "--images", "pictures"),
+}
+
+
+def refused(vision, *arguments):
+    """The one line that a command ends with; it must have left everything as it was."""
+    before = sorted(Path().rglob("*"))
+    outcome = vision(*arguments)
+    lines = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert outcome.code == 2, outcome.err
+    assert len(lines) == 1
+    assert "Traceback" not in outcome.err
+    assert sorted(Path().rglob("*")) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+@pytest.mark.parametrize("name", BAD_PICTURES, ids=str)
+def test_bad_pictures_are_one_line_and_leave_nothing(vision, workshop, command, name):
+    spoil, message = BAD_PICTURES[name]
+    spoil(workshop / "pictures")
+    found = refused(vision, *COMMANDS[command], "-o", "out.onnx")
+    assert message in found or "a sub-folder of pictures for each class" in found
+
+
+BAD_FILES = {
+    "empty": b"",
+    "no model": b"this is no model at all",
+    "truncated": None,
+    "picture": "sample",
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES, ids=str)
+@pytest.mark.parametrize("command", ["quantize", "head", "compare"])
+def test_files_that_are_no_model_are_one_line(vision, workshop, name, command):
+    content = BAD_FILES[name]
+    if content is None:
+        content = (ROOT / "models" / "mobilenetv2-int8.onnx").read_bytes()[:100_000]
+    elif content == "sample":
+        content = (SAMPLES / "cat.jpg").read_bytes()
+    Path("bad.onnx").write_bytes(content)
+    arguments = {
+        "quantize": ("quantize", "bad.onnx", "--images", "pictures", "-o", "out.onnx"),
+        "head": ("head", "--classifier", "bad.onnx", "--images", "pictures", "-o", "out.onnx"),
+        "compare": ("compare", "pictures", "--models", "mobilenetv2-int8", "bad.onnx"),
+    }[command]
+    assert "bad.onnx" in refused(vision, *arguments)
+
+
+BAD_ARGUMENTS = {
+    "method": (("--method", "best"), "expected one of mse, minmax"),
+    "layer": (("--keep-float", "layer99"), "the network has no such layer"),
+    "labels of other classes": (("--test", "other"), "classes are none of the model's 4 labels"),
+    "no labels": (("--test", "nowhere"), "nowhere"),
+    "output": (("-o", "out.txt"), "expected a file name that ends in .onnx"),
+    "output is input": (("-o", "net.onnx"), "is the model that is read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS, ids=str)
+def test_bad_arguments_of_quantize_are_one_line(vision, workshop, name):
+    more, message = BAD_ARGUMENTS[name]
+    shutil.copytree(workshop / "pictures", workshop / "other")
+    unknown_class(workshop / "other")
+    found = refused(
+        vision, "quantize", "net.onnx", "--images", "pictures", "--manifest", "net.toml",
+        "-o", "out.onnx", *more,
+    )  # fmt: skip
+    assert message in found
+
+
+def test_labels_beyond_the_classes_are_one_line(vision, workshop):
+    """Boxes of class 80, where the detector has 0 to 79."""
+    for part in ("images", "labels"):
+        (workshop / "yolo" / part).mkdir(parents=True)
+    shutil.copy(SAMPLES / "cat.jpg", workshop / "yolo/images/cat.jpg")
+    (workshop / "yolo/labels/cat.txt").write_text("80 0.5 0.5 0.2 0.2\n")
+    found = refused(vision, "evaluate", "yolov4-tiny-int8", "yolo")
+    assert "expected classes 0 to 79" in found
+
+
+def test_one_class_is_too_few_for_a_head(vision, workshop):
+    one_class(workshop / "pictures")
+    found = refused(vision, "head", "--images", "pictures", "-o", "mine.onnx")
+    assert "two classes or more" in found
+
+
+def test_comparing_needs_two_models_and_a_picture(vision, workshop):
+    found = refused(vision, "compare", "pictures", "--models", "mobilenetv2-int8")
+    assert "expected two models or more" in found
+    found = refused(
+        vision, "compare", "nowhere.jpg", "--models", "mobilenetv2-int8", "yolov4-tiny-int8"
+    )
+    assert "nowhere.jpg: expected a picture or a folder" in found
+
+
+def test_a_signal_ends_quantising_without_a_trace(start, workshop, tmp_path):
+    for path in sorted((workshop / "pictures").rglob("*.png")):
+        for copy in range(20):
+            shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))
+    process = start(
+        "quantize", "net.onnx", "--manifest", "net.toml", "--images", "pictures",
+        "--keep-float", "auto", "--max-loss", "0", "-o", "out.onnx",
+    )  # fmt: skip
+    before = {path.name for path in tmp_path.iterdir()}
+    for line in process.stderr:
+        if b"calibrating" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert b"stopped; nothing was written" in errors
+    assert {path.name for path in tmp_path.iterdir()} == before
