@@ -123,8 +123,8 @@ def protect(socket: zmq.Socket[bytes], address: Address, security: Security, bin
     if bind:
         if not security.peers:
             raise ConfigError(
-                f"address '{address.text}': nobody could come, because no public key of another end "
-                f"is given; name one with --peer FILE{PUBLIC_SUFFIX} for each who may"
+                f"address '{address.text}': nobody could come, because no public key of another "
+                f"end is given; name one with --peer FILE{PUBLIC_SUFFIX} for each who may"
             )
         socket.curve_server = True
         socket.zap_domain = b"vision"
