@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from pipeline.zoo.agreement import Agreement, is_same_label, same_objects
 from pipeline.zoo.calibration import Report
 from pipeline.zoo.cost import Cost, count_cost
 from pipeline.zoo.label_names import plain_name
-from pipeline.zoo.latency import time_calls
 from pipeline.zoo.onnx_file import load_graph
 from pipeline.zoo.pictures import UsablePictures, find_pictures, is_picture
 
 TOP = 5
 _CLASS_NAMES = 3
+_ROUNDS = 21
 _SHARED_NAMES = 0.5
 
 Task = Literal["detect", "classify"]
@@ -107,11 +108,8 @@ def compare(
     first = next((image for _, image in pictures), None)
     if first is None:
         raise InputError(f"{images}: expected a picture, but none decodes")
-    contenders = []
-    for number, call in enumerate(models):
-        report("timing", number, len(models))
-        contenders.append(_measured(call, first))
-    report("timing", len(models), len(models))
+    latencies = _latencies(models, first, report)
+    contenders = [_described(*pair) for pair in zip(models, latencies, strict=True)]
     if not has_common_task([contender.task for contender in contenders]):
         return Comparison(contenders, [], [None] * len(contenders), 0)
     leaders = [_leader(contenders, index) for index in range(len(contenders))]
@@ -179,7 +177,23 @@ def _paths(images: Path) -> list[Path]:
     return find_pictures(images)
 
 
-def _measured(call: Detector | Classifier, image: Image) -> Contender:
+def _latencies(
+    models: Sequence[Detector | Classifier], image: Image, report: Report
+) -> list[float]:
+    """Median milliseconds of a call of each, by turns: what else is running hits all alike."""
+    times = np.empty((_ROUNDS, len(models)))
+    for call in models:
+        ask(call, image)  # the first call lays out memory, and may compile
+    for number, row in enumerate(times, start=1):
+        for index, call in enumerate(models):
+            start = time.perf_counter()
+            ask(call, image)
+            row[index] = 1e3 * (time.perf_counter() - start)
+        report("timing", number, _ROUNDS)
+    return [float(value) for value in np.median(times, axis=0)]
+
+
+def _described(call: Detector | Classifier, latency_ms: float) -> Contender:
     model = call.model
     cost = _cost(model.path)
     known = _registered(model.path)
@@ -189,7 +203,7 @@ def _measured(call: Detector | Classifier, image: Image) -> Contender:
         path=model.path,
         task=model.spec.task,
         call=call,
-        latency_ms=1e3 * time_calls(lambda: ask(call, image)),
+        latency_ms=latency_ms,
         file_bytes=model.path.stat().st_size,
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
