@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.stamps import UNKNOWN_NS
 from pipeline.transport import Publisher
 from pipeline.transport.clock import SAME_CLOCK, Offset
+from pipeline.transport.shared_memory import is_available, remove_leftovers
 from pipeline.types import Frame, Result
 
 FLUSH_S = 0.5
@@ -39,6 +40,8 @@ class Publishing:
             security=publisher_security(settings),
         )
         self.counts = self._publisher.counts
+        if is_available():  # else they would lie there until somebody wants pictures from here
+            remove_leftovers()
         logger.info("publishing at zmq+%s", self._publisher.endpoint)
 
     def start(self, source: object) -> None:

@@ -7,10 +7,17 @@ import json
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import cv2
 import pytest
+
+from pipeline.transport.shared_memory import is_available
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SCENE = "scene:?size=320x240&fps=15"
 PROMPT_S = 2.0
@@ -246,6 +253,19 @@ def test_what_is_missing_or_wrong_is_said(vision, command, said):
     assert outcome.code == 2
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not is_available(), reason="needs /dev/shm")
+def test_what_a_killed_publisher_left_in_shared_memory_is_removed_by_the_next(vision, address):
+    made = "import os; from pipeline.transport.shared_memory import RingWriter, _path\n"
+    made += "print(_path(RingWriter(4096).ring), flush=True); os._exit(9)"
+    left = subprocess.run(
+        [sys.executable, "-c", made], capture_output=True, cwd=ROOT, check=False, text=True
+    ).stdout.strip()
+    assert "vision-" in left
+    outcome = vision("camera", SCENE, "--publish", address("camera"), "--max-frames", 1)
+    assert outcome.code == 0, outcome.err
+    assert not Path(left).exists()
 
 
 def test_the_figures_say_how_often_and_how_long_a_source_was_away(vision, address, tmp_path):
