@@ -57,6 +57,7 @@ def standard_form(model: onnx.ModelProto, spec: ModelSpec) -> Standard:
     if not is_ours:
         copy = _folded(onnx, _with_opset(onnx, copy, spec.name), spec)
     out = NodeWriter(copy)
+    _check_weights(out, spec.name)
     _Layers(onnx, copy, out).write(copy.graph.node)
     if not is_ours:
         take_pixels(out, spec.input)
@@ -66,6 +67,14 @@ def standard_form(model: onnx.ModelProto, spec: ModelSpec) -> Standard:
     )
     standard = msgspec.structs.replace(spec, input=entry)
     return Standard(copy, standard, _unfit_nodes(onnx, copy))
+
+
+def _check_weights(out: NodeWriter, name: str) -> None:
+    """Raise `ModelError` where weights are no numbers: nothing could be calibrated with them."""
+    for tensor, array in out.arrays.items():
+        is_weight = array.ndim > 1 and np.issubdtype(array.dtype, np.floating)
+        if is_weight and not np.isfinite(array).all():
+            raise ModelError(f"{name}: expected finite weights, but '{tensor}' has NaN or infinity")
 
 
 def _with_opset(onnx: Any, model: Any, name: str) -> Any:

@@ -110,3 +110,14 @@ def test_an_int8_model_is_refused(tmp_path):
     quantized = quantize_model(standard.model, [pixels_for(model)], keep_float=standard.float_nodes)
     with pytest.raises(ModelError, match="is an int8 model already; expected the float model"):
         standard_form(quantized, standard.spec)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    model = opened(tmp_path)
+    graph = load_graph(model.path)
+    (tensor,) = [tensor for tensor in graph.graph.initializer if tensor.name == "w2"]
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[0, 0] = np.nan
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
+    with pytest.raises(ModelError, match=r"expected finite weights, but '.*' has NaN or infinity"):
+        standard_form(graph, model.spec)
