@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ def test_composed_and_apart_say_the_same_of_every_image(start_node, observer, wa
 
 
 @pytest.fixture
-def two_machines(tmp_path):
+def two_machines(wait_until):
     """Two network namespaces with nothing but a cable between them; their names."""
     ip = shutil.which("ip")
     if ip is None:
@@ -57,32 +58,36 @@ def two_machines(tmp_path):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([ip, *words], capture_output=True, text=True, timeout=10, check=False)
 
-    created = [run("netns", "add", name) for name in names]
-    if any(outcome.returncode for outcome in created):
-        _remove(run, names)
-        pytest.skip(f"network namespaces cannot be made here: {created[0].stderr.strip()}")
-    cable = run(
-        *("link", "add", "eth0", "netns", names[0], "type", "veth"),
-        *("peer", "name", "eth0", "netns", names[1]),
-    )
-    if cable.returncode:
-        _remove(run, names)
-        pytest.skip(f"no veth pair can be made here: {cable.stderr.strip()}")
-    for number, name in enumerate(names, 1):
-        for words in (
-            ("addr", "add", f"10.99.0.{number}/24", "dev", "eth0"),
-            ("link", "set", "eth0", "up"),
-            ("link", "set", "lo", "up"),
-        ):
-            outcome = run("-n", name, *words)
-            assert outcome.returncode == 0, outcome.stderr
-    yield names
-    _remove(run, names)
+    try:
+        for name in names:
+            _checked(run("netns", "add", name), "network namespaces cannot be made here")
+        _checked(
+            run(
+                *("link", "add", "eth0", "netns", names[0], "type", "veth"),
+                *("peer", "name", "eth0", "netns", names[1]),
+            ),
+            "no veth pair can be made here",
+        )
+        for number, name in enumerate(names, 1):
+            run("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                run("-n", name, "link", "set", device, "up")
+        # The kernel may take a second, and who starts before then finds no network.
+        for name in names:
+            wait_until(functools.partial(_is_up, run, name), "the cable")
+        yield names
+    finally:
+        for name in names:
+            run("netns", "delete", name)
 
 
-def _remove(run, names: list[str]) -> None:
-    for name in names:
-        run("netns", "delete", name)
+def _checked(outcome: subprocess.CompletedProcess[str], otherwise: str) -> None:
+    if outcome.returncode:
+        pytest.skip(f"{otherwise}: {outcome.stderr.strip()}")
+
+
+def _is_up(run, name: str) -> bool:
+    return "state UP" in run("-n", name, "link", "show", "eth0").stdout
 
 
 def test_two_machines_find_what_one_process_finds(two_machines, start_process, namespace, tmp_path):
@@ -110,7 +115,8 @@ def test_two_machines_find_what_one_process_finds(two_machines, start_process, n
     recorder = start(there, str(RECORDER), namespace, str(FRAMES), str(out))
     node(there, "detector_node", image_transport="compressed", **SCORE)
     node(here, "camera_node", source=SCENE, fps=3.0)
-    assert recorder.wait(60) == 0, recorder.log
+    recorder.wait_for_log("recorded", timeout_s=60)
+    assert recorder.wait() == 0
 
     detect = Detector(**SCORE)
     found = 0

@@ -31,6 +31,7 @@ def main() -> None:
         node.create_subscription(kind, topic, _keeper(kept), QoSProfile(depth=50))
     while len(jpegs.keys() & arrays.keys()) < count:
         rclpy.spin_once(node)
+        sys.stdout.write(f"{len(jpegs)} images, {len(arrays)} of detections\n")
     content: dict[str, object] = {"received_bytes": int(RECEIVED.read_text())}
     for i, stamp in enumerate(sorted(jpegs.keys() & arrays.keys())[:count]):
         content[f"jpeg{i}"] = np.asarray(jpegs[stamp].data, np.uint8)
@@ -41,6 +42,7 @@ def main() -> None:
         names = [d.results[0].hypothesis.class_id for d in arrays[stamp].detections]
         content[f"names{i}"] = np.array(names, str)
     np.savez(out, **content)
+    sys.stdout.write("recorded\n")
     rclpy.shutdown()
 
 
