@@ -101,12 +101,15 @@ def calibrate(
         )
         for name, histogram in collect(model, batches, tensors, report).items()
     }
-    weights = _round_weights(model, plan, batches if jointly else ())
+    weights = _round_weights(model, plan, batches if jointly else (), report)
     return Calibrated(model, tuple(keep_float), chosen, weights)
 
 
 def _round_weights(
-    model: onnx.ModelProto, plan: QuantizationPlan, batches: Sequence[Batch]
+    model: onnx.ModelProto,
+    plan: QuantizationPlan,
+    batches: Sequence[Batch],
+    report: Report | None,
 ) -> dict[str, QuantizedWeight]:
     """Integers of every planned node's weights, by node name; to the nearest without `batches`.
 
@@ -116,9 +119,11 @@ def _round_weights(
     onnx = require_onnx()
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     dense = [node for node in plan.weighted if not is_grouped(node)]
-    moments = input_moments(model, dense, batches) if batches else {}
+    moments = input_moments(model, dense, batches, report) if batches else {}
     rounded = {}
-    for node in plan.weighted:
+    for number, node in enumerate(plan.weighted):
+        if report is not None:
+            report("rounding weights", number, len(plan.weighted))
         weight = onnx.numpy_helper.to_array(constants[node.input[1]])
         weight = weight.T if node.op_type == "MatMul" else weight
         if node.name in moments:
@@ -126,6 +131,8 @@ def _round_weights(
             rounded[node.name] = round_jointly(weight, moments.pop(node.name), levels)
         else:
             rounded[node.name] = round_to_nearest(weight)
+    if report is not None:
+        report("rounding weights", len(plan.weighted), len(plan.weighted))
     return rounded
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.zoo.calibration import Batch, open_with_outputs
+from pipeline.zoo.calibration import Batch, Report, open_with_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -76,7 +76,10 @@ def round_jointly(
 
 
 def input_moments(
-    model: onnx.ModelProto, nodes: Sequence[Any], batches: Sequence[Batch]
+    model: onnx.ModelProto,
+    nodes: Sequence[Any],
+    batches: Sequence[Batch],
+    report: Report | None = None,
 ) -> dict[str, Moments]:
     """Moments of what each of `nodes` reads in the float `model`, by node name.
 
@@ -87,7 +90,9 @@ def input_moments(
     entry = session.get_inputs()[0].name
     rng = np.random.default_rng(_SEED)
     sums: dict[str, Floats] = {}
-    for batch in batches:
+    for number, batch in enumerate(batches):
+        if report is not None:
+            report("seeing how inputs go together", number, len(batches))
         values = dict(zip(names, session.run(names, {entry: batch}), strict=True))
         for node in nodes:
             rows = _rows(node, values[node.input[0]], rng)
@@ -97,6 +102,8 @@ def input_moments(
                 sums[node.name] += product
             else:
                 sums[node.name] = product.astype(np.float64)
+    if report is not None:
+        report("seeing how inputs go together", len(batches), len(batches))
     return {name: _moments(total) for name, total in sums.items()}
 
 
