@@ -118,7 +118,7 @@ def _round_weights(
     """
     onnx = require_onnx()
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    dense = [node for node in plan.weighted if not is_grouped(node)]
+    dense = [node for node in plan.weighted if not (is_grouped(node) or _is_dilated(node))]
     moments = input_moments(model, dense, batches, report) if batches else {}
     rounded = {}
     for number, node in enumerate(plan.weighted):
@@ -139,3 +139,8 @@ def _round_weights(
 def is_grouped(node: Any) -> bool:
     """Whether a convolution's outputs see some of its inputs only."""
     return any(a.name == "group" and a.i > 1 for a in node.attribute)
+
+
+def _is_dilated(node: Any) -> bool:
+    """Whether a convolution skips pixels: its inputs are not looked at then."""
+    return any(a.name == "dilations" and max(a.ints) > 1 for a in node.attribute)

@@ -28,6 +28,8 @@ bits and clips what does not fit: pixels reach 255, and 2 * 255 * 64 still fits.
 hardly ever come near."""
 _DAMPING = 0.1
 """Added to every variance, as a share of their mean, for what the pictures at hand do not show."""
+_LEAST_VARIANCE = 1e-4
+"""Over the squared mean: below, variance and covariance are what rounding left of the sums."""
 _SAMPLES = 700
 """Places looked at in one picture."""
 _SEED = 0
@@ -64,7 +66,8 @@ def round_jointly(
     """All weights of an output channel with regard to one another; `weight` (outputs, ...)."""
     scale = _scales(weight, levels)
     flat = weight.reshape(len(weight), -1).astype(np.float64)
-    power = float(np.diag(inputs.covariance).mean()) or 1.0
+    least = _LEAST_VARIANCE * float(np.mean(inputs.mean**2))
+    power = max(float(np.diag(inputs.covariance).mean()), least) or 1.0
     damped = inputs.covariance + _DAMPING * power * np.eye(len(inputs.mean))
     order = np.argsort(-np.diag(damped), kind="stable")  # the strongest input first
     values = np.empty_like(flat)
