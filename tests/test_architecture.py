@@ -21,7 +21,8 @@ LONGEST_FILE = 450
 LONGEST_FUNCTION = 60
 
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))
-ALL_SOURCES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
+NODES = sorted((ROOT / "nodes").rglob("*.py"))
+ALL_SOURCES = [*SOURCES, *NODES, *sorted((ROOT / "tests").rglob("*.py"))]
 
 
 def place_of(path: Path) -> str:
@@ -75,6 +76,12 @@ def test_the_engine_knows_no_ros_and_nobody_imports_the_front_door(path):
     roots = {name.split(".")[0] for name in imported_modules(path)}
     assert not roots & {"rclpy", "launch", "nodes", "tests", "benchmarks"}
     assert "pipeline" not in imported_modules(path)
+
+
+@pytest.mark.parametrize("path", NODES, ids=named)
+def test_the_nodes_use_the_engine_and_no_command_line(path):
+    assert "cli" not in used_places(path)
+    assert "cv_bridge" not in {name.split(".")[0] for name in imported_modules(path)}
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if place_of(p) != "cli"], ids=named)

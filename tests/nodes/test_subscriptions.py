@@ -77,7 +77,7 @@ def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(start_
 
 def test_a_warning_names_publishers_of_another_type(start_node, observer):
     observer.publisher(String, "image_raw", heard_by=0)
-    process = start_node("detector_node", {"image_timeout": 1.0})
+    process = start_node("detector_node", {"image_timeout": 4.0})
     line = process.wait_for_log("no image on")
     assert "sends std_msgs/msg/String, expected sensor_msgs/msg/Image" in line
 
