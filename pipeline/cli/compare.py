@@ -15,42 +15,48 @@ from pipeline.cli.waiting import interruptible, progress_bar
 SHOWN = 6
 
 
+Pictures = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IMAGE_OR_FOLDER", help="a picture, or a folder of them", show_default=False
+    ),
+]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--models",
+        metavar="MODEL [MODEL ...]",
+        help="two models or more: names or ONNX files",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE.jpg", help="the answers side by side, as a picture"
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="all of it as one page that needs no other file"),
+]
+Score = Annotated[
+    float, typer.Option("--score", min=0.0, max=1.0, help="leave out objects below this score")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=1024, help="cores to use", show_default="all cores"),
+]
+
+
 def compare(
     context: typer.Context,
-    images: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IMAGE_OR_FOLDER", help="a picture, or a folder of them", show_default=False
-        ),
-    ],
-    models: Annotated[
-        list[str],
-        typer.Option(
-            metavar="MODEL [MODEL ...]",
-            help="two models or more: names or ONNX files",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="FILE.jpg", help="the answers side by side, as a picture"
-        ),
-    ] = Path("vision-compare.jpg"),
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="write it all as one page that needs no other file",
-            show_default=False,
-        ),
-    ] = None,
-    score: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="leave out objects below this score")
-    ] = 0.25,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
-    ] = None,
+    images: Pictures,
+    models: Models,
+    output: Output = Path("vision-compare.jpg"),
+    html: Html = None,
+    score: Score = 0.25,
+    threads: Threads = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,
 ) -> None:

@@ -19,49 +19,63 @@ if TYPE_CHECKING:
 METHODS = ("mse", "minmax", "entropy", "percentile")
 
 
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="float model: a name or an ONNX file", show_default=False),
+]
+Images = Annotated[
+    Path,
+    typer.Option(
+        "--images",
+        metavar="FOLDER",
+        help="pictures like those that the model will see, to calibrate with; 50 or more",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
+    ),
+]
+Test = Annotated[
+    Path | None,
+    typer.Option(
+        "--test",
+        metavar="DATA",
+        help="labelled pictures to measure with, as for `vision evaluate` [the labels of a "
+        "YOLO-format FOLDER, else the agreement with the float model]",
+        show_default=False,
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option("--method", metavar="|".join(METHODS), help="how each tensor's range is chosen"),
+]
+KeepFloat = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-float",
+        metavar="LAYERS|auto",
+        help="layers to leave in float, apart by commas, * for any letters; or auto: the fewest "
+        "for --max-loss, found by measuring",
+        show_default=False,
+    ),
+]
+MaxLoss = Annotated[
+    float,
+    typer.Option("--max-loss", metavar="POINTS", min=0.0, max=100.0, help="what auto may lose"),
+]
+
+
 def quantize(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="float model: a name or an ONNX file"),
-    ],
-    images: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="pictures like those that the model will see, to calibrate with; 50 or more",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
-        ),
-    ],
-    test: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="labelled pictures to measure with, as for `vision evaluate` [FOLDER's own labels "
-            "if it has any, else the agreement with the float model]",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(metavar="|".join(METHODS), help="how the range of each tensor is chosen")
-    ] = METHODS[0],
-    keep_float: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAYERS|auto",
-            help="layers to leave in float, apart by commas, * for any letters; or auto: the "
-            "fewest for --max-loss, found by measuring",
-            show_default=False,
-        ),
-    ] = None,
-    max_loss: Annotated[
-        float, typer.Option(metavar="POINTS", min=0.0, max=100.0, help="what auto may lose")
-    ] = 1.0,
+    model: Model,
+    images: Images,
+    output: Output,
+    test: Test = None,
+    method: Method = METHODS[0],
+    keep_float: KeepFloat = None,
+    max_loss: MaxLoss = 1.0,
     manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,

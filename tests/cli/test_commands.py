@@ -34,7 +34,10 @@ def test_help_loads_nothing_heavy():
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "doctor", "models", "import-darknet"])
+COMMANDS = ["run", "demo", "doctor", "models", "import-darknet", "quantize", "head", "compare"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(vision, command):
     outcome = vision(command, "--help")
     assert outcome.code == 0
