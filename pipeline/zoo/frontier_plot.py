@@ -33,7 +33,8 @@ def plot_choices(
     axes.scatter(*_places(chosen), s=160, label="chosen", **rings) if chosen else None
     _mark_times(axes, [choice.measured.latency_ms for choice in choices])
     axes.legend(loc="lower right", fontsize="small")
-    _write_names(figure, axes, [c for c in choices if c.on_frontier and not c.candidate.group])
+    best = [choice for choice in (*chosen, *choices) if choice.on_frontier]
+    _write_names(figure, axes, [choice for choice in best if not choice.candidate.group])
     return figure
 
 
@@ -65,16 +66,16 @@ def _mark_times(axes: Any, times: Sequence[float]) -> None:
 
 
 def _write_names(figure: Any, axes: Any, choices: Sequence[Choice]) -> None:
-    """Above the line, where no point lies; a name that would lie on the one before is left out."""
+    """Above the line, where no point lies; a name that would lie on one before is left out."""
     figure.draw_without_rendering()
-    written_at = float("-inf")
-    for choice in sorted(choices, key=lambda c: c.candidate.rank):
+    heights: list[float] = []
+    for choice in choices:
         place = (choice.measured.latency_ms, choice.candidate.rank)
         height = axes.transData.transform(place)[1]
-        if height - written_at < _LINE_HEIGHT:
+        if any(abs(height - other) < _LINE_HEIGHT for other in heights):
             continue
-        written_at = height
+        heights.append(height)
         name = choice.candidate.name.removeprefix("mobilenet_").replace("_", " ")
         axes.annotate(
-            name, place, xytext=(-7, 3), textcoords="offset points", ha="right", fontsize=7
+            name, place, xytext=(-8, 3), textcoords="offset points", ha="right", fontsize=7
         )
