@@ -1,0 +1,91 @@
+"""Memory of a ring that a writer draws in itself, so that sending copies nothing."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from pipeline.transport import shared_memory
+from pipeline.transport.shared_memory import Gone, NoFreeSlot, RingReader, RingWriter
+
+pytestmark = pytest.mark.skipif(
+    not shared_memory.is_available(), reason="rings in shared memory need Linux with /dev/shm"
+)
+SHAPE = (48, 64, 3)
+
+
+@pytest.fixture
+def writer():
+    ring = RingWriter(int(np.prod(SHAPE)), slots=4)
+    yield ring
+    ring.close()
+
+
+def picture(value):
+    return np.full(SHAPE, value, np.uint8)
+
+
+def test_a_picture_drawn_in_lent_memory_is_not_copied(writer):
+    drawn = writer.lend(*SHAPE[:2])
+    drawn[:] = 7
+    reference = writer.write(drawn)
+    got = RingReader(writer.ring).read(reference, *SHAPE[:2])
+    assert (got == 7).all()
+    drawn[0, 0] = 8
+    assert (got[0, 0] == 8).all()  # the same memory
+
+
+def test_lent_memory_is_not_written_over_while_anything_refers_to_it(writer):
+    drawn = writer.lend(*SHAPE[:2])
+    drawn[:] = 7
+    corner = drawn[:10][:, :10]
+    writer.write(drawn)
+    del drawn
+    for value in range(20):
+        writer.write(picture(value))
+    assert (corner == 7).all()
+    del corner
+    gc.collect()
+    assert len({writer.write(picture(1)).slot for _ in range(writer.slots)}) == writer.slots
+
+
+def test_what_is_being_drawn_is_seen_by_nobody(writer):
+    first = [writer.write(picture(value)) for value in range(writer.slots)]
+    drawn = writer.lend(*SHAPE[:2])
+    with pytest.raises(Gone):
+        RingReader(writer.ring).read(first[0], *SHAPE[:2])
+    del drawn  # never sent
+    gc.collect()
+    assert writer.write(picture(1)).slot == 1
+    assert {writer.write(picture(1)).slot for _ in range(4)} == {0, 1, 2, 3}
+
+
+def test_a_part_of_lent_memory_is_sent_as_it_is(writer):
+    drawn = writer.lend(*SHAPE[:2])
+    drawn[:] = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    reader = RingReader(writer.ring)
+    for part in (drawn[:, 5:20], drawn[3:9], drawn[:20]):
+        got = reader.read(writer.write(part), *part.shape[:2])
+        np.testing.assert_array_equal(got, part)
+
+
+def test_lent_memory_outlives_its_ring():
+    ring = RingWriter(int(np.prod(SHAPE)))
+    drawn = ring.lend(*SHAPE[:2])
+    ring.close()
+    del ring
+    gc.collect()
+    drawn[:] = 7
+    assert (drawn == 7).all()
+    del drawn
+
+
+def test_no_memory_is_lent_where_all_is_looked_at(writer):
+    held = [writer.lend(*SHAPE[:2]) for _ in range(writer.slots)]
+    with pytest.raises(NoFreeSlot):
+        writer.lend(*SHAPE[:2])
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.lend(1000, 1000)
+    del held
