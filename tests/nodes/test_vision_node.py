@@ -95,12 +95,13 @@ def test_a_slow_detector_always_looks_at_the_newest_image(start_node, observer, 
     sender = Sender(observer.publisher(Image, "image_raw"), picture, "camera", 40)
     answered = [stamp_ns(message.header) for message in results.wait(12)[2:]]
     sender.end()
-    # How many newer images there were when an answer's image was taken: at the end of the turn
-    # before. By stamps alone, so that a busy machine cannot make it fail.
-    behind = []
-    for before, after in itertools.pairwise(answered):
-        behind.append(sum(before < stamp <= after for stamp in sender.sent))
-    assert min(behind) >= 5, "a turn of 0.25 s at 40 Hz passes over about 10 images"
+    # By stamps alone, so that a busy machine cannot make it fail: how many images there were from
+    # one that was looked at to the next. A queue would give them one after the other.
+    passed = sorted(
+        sum(before < stamp <= after for stamp in sender.sent)
+        for before, after in itertools.pairwise(answered)
+    )
+    assert passed[len(passed) // 2] >= 4, passed  # a turn of 0.25 s at 40 Hz is 10 images
     assert len(answered) == len(set(answered))
 
 
