@@ -60,7 +60,7 @@ class ImageSubscription:
         self.reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
         self.received = 0
         self.last_s = time.monotonic()
-        self._warned_s: float | None = None
+        self._said: tuple[str, float] | None = None
         self._subscription = self._subscribe()
 
     @property
@@ -79,11 +79,14 @@ class ImageSubscription:
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = self._subscribe()
         if self.silent_s < timeout_s:
-            self._warned_s = None
-        elif self._warned_s is None or time.monotonic() - self._warned_s >= WARN_AGAIN_S:
-            self._warned_s = time.monotonic()
+            self._said = None
+            return
+        reason, now_s = self._reason(publishers), time.monotonic()
+        # Again where it is another reason: a publisher that is there now, but does not fit.
+        if self._said is None or self._said[0] != reason or now_s - self._said[1] >= WARN_AGAIN_S:
+            self._said = (reason, now_s)
             self._node.get_logger().warning(
-                f"no image on {self.topic} for {self.silent_s:.0f} s: {self._reason(publishers)}"
+                f"no image on {self.topic} for {self.silent_s:.0f} s: {reason}"
             )
 
     def close(self) -> None:
