@@ -57,6 +57,7 @@ def compare(
     html: Html = None,
     score: Score = 0.25,
     threads: Threads = None,
+    manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,
 ) -> None:
@@ -77,11 +78,15 @@ def compare(
         raise ConfigError(f"--models {' '.join(names)}: expected two models or more")
     offer_models(names, yes=bool(yes))
     with interruptible(), progress_bar() as report:
+        from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.compare import compare as compare_models
         from pipeline.zoo.compare import open_contender
         from pipeline.zoo.onnx_file import write_atomically
 
-        opened = [open_contender(name, score=score, threads=threads) for name in names]
+        spec = read_manifest(manifest) if manifest else None
+        opened = [
+            open_contender(name, score=score, threads=threads, manifest=spec) for name in names
+        ]
         found = compare_models(images, opened, shown=SHOWN, report=report)
         picture = encode(draw_comparison(found)) if found.is_comparable else None
         if picture is not None:

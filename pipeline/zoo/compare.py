@@ -10,11 +10,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.registry import Registered, file_sha256, registered_models
 from pipeline.inference.session import open_model
+from pipeline.inference.spec import ModelSpec
 from pipeline.paths import share_dirs
 from pipeline.types import Classifications, Detections, Image
 from pipeline.zoo.agreement import Agreement, is_same_label, same_objects
@@ -133,15 +134,26 @@ def compare(
 
 
 def open_contender(
-    model: str | Path, *, score: float, threads: int | None
+    model: str | Path, *, score: float, threads: int | None, manifest: ModelSpec | None = None
 ) -> Detector | Classifier:
-    """The model as the pipeline runs it, whatever its task."""
-    task = open_model(model).spec.task
-    if task == "detect":
-        return Detector(model, score_threshold=score, threads=threads)
-    classify = Classifier(model, top=1, threads=threads)
-    classify.top = min(TOP, len(classify.labels))
-    return classify
+    """The model as the pipeline runs it, whatever its task.
+
+    `manifest` is for a file of which neither itself nor the registry says what it expects.
+    """
+    spec = _spec_of(model, manifest)
+    if spec.task == "detect":
+        return Detector(model, score_threshold=score, threads=threads, manifest=spec)
+    top = min(TOP, len(spec.labels))
+    return Classifier(model, top=top, threads=threads, manifest=spec)
+
+
+def _spec_of(model: str | Path, manifest: ModelSpec | None) -> ModelSpec:
+    try:
+        return open_model(model).spec
+    except ModelError:
+        if manifest is None:
+            raise
+        return open_model(model, spec=manifest).spec
 
 
 def ask(call: Detector | Classifier, image: Image) -> Answer:

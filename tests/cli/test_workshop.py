@@ -173,6 +173,18 @@ def test_models_without_a_common_task_get_the_table_of_what_they_can_do(vision, 
     assert not Path("side.jpg").exists()
 
 
+def test_a_float_model_of_others_is_compared_with_its_int8_form(vision, workshop):
+    assert quantize(vision).code == 0
+    outcome = vision(
+        "compare", "pictures", "--models", "net.onnx", "out.onnx", "--manifest", "net.toml"
+    )
+    assert outcome.code == 0, outcome.err
+    rows = [line.split() for line in outcome.out.splitlines()]
+    (row,) = [row for row in rows if row[:2] == ["out", "classification"]]
+    assert row[4:6] == ["100", "%"]
+    assert cv2.imread("vision-compare.jpg") is not None
+
+
 def spoil_pictures(folder):
     for path in folder.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:20])
