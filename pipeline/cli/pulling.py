@@ -58,11 +58,9 @@ def pull_models(names: Sequence[str]) -> list[Path]:
 
 def _is_missing(name: str) -> bool:
     """Whether a name, not a path, is one to be pulled."""
-    if Path(name).suffix or Path(name).parent != Path():
-        return False
-    from pipeline.inference.locate import installed_models
+    from pipeline.inference.locate import installed_models, is_name
 
-    if name in installed_models():
+    if not is_name(name) or name in installed_models():
         return False
     from pipeline.inference.registry import registered_models
 
@@ -72,7 +70,8 @@ def _is_missing(name: str) -> bool:
 
 def _agreed(question: str) -> bool:
     print(question, end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+    answer = sys.stdin.readline()  # empty at Ctrl-D, which agrees to nothing
+    return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 
 
 @contextmanager

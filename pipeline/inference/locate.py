@@ -17,8 +17,15 @@ def installed_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in share_dirs():
         for path in sorted(folder.glob(f"*{SUFFIX}")):
-            found.setdefault(path.stem, path)
+            if path.is_file():  # no folder, and no link to what has gone
+                found.setdefault(path.stem, path)
     return found
+
+
+def is_name(model: str | Path) -> bool:
+    """Whether a model is given by its name rather than by the path of its file."""
+    path = Path(model).expanduser()
+    return path.suffix != SUFFIX and path.parent == Path()
 
 
 def find_model(model: str | Path) -> Path:
@@ -27,7 +34,7 @@ def find_model(model: str | Path) -> Path:
     Raises `ModelError` where there is no such file, with the nearest known name.
     """
     path = Path(model).expanduser()
-    if path.suffix == SUFFIX or path.parent != Path():
+    if not is_name(model):
         if path.is_file():
             return path
         raise ModelError(f"model {path}: no such file")

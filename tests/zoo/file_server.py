@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+_TARGETS = {"moved": "/good/file.bin", "away": "http://192.0.2.1/file.bin", "astray": "http://["}
+
 
 class FileServer:
     """Serves `content` under any path; the path's first part says how.
@@ -13,7 +15,7 @@ class FileServer:
     answer, `stuck` waits after them until the server ends, `shifted` resumes elsewhere than asked.
     `gated` answers once `gate` is set. `wrong` and `short` give other bytes, `long` too many
     without saying how many. `missing` and `broken` answer 404 and 500, `moved` leads to `good`,
-    `away` to an address without encryption.
+    `away` to an address without encryption, `astray` to none.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -52,10 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.owner.content
         if how in ("missing", "broken"):
             self.send_error(404 if how == "missing" else 500)
-        elif how in ("moved", "away"):
+        elif how in _TARGETS:
             self.send_response(302)
-            target = "/good/file.bin" if how == "moved" else "http://192.0.2.1/file.bin"
-            self.send_header("Location", target)
+            self.send_header("Location", _TARGETS[how])
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif how == "plain":

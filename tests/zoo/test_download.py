@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import urllib.request
 
 import pytest
 
 from pipeline.errors import InputError, OutputError, RunError
 from pipeline.inference.registry import ModelFile
-from pipeline.zoo.download import download
+from pipeline.zoo.download import _CarefulRedirects, download
 
 
 @pytest.fixture
@@ -104,6 +105,19 @@ def test_a_server_that_stops_sending_is_given_up_and_the_rest_asked_for(server, 
 def test_a_redirect_that_gives_up_encryption_is_not_followed(server, file, partial):
     with pytest.raises(RunError, match=r"redirected: an address must begin with https://"):
         fetch(server, "away", file, partial)
+
+
+def test_encryption_is_not_given_up_for_this_machine_either():
+    request = urllib.request.Request("https://models.example/file.bin")
+    with pytest.raises(RunError, match="from an encrypted address to http://127"):
+        _CarefulRedirects().redirect_request(request, None, 302, "", {}, "http://127.0.0.1/file")
+
+
+@pytest.mark.parametrize("how", ["astray", "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n"])
+def test_an_address_that_is_none_is_a_source_that_fails(server, file, partial, how):
+    with pytest.raises(RunError, match=f"{how}/file"):
+        fetch(server, how, file, partial)
+    assert not partial.exists()
 
 
 def test_nobody_listens(server, file, partial):

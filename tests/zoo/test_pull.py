@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, ModelError, OutputError, RunError
+from pipeline.errors import DependencyError, InputError, ModelError, OutputError, RunError
 from pipeline.zoo.pull import models_folder, pull
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +157,13 @@ def test_models_that_are_not_known_or_travel_cannot_be_pulled(models):
         pull("nonsense", say=print)
     with pytest.raises(ModelError, match="travels with the package"):
         pull("yolov4-tiny-int8", say=print)
+
+
+def test_nothing_is_fetched_that_could_not_be_made_into_a_model(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr("pipeline.zoo.pull.fetch_members", lambda _members: pytest.fail("fetched"))
+    with pytest.raises(DependencyError, match="pip install onnx"):
+        pull("yolov4-tiny", say=print)
 
 
 def test_a_folder_that_cannot_be_written_is_named(by_url, tmp_path, monkeypatch, models):
