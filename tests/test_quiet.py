@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import cv2
 import pytest
 
+from pipeline import quiet
 from pipeline.quiet import quiet_opencv, quiet_opening
 
 WARNING = 3
@@ -18,6 +20,9 @@ opencv_log = getattr(cv2.utils, "logging", cv2)
 def plain(monkeypatch):
     monkeypatch.delenv(NAME, raising=False)
     monkeypatch.delenv("OPENCV_FFMPEG_LOGLEVEL", raising=False)
+    # What other tests have left: a reader that hangs while it opens, or debug logging.
+    monkeypatch.setattr(quiet, "_silencers", 0)
+    monkeypatch.setattr(quiet.log, "isEnabledFor", lambda level: level > logging.DEBUG)
     level = opencv_log.getLogLevel()
     opencv_log.setLogLevel(WARNING)
     yield
