@@ -71,7 +71,7 @@ def signal_to_noise(found, expected):
     return 10 * np.log10(sum((b**2).sum() for b in expected) / error)
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 @pytest.mark.parametrize("jointly", [False, True], ids=["nearest", "jointly"])
 def test_int8_answers_as_the_float_network_but_for_rounding(network, method, jointly):
     model, _, pictures = network
@@ -229,6 +229,16 @@ def test_least_error_range_beats_a_search_over_real_rounding(negative_weight):
     assert found.high <= histogram.high
 
 
+def test_entropy_range_drops_the_far_tail_and_keeps_the_bulk():
+    rng = np.random.default_rng(3)
+    values = np.maximum(np.concatenate((rng.normal(0, 1, 200_000), [40.0])), 0)
+    found = choose_range(histogram_of(values), "entropy")
+    assert found.low == 0
+    assert 3.5 < found.high < 40
+    bounded = np.clip(rng.normal(0, 3, 200_000), 0, 6)  # what ReLU6 leaves: nothing is a tail
+    assert choose_range(histogram_of(bounded), "entropy").high == pytest.approx(6)
+
+
 def test_percentile_range_leaves_out_the_given_share():
     values = np.random.default_rng(1).normal(0, 1, 200_000)
     found = choose_range(histogram_of(values), "percentile", percentile=99.9)
@@ -236,7 +246,7 @@ def test_percentile_range_leaves_out_the_given_share():
     assert np.mean(values > found.high) == pytest.approx(0.001, rel=0.3)
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 @pytest.mark.parametrize(
     "values",
     [np.zeros(10), np.array([0.0, 0, 0, 5]), np.array([-3.0, -1, 0])],
