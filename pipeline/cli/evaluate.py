@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 CLASSES_SHOWN = 10
 
-
 MODEL = typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False)
 DATA = typer.Argument(
     metavar="DATA",
@@ -38,9 +38,9 @@ JSON = typer.Option(metavar="FILE", help="write all figures")
 PLOT = typer.Option(
     metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
 )
-SCORE = typer.Option(help="leave out objects below this score")
-NMS = typer.Option(help="boxes that overlap more are one object")
-NMS_KIND = typer.Option(metavar="iou|darknet", help="how overlap counts")
+SCORE = typer.Option(help="of a detector: leave out objects below this score")
+NMS = typer.Option(help="of a detector: boxes that overlap more are one object")
+NMS_KIND = typer.Option(metavar="iou|darknet", help="of a detector: how overlap counts")
 THREADS = typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
 
 
@@ -67,14 +67,14 @@ def evaluate(
     console.configure(debug=bool(debug))
     offer_models([model], yes=bool(yes))
     opened = _open(model, threads, manifest)
-    _check_targets(json, plot, [opened.path, data, manifest])
+    _check_targets({"--json": json, "--plot": plot}, [opened.path, data, manifest])
     report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
     with interruptible(), progress_bar() as progress:
         if opened.spec.task == "detect":
             settings = {"score": score, "nms": nms, "nms_kind": nms_kind}
             figures, drawing = _detector(opened, data, images, settings, progress)
         else:
-            figures, drawing = _classifier(opened, data, progress)
+            figures, drawing = _classifier(opened, data, images, progress)
         report.update(figures)
         _write(report, json, drawing, plot)
     _show(report)
@@ -87,15 +87,21 @@ def _open(model: str, threads: int | None, manifest: str | None) -> Model:
     return open_model(model, threads=threads, spec=read_manifest(manifest) if manifest else None)
 
 
-def _check_targets(json: Path | None, plot: Path | None, read: Sequence[str | Path | None]) -> None:
-    """See that both files can be written, and that neither is one that is read."""
+def _check_targets(targets: dict[str, Path | None], read: Sequence[str | Path | None]) -> None:
+    """See that every file can be written, and that none is read or another one's."""
+    from pipeline.output.files import check_target
     from pipeline.zoo.plots import check_plot_path
 
-    if plot:
+    taken = [str(file) for file in read if file]
+    if plot := targets["--plot"]:
         check_plot_path(plot)
-    for option, target in (("--json", json), ("--plot", plot)):
-        if target and (target.is_dir() or any(is_same(str(target), str(file)) for file in read)):
-            raise ConfigError(f"{option} {target}: is a folder or is read; choose another name")
+    for option, target in targets.items():
+        if target is None:
+            continue
+        check_target(target, option, is_replaced=True)
+        if any(is_same(str(target), file) for file in taken):
+            raise ConfigError(f"{option} {target}: is read or written already; choose another name")
+        taken.append(str(target))
 
 
 def _detector(
@@ -120,7 +126,7 @@ def _detector(
     labelled = read_boxes(data, model.spec.labels, images)
     pictures = UsablePictures(data, [picture.path for picture in labelled])
     found = evaluate_detector(detect, labelled, lambda: _shown(pictures, "detecting", progress))
-    labels = model.spec.labels
+    labels = _distinct(model.spec.labels)
     figures = {
         "pictures": found.pictures,
         "skipped": len(pictures.damaged),
@@ -151,16 +157,18 @@ def _detector_metrics(found: Accuracy) -> dict[str, float | None]:
     }
 
 
-def _classifier(model: Model, data: Path, progress: Report) -> tuple[dict[str, Any], Any]:
+def _classifier(
+    model: Model, data: Path, images: Path | None, progress: Report
+) -> tuple[dict[str, Any], Any]:
     """The figures of a classifier, and what draws them."""
     from pipeline.zoo.classification import confusion, evaluate_pictures, read_classes
     from pipeline.zoo.pictures import UsablePictures
     from pipeline.zoo.plots import plot_confusion
 
-    classes = read_classes(data, model.spec.labels)
+    classes = read_classes(data, model.spec.labels, images)
     pictures = UsablePictures(data, list(classes))
     found = evaluate_pictures(model, classes, _shown(pictures, "classifying", progress))
-    labels = model.spec.labels
+    labels = _distinct(model.spec.labels)
     figures = {
         "pictures": len(found.classes),
         "skipped": len(pictures.damaged),
@@ -176,6 +184,15 @@ def _classifier(model: Model, data: Path, progress: Report) -> tuple[dict[str, A
         )
 
     return figures, draw
+
+
+def _distinct(labels: Sequence[str]) -> list[str]:
+    """The labels, with the number behind those that several classes share (ImageNet's cranes)."""
+    counts = Counter(labels)
+    return [
+        label if counts[label] == 1 else f"{label} ({number})"
+        for number, label in enumerate(labels)
+    ]
 
 
 def _per_class(found: ClassifierReport, labels: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """How often a classifier is right, over pictures of which the class is known.
 
 The pictures lie in a folder for each class, or are listed in a text file: one picture a line, its
-class behind it, apart by a comma, a tab or the last space; paths are relative to the file.
+class behind it, apart by a comma, a tab or the last space; paths are relative to the file, or to a
+folder that is named.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
 from pipeline.inference.session import Model
 from pipeline.types import Image
 from pipeline.zoo.crops import tested_crop
@@ -56,17 +57,27 @@ class ConfusionTable(NamedTuple):
     class_ids: ClassIds
 
 
-def read_classes(data: str | Path, labels: Sequence[str]) -> dict[Path, int]:
+def read_classes(
+    data: str | Path, labels: Sequence[str], images: str | Path | None = None
+) -> dict[Path, int]:
     """The pictures of `data` and the class id of each.
 
-    Raises `InputError` where `data` has neither form, or a class that the model does not know.
+    `images` is the folder of the pictures where they do not lie beside the text file.
+
+    Raises `InputError` where `data` has neither form, or a class that the model does not know, and
+    where `images` is no folder or `data` itself holds the pictures.
     """
     data = Path(data)
+    if images is not None and (data.is_dir() or not Path(images).is_dir()):
+        raise InputError(
+            f"{images}: expected the folder of the pictures that a text file lists, "
+            f"but {'the pictures lie in ' + str(data) if data.is_dir() else 'there is none'}"
+        )
     if data.is_dir():
         by_name = class_folders(data)
         named = {path: name for name, paths in by_name.items() for path in paths}
     elif data.is_file():
-        named = _read_list(data)
+        named = _read_list(data, Path(images or data.parent))
     else:
         raise InputError(f"{data}: expected {FORMS}, but there is no such file")
     names = sorted(set(named.values()))
@@ -79,7 +90,7 @@ def evaluate_pictures(
 ) -> ClassifierReport:
     """Run `model` on one crop of each picture: the middle of it, as ImageNet is tested.
 
-    Raises `InputError` where there is no picture.
+    Raises `InputError` where there is no picture, `ModelError` where the answers are no numbers.
     """
     truth: list[int] = []
     logits: list[Logits] = []
@@ -89,6 +100,8 @@ def evaluate_pictures(
     if not truth:
         raise InputError("evaluation: expected pictures of known classes, but there are none")
     answers, ids = np.concatenate(logits), np.array(truth, np.int64)
+    if np.isnan(answers).any():
+        raise ModelError(f"{model.path}: expected logits that are numbers, but some are NaN")
     return ClassifierReport(top_accuracy(answers, ids), ids, answers.argmax(axis=1))
 
 
@@ -131,8 +144,8 @@ def _batches(
         yield paths, np.stack(crops)
 
 
-def _read_list(data: Path) -> dict[Path, str]:
-    """Pictures and class names of a text file."""
+def _read_list(data: Path, folder: Path) -> dict[Path, str]:
+    """Pictures in `folder` and class names of a text file."""
     if data.stat().st_size > _LARGEST_LIST:
         raise InputError(f"{data}: expected a text file of pictures and classes, but it is larger")
     try:
@@ -148,7 +161,7 @@ def _read_list(data: Path) -> dict[Path, str]:
             raise InputError(
                 f"{data}: line {number}: expected a picture and its class, but got '{line[:80]}'"
             )
-        found[data.parent / parts[0]] = parts[1]
+        found[folder / parts[0]] = parts[1]
     if not found:
         raise InputError(f"{data}: expected lines of a picture and its class, but it has none")
     return found

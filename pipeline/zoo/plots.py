@@ -69,7 +69,8 @@ def plot_precision_recall(
     for index, (name, precision) in enumerate(curves.items()):
         axes.plot(recall, precision, label=name, linewidth=2.5 if index == 0 else 1.0)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="lower left", fontsize="small")
+    if curves:
+        axes.legend(loc="lower left", fontsize="small")
     return figure
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import cv2
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.zoo.classification import (
@@ -83,6 +84,18 @@ def test_a_file_of_labels_may_name_or_number_the_classes(model, photos, separato
     assert (found.classes.tolist(), found.answers.tolist()) == ([0, 0], [0, 1])
     names.write_text(f"photos/blue/0.png{separator}0\nphotos/crimson/1.png{separator}2\n")
     assert measure(model, names).accuracy.top1 == 100.0
+
+
+def test_answers_that_are_no_numbers_are_not_right(model, photos):
+    spec = msgspec.structs.replace(model.spec, name="broken")
+    graph = onnx.load(model.path)
+    graph.graph.node[1].output[0] = "mean"
+    graph.graph.node.append(helper.make_node("Div", ["mean", "zero"], ["endless"]))
+    graph.graph.node.append(helper.make_node("Sub", ["endless", "endless"], ["logits"]))
+    graph.graph.initializer.append(helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]))
+    onnx.save(graph, model.path)
+    with pytest.raises(ModelError, match=r"channels\.onnx: expected logits that are numbers"):
+        measure(open_model(model.path, spec=spec), photos)
 
 
 def test_confusion_counts_answers_by_true_class_and_others_last():
