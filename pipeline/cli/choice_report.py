@@ -143,7 +143,10 @@ class ChoiceReport:
 
         trained = best_within((c for c in self.choices if c.candidate.trained), budget_ms).get("")
         if trained is None:
-            print("no trained weights within it are among 'vision models list'; train your own")
+            print(
+                f"'vision models list' has trained weights of none that takes {budget_ms:g} ms or "
+                "less; train your own"
+            )
             return
         what = "" if trained == chosen else f" of the next best, {_described(trained)}"
         model = trained.candidate.trained

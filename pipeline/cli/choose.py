@@ -169,7 +169,7 @@ def _candidates(
         found = zoo.classifiers(*(classes or ()))
     else:
         raise ConfigError(f"--task: expected {CLASSIFY} or {DETECT}, got '{task}'")
-    kept = [candidate for candidate in found if (only or "") in candidate.name]
+    kept = [candidate for candidate in found if (only or "").lower() in candidate.name]
     if not kept:
         names = ", ".join(candidate.name for candidate in found)
         raise ConfigError(f"--only: no member's name holds '{only}'; there are {names}")

@@ -1,7 +1,7 @@
 """How long a network takes on this machine, run as the pipeline runs it; measured once, then kept.
 
 What was measured is kept per machine: its processor, ONNX Runtime's version, the threads, and the
-code that makes and runs the networks. If one of these changes, everything is measured anew.
+code that makes, runs and counts the networks. If one of these changes, everything is measured anew.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from pipeline.inference import session
 from pipeline.inference.processor import processor
 from pipeline.inference.session import Model, open_model
 from pipeline.inference.spec import ModelSpec
-from pipeline.zoo import architectures, qdq, rewrite
-from pipeline.zoo.cost import count_cost
+from pipeline.zoo import architectures, cost, qdq, rewrite
 from pipeline.zoo.onnx_file import save_model, write_atomically
 
 if TYPE_CHECKING:
@@ -116,13 +115,13 @@ def measure(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> Measuremen
     It goes through a file, which is opened exactly as `vision run` does. Raises `OutputError` where
     the folder for temporary files is full or missing.
     """
-    cost = count_cost(model)
+    counted = cost.count_cost(model)
     opened, size = _open_through_file(model, spec, threads)
     entry = spec.input
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (1, entry.height, entry.width, 3), np.uint8)
     latency_s = time_calls(lambda: opened.run(picture))
-    return Measurement(1e3 * latency_s, cost.parameters, cost.multiply_adds or 0, size)
+    return Measurement(1e3 * latency_s, counted.parameters, counted.multiply_adds or 0, size)
 
 
 def _open_through_file(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> tuple[Model, int]:
@@ -166,10 +165,10 @@ def _median(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def _code_digest() -> str:
-    """A short name for the code that makes and runs the networks."""
+    """A short name for the code that makes, runs and counts the networks."""
     digest = hashlib.sha256()
     folder = Path(architectures.__file__).parent
-    modules = [Path(str(module.__file__)) for module in (session, qdq, rewrite)]
+    modules = [Path(str(module.__file__)) for module in (session, cost, qdq, rewrite)]
     for path in (Path(__file__), *modules, *sorted(folder.glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -178,6 +178,13 @@ def test_this_machine_is_named_by_what_changes_its_speed():
     assert this_machine(2) != this_machine(1)
 
 
+def test_figures_are_forgotten_when_the_code_that_counts_them_changes(monkeypatch, tmp_path):
+    before = this_machine(1)
+    (tmp_path / "cost.py").write_text("# counts otherwise")
+    monkeypatch.setattr(latency.cost, "__file__", str(tmp_path / "cost.py"))
+    assert this_machine(1) != before
+
+
 @pytest.mark.parametrize(("percent", "says"), [(12.0, False), (63.0, True)], ids=["idle", "busy"])
 def test_a_busy_processor_is_said(percent, says, monkeypatch, caplog):
     monkeypatch.setattr(latency.psutil, "cpu_percent", lambda interval: percent)
