@@ -31,6 +31,8 @@ from pipeline.cli import (
     run,
     view,
 )
+from pipeline.cli.signals import is_interruption
+from pipeline.cli.waiting import EXIT_STOPPED
 
 # typer brings its own copy of click or the one of PyPI, as its version goes; this is either's.
 _USAGE_ERRORS: Any = typer.BadParameter.__mro__[2]
@@ -92,7 +94,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except typer.Abort:
         return console.EXIT_FAULT
     except Exception as error:  # the last frame of the program: nothing may end in a traceback
-        return console.report(error)
+        return EXIT_STOPPED if is_interruption(error) else console.report(error)
     return code if isinstance(code, int) else console.EXIT_OK
 
 

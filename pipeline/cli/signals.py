@@ -15,6 +15,16 @@ class Interrupted(BaseException):
     """A signal asked for an end; as with KeyboardInterrupt, handlers of errors let it pass."""
 
 
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether a signal asked for an end, also where it hit a library that was being loaded.
+
+    C++ modules make an ImportError of whatever is raised while they set themselves up.
+    """
+    while isinstance(error, ImportError):
+        error = error.__cause__
+    return isinstance(error, (Interrupted, KeyboardInterrupt))
+
+
 class StopSignals:
     """While entered, a first signal calls `stop`, or leaves the block where it is not set yet.
 
@@ -42,7 +52,7 @@ class StopSignals:
         self.be_patient()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        return isinstance(error, Interrupted)
+        return is_interruption(error)
 
     def be_patient(self) -> None:
         """From now on nothing is broken off: threads are being ended and files closed.

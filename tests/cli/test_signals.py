@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from pipeline.cli.signals import StopSignals
+from pipeline.cli.signals import Interrupted, StopSignals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,18 @@ def wait_until_quiet(pipe) -> None:
             return
         time.sleep(0.05)
     pytest.fail("the lines never came to an end")
+
+
+def test_a_signal_that_hits_a_package_being_loaded_is_a_stop_all_the_same(vision, monkeypatch):
+    with StopSignals():
+        raise ImportError("initialization failed") from Interrupted()
+
+    def broken_off():
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("pipeline.inference.locate.installed_models", broken_off)
+    outcome = vision("models", "list")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
 
 
 @pytest.mark.parametrize("number", STOPPING, ids=IDS)
