@@ -151,7 +151,10 @@ class ChoiceReport:
         what = "" if trained == chosen else f" of the next best, {_described(trained)}"
         model = trained.candidate.trained
         print(f"trained weights{what}: vision models pull {model}")
-        print(f"their own accuracy, which may differ: vision models info {model}")
+        print(
+            f"their own accuracy may differ: see 'vision models info {model}', and measure it with "
+            "'vision evaluate'"
+        )
 
     def _member(self, choice: Choice) -> dict[str, object]:
         import msgspec
