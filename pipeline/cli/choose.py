@@ -11,6 +11,7 @@ import typer
 from pipeline.cli import console
 from pipeline.cli import options as opt
 from pipeline.cli.choice_report import CLASSIFY, DETECT, ChoiceReport
+from pipeline.cli.targets import check_new_files
 from pipeline.cli.waiting import interruptible, progress_bar
 from pipeline.errors import ConfigError
 
@@ -128,18 +129,13 @@ def _measure(
 
 def _check(budget_ms: float | None, plot: Path | None, json_file: Path | None) -> None:
     """Everything that could be wrong with the options, before anything is measured."""
-    from pipeline.output.files import check_target
-
     if budget_ms is not None and not (math.isfinite(budget_ms) and budget_ms > 0):
         raise ConfigError(f"--budget-ms: expected milliseconds above 0, got {budget_ms}")
-    if json_file is not None:
-        check_target(json_file, "--json", is_replaced=True)
     if plot is not None:
         from pipeline.zoo.plots import check_plot_path
 
-        check_target(check_plot_path(plot), "--plot", is_replaced=True)
-        if json_file is not None and plot.resolve() == json_file.resolve():
-            raise ConfigError(f"--plot {plot}: is the file of --json too; choose another")
+        check_plot_path(plot)
+    check_new_files({"--json": json_file, "--plot": plot}, [])
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:

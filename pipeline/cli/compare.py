@@ -10,6 +10,7 @@ import typer
 from pipeline.cli import console
 from pipeline.cli import options as opt
 from pipeline.cli.pulling import offer_models
+from pipeline.cli.targets import check_new_files, files_of
 from pipeline.cli.waiting import interruptible, progress_bar
 
 SHOWN = 6
@@ -71,12 +72,17 @@ def compare(
     from pipeline.cli.compare_picture import draw_comparison, encode
     from pipeline.cli.compare_tables import tables
     from pipeline.errors import ConfigError
+    from pipeline.inference.locate import find_model
 
     console.configure(debug=bool(debug))
     names = [*models, *context.args]  # an option takes one; those after it are left over
     if len(names) < 2:
         raise ConfigError(f"--models {' '.join(names)}: expected two models or more")
     offer_models(names, yes=bool(yes))
+    if output.suffix.lower() not in (".jpg", ".jpeg"):
+        raise ConfigError(f"--output {output}: expected a file name that ends in .jpg")
+    read = [*files_of(str(images)), *map(find_model, names), manifest]
+    check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
         from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.compare import compare as compare_models

@@ -12,9 +12,8 @@ import typer
 from pipeline.cli import console
 from pipeline.cli import options as opt
 from pipeline.cli.pulling import offer_models
-from pipeline.cli.targets import is_same
+from pipeline.cli.targets import check_new_files
 from pipeline.cli.waiting import interruptible, progress_bar
-from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.cli.waiting import Report
@@ -64,10 +63,14 @@ def evaluate(
     `vision evaluate mine.onnx folder --json figures.json --plot curves.png`,
     `vision evaluate mobilenetv2-int8 photos` for photos/tabby/*.jpg, photos/vase/*.jpg, ...
     """
+    from pipeline.zoo.plots import check_plot_path
+
     console.configure(debug=bool(debug))
     offer_models([model], yes=bool(yes))
     opened = _open(model, threads, manifest)
-    _check_targets({"--json": json, "--plot": plot}, [opened.path, data, manifest])
+    if plot:
+        check_plot_path(plot)
+    check_new_files({"--json": json, "--plot": plot}, [opened.path, data, manifest])
     report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
     with interruptible(), progress_bar() as progress:
         if opened.spec.task == "detect":
@@ -85,23 +88,6 @@ def _open(model: str, threads: int | None, manifest: str | None) -> Model:
     from pipeline.inference.session import open_model
 
     return open_model(model, threads=threads, spec=read_manifest(manifest) if manifest else None)
-
-
-def _check_targets(targets: dict[str, Path | None], read: Sequence[str | Path | None]) -> None:
-    """See that every file can be written, and that none is read or another one's."""
-    from pipeline.output.files import check_target
-    from pipeline.zoo.plots import check_plot_path
-
-    taken = [str(file) for file in read if file]
-    if plot := targets["--plot"]:
-        check_plot_path(plot)
-    for option, target in targets.items():
-        if target is None:
-            continue
-        check_target(target, option, is_replaced=True)
-        if any(is_same(str(target), file) for file in taken):
-            raise ConfigError(f"{option} {target}: is read or written already; choose another name")
-        taken.append(str(target))
 
 
 def _detector(

@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import console
 from pipeline.cli import options as opt
+from pipeline.cli.targets import check_model_target
 
 if TYPE_CHECKING:
     from pipeline.zoo.darknet import ImportSummary
@@ -42,12 +43,10 @@ def import_darknet(
     debug: opt.Debug = None,
 ) -> None:
     """Convert a YOLOv3-tiny or YOLOv4-tiny network of Darknet to an ONNX file."""
-    from pipeline.errors import ModelError
     from pipeline.zoo.darknet import import_model, read_labels
 
     console.configure(debug=bool(debug))
-    if output.suffix != ".onnx":
-        raise ModelError(f"{output}: expected a file name that ends in .onnx")
+    check_model_target(output, config, weights)
     labels = read_labels(names) if names else None
     summary = import_model(config, weights, output, labels=labels, name=name)
     _show(summary, labels_given=names is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.config import Settings
@@ -19,7 +19,7 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
     `more` are a command's other parameters; of these `config` is read and `output` written.
     Raises `ConfigError` that names both sides.
     """
-    read = {"the source": _source_files(settings.source)}
+    read = {"the source": files_of(settings.source)}
     for name, path in (
         ("--detector", settings.detector),
         ("--classifier", settings.classifier),
@@ -52,15 +52,33 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
 def check_model_target(output: Path, *read: Path) -> None:
     """See that a new model can be called `output`, before anything is computed.
 
-    Raises `ConfigError` where it is no .onnx file, a folder, or one of the files `read`.
+    Raises `ConfigError` where it is no .onnx file or one of the files `read`, `InputError` where
+    it cannot be written.
     """
-    if output.suffix != ".onnx" or output.is_dir():
+    if output.suffix != ".onnx":
         raise ConfigError(f"--output {output}: expected a file name that ends in .onnx")
-    if any(is_same(str(output), str(file)) for file in read):
-        raise ConfigError(f"--output {output}: is the model that is read; choose another name")
+    check_new_files({"--output": output}, read)
 
 
-def _source_files(source: str | int | None) -> list[str]:
+def check_new_files(targets: Mapping[str, Path | None], read: Iterable[str | Path | None]) -> None:
+    """See that each file can be written, and that none is one of `read` or another one's.
+
+    For commands that compute first and write last. `targets` are named by their options; None
+    stands for what was not asked for. Raises `InputError` that names the option.
+    """
+    from pipeline.output.files import check_target
+
+    taken = [str(file) for file in read if file]
+    for option, target in targets.items():
+        if target is None:
+            continue
+        check_target(target, option, is_replaced=target.is_file())
+        if any(is_same(str(target), file) for file in taken):
+            raise ConfigError(f"{option} {target}: is read or written already; choose another name")
+        taken.append(str(target))
+
+
+def files_of(source: str | int | None) -> list[str]:
     """The files that a source may read; one that is no file has no namesake among them."""
     text = str(source or "")
     if not text or text.isdigit() or "://" in text:

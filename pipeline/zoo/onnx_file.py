@@ -89,17 +89,22 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` in the file `path`; nothing half-written is ever seen under that name.
 
-    Raises `OutputError` where it cannot be written.
+    What is no ordinary file, such as a pipe, is written to as it is; behind a link it is the file
+    that is replaced. Raises `OutputError` where it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
+            temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

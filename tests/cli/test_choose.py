@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
@@ -145,7 +146,19 @@ def test_one_file_cannot_be_two(vision, tmp_path):
     path = tmp_path / "a.png"
     outcome = vision("choose", "--plot", path, "--json", path)
     assert (outcome.code, path.exists()) == (2, False)
-    assert "is the file of --json too" in outcome.err
+    assert f"--plot {path}: is read or written already" in outcome.err
+
+
+def test_figures_may_go_into_a_pipe_and_behind_a_link(vision, one, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as pipe:
+        assert vision(*one, "--json", tmp_path / "pipe").code == 0
+        assert json.load(pipe)["members"]
+    for _ in range(2):
+        assert vision(*one, "--json", tmp_path / "link").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "file").read_text())["members"]
 
 
 def test_an_interrupted_run_leaves_nothing_half_written(start, tmp_path, cache, monkeypatch):

@@ -267,7 +267,8 @@ BAD_ARGUMENTS = {
     "labels of other classes": (("--test", "other"), "classes are none of the model's 4 labels"),
     "no labels": (("--test", "nowhere"), "nowhere"),
     "output": (("-o", "out.txt"), "expected a file name that ends in .onnx"),
-    "output is input": (("-o", "net.onnx"), "is the model that is read"),
+    "output is input": (("-o", "net.onnx"), "is read or written already"),
+    "no folder": (("-o", "none/out.onnx"), "there is no folder none"),
 }
 
 
@@ -306,6 +307,23 @@ def test_comparing_needs_two_models_and_a_picture(vision, workshop):
         vision, "compare", "nowhere.jpg", "--models", "mobilenetv2-int8", "yolov4-tiny-int8"
     )
     assert "nowhere.jpg: expected a picture or a folder" in found
+
+
+TARGETS = {
+    "model": (("-o", "other.jpg", "--html", "net.onnx"), "--html net.onnx: is read or written"),
+    "picture": (("-o", "pictures/a.jpg"), "--output pictures/a.jpg: is read or written"),
+    "both in one": (("--html", "vision-compare.jpg"), "--html vision-compare.jpg: is read or wri"),
+    "no jpeg": (("-o", "a.png"), "expected a file name that ends in .jpg"),
+    "no folder": (("-o", "none/a.jpg"), "there is no folder none"),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS, ids=str)
+def test_comparing_takes_the_place_of_nothing_that_it_reads(vision, workshop, name):
+    arguments, message = TARGETS[name]
+    shutil.copy(SAMPLES / "cat.jpg", "pictures/a.jpg")
+    models = ("--models", "mobilenetv2-int8", "net.onnx", "--manifest", "net.toml")
+    assert message in refused(vision, "compare", "pictures", *models, *arguments)
 
 
 def test_a_signal_ends_quantising_without_a_trace(start, workshop, tmp_path):
