@@ -102,6 +102,8 @@ def compare(
     for table in tables(found):
         print(f"{table.title}")
         console.show_table(table.columns, table.rows)
+        for note in table.notes:
+            print(note)
         print()
     if picture is not None:
         print(f"side by side: {output.resolve()}")

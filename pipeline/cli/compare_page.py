@@ -22,7 +22,9 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .55rem;
   border-bottom: 1px solid #8884; }
 th { font-weight: 600; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
-footer { margin-top: 2rem; color: #777; font-size: .9rem; }
+.note { margin: .4rem 0; }
+.note, footer { color: #777; font-size: .9rem; }
+footer { margin-top: 2rem; }
 """
 
 
@@ -51,9 +53,10 @@ def _table(table: Table) -> str:
     rows = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
+    notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in table.notes)
     return (
         f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{notes}"
     )
 
 

@@ -19,11 +19,12 @@ _USES = {
 
 
 class Table(NamedTuple):
-    """A table with its title."""
+    """A table with its title, and what is to be said below it."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
+    notes: tuple[str, ...] = ()
 
 
 def tables(found: Comparison) -> list[Table]:
@@ -71,8 +72,15 @@ def _costs(found: Comparison) -> Table:
         for row, percent in zip(rows, found.agreement, strict=True):
             row.insert(4, UNKNOWN if percent is None else f"{percent:.0f} %")
         title = "Agreement with the first model of the same task, and cost on this machine"
-        return Table(title, columns, rows)
-    return Table("What they cost on this machine", columns, rows)
+    else:
+        title = "What they cost on this machine"
+    return Table(title, columns, rows, _sources(found.contenders))
+
+
+def _sources(contenders: list[Contender]) -> tuple[str, ...]:
+    """Where the published figures stand, each once: a reader must see what was measured there."""
+    lines = (f"{c.name}: {c.published} by {c.published_source}" for c in contenders if c.published)
+    return tuple(dict.fromkeys(lines))
 
 
 def _capabilities(contenders: list[Contender]) -> Table:

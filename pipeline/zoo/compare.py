@@ -51,6 +51,7 @@ class Contender:
     multiply_adds: int | None
     licence: str
     published: str
+    published_source: str
 
     @property
     def input_size(self) -> str:
@@ -223,6 +224,7 @@ def _described(call: Detector | Classifier, latency_ms: float) -> Contender:
         published=", ".join(
             f"{name} {value:g}" for name, value in (entry.published if entry else {}).items()
         ),
+        published_source=entry.published_source if entry else "",
     )
 
 

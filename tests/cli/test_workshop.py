@@ -119,8 +119,13 @@ class Page(html.parser.HTMLParser):
             self.cells[-1] += data
 
 
+SOURCE = "yolov4-tiny-int8: AP50 40.2 by Darknet's README, for the float network at 416 pixels"
+
+
 def test_page_stands_alone_and_escapes_everything(comparison):
-    page = Page((comparison / "page.html").read_text())
+    text = (comparison / "page.html").read_text()
+    page = Page(text)
+    assert SOURCE in html.unescape(text)
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
@@ -169,6 +174,7 @@ def test_models_without_a_common_task_get_the_table_of_what_they_can_do(vision, 
     assert outcome.code == 0, outcome.err
     assert "No two of these models have a task in common" in outcome.out
     assert "says where" in outcome.out
+    assert SOURCE in outcome.out
     assert "agreement" not in outcome.out
     assert not Path("side.jpg").exists()
 
