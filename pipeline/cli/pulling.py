@@ -117,4 +117,5 @@ class _Lines:
     def __call__(self, file: ModelFile, there: int) -> None:
         if file.name not in self._known:
             self._known.add(file.name)
-            console.say(f"fetching {file.name} ({file.bytes / 1e6:.1f} MB)")
+            size = f"{file.bytes / 1e6:.1f} MB" if file.bytes >= 1e5 else f"{file.bytes} bytes"
+            console.say(f"fetching {file.name} ({size})")

@@ -147,9 +147,11 @@ def _obtain(file: ModelFile, model: Registered, folder: Path, say: Say, report: 
         errors.append(outcome)
         if len(errors) < len(file.sources):
             say(f"{outcome}; trying the next source")
-    kind = InputError if any(isinstance(error, InputError) for error in errors) else RunError
     reasons = "; ".join(str(error) for error in errors)
-    raise kind(f"model {model.name}: no source gives {file.name}: {reasons}") from errors[-1]
+    message = f"model {model.name}: no source gives {file.name}: {reasons}"
+    if any(isinstance(error, InputError) for error in errors):
+        raise InputError(message) from errors[-1]
+    raise RunError(f"{message}; check the network and pull again") from errors[-1]
 
 
 def _attempt(
