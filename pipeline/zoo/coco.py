@@ -128,13 +128,19 @@ def read_yolo_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.f
             class_id, *box = (float(field) for field in line.split())
         except ValueError:
             box = []
-        if len(box) != 4 or not np.isfinite([class_id, *box]).all():
+        if len(box) != 4 or not class_id.is_integer() or not all(map(_is_fraction, box)):
             raise InputError(
-                f"{path}: line {number}: expected class, x, y, width, height, but got '{line}'"
+                f"{path}: line {number}: expected class, x, y, width, height, the last four as "
+                f"fractions of the picture, but got '{line[:80]}'"
             )
         rows.append([class_id, *box])
     table = np.array(rows, np.float64).reshape(-1, 5)
     return table[:, 0].astype(np.int64), table[:, 1:]
+
+
+def _is_fraction(value: float) -> bool:
+    """Whether a number may be a fraction; what people draw may lie a little beyond the edge."""
+    return -0.1 <= value <= 1.1
 
 
 def evaluate_detector(

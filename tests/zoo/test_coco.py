@@ -99,7 +99,16 @@ def test_nothing_found_scores_0(folder):
 
 
 @pytest.mark.parametrize(
-    "line", ["cat 0.5 0.5 0.1 0.1", "0 0.5 0.5 0.1", "0 0.5 0.5 0.1 0.1 0.9"], ids=str
+    "line",
+    [
+        "cat 0.5 0.5 0.1 0.1",
+        "0 0.5 0.5 0.1",
+        "0 0.5 0.5 0.1 0.1 0.9",
+        "0.7 0.5 0.5 0.1 0.1",
+        "0 320 240 100 80",
+        "0 0.5 0.5 nan 0.1",
+    ],
+    ids=str,
 )
 def test_line_that_is_no_box_is_named(folder, line):
     path = folder / "labels/1.txt"
