@@ -26,7 +26,7 @@ from nodes.parameters import (
     Value,
 )
 from nodes.process import run
-from nodes.result_publisher import NEWEST, OVERRIDABLE
+from nodes.topics import open_publisher, open_subscription
 from pipeline.errors import ConfigError, FrameError, StageError
 from pipeline.inference.classifier import Classifier
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
@@ -85,9 +85,7 @@ class ClassifierNode(ManagedNode):
             given["classifier"], top=given["top"], threads=given["threads"] or None
         )
         self._facts = facts_of(classifier=self._classifier)
-        self._output = self.create_publisher(
-            Detection2DArray, CLASSIFIED, NEWEST, qos_overriding_options=OVERRIDABLE
-        )
+        self._output = open_publisher(self, Detection2DArray, CLASSIFIED)
         self.get_logger().info(", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
 
     def cleanup(self) -> None:
@@ -122,12 +120,8 @@ class ClassifierNode(ManagedNode):
             transport=self.parameters["image_transport"],
             reliability=self.parameters["reliability"],
         )
-        self._detections = self.create_subscription(
-            Detection2DArray,
-            DETECTIONS,
-            self._take_detections,
-            _HEARS_ALL,
-            qos_overriding_options=OVERRIDABLE,
+        self._detections = open_subscription(
+            self, Detection2DArray, DETECTIONS, self._take_detections, _HEARS_ALL
         )
 
     def deactivate(self) -> None:

@@ -154,7 +154,19 @@ class EngineNode(ManagedNode):
 
     def activity(self, camera: str) -> Activity:
         """Where the frames of a camera are counted."""
-        return self._activities[camera if camera in self._activities else self.cameras[0]]
+        return self._activities[self.camera_of(camera)]
+
+    def camera_of(self, camera: str) -> str:
+        """Whose topics a frame goes to: the first camera's, with a warning, where it is none."""
+        if camera in self.cameras:
+            return camera
+        if len(self.cameras) > 1:
+            self.get_logger().warning(
+                f"the source's camera '{camera}' is not one of cameras, {list(self.cameras)}: its "
+                f"images go to {self.cameras[0]}/",
+                throttle_duration_sec=30.0,
+            )
+        return self.cameras[0]
 
     # --- results out: on the playback's thread ----------------------------------------------
 
@@ -172,7 +184,7 @@ class EngineNode(ManagedNode):
         header = result.header
         if not isinstance(header, OriginHeader):
             raise TypeError(f"expected a header with its origin, but got {type(header).__name__}")
-        camera = header.camera if header.camera in self._outputs else self.cameras[0]
+        camera = self.camera_of(header.camera)
         self._outputs[camera].publish(result, header.origin.header)
         activity = self._activities[camera]
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header.origin.header)

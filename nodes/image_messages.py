@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
+from pipeline.capture.picture import MAX_PIXELS, picture_size
 from pipeline.errors import FrameError
 from pipeline.types import Image
 
@@ -155,12 +156,19 @@ def _pixels(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
 
 
 def _decompressed(message: CompressedImage) -> Image:
-    data = np.frombuffer(message.data, np.uint8)
-    if not len(data):
+    data = bytes(message.data)
+    if not data:
         raise FrameError("a compressed image without data")
+    # Before any memory is taken: a few kilobytes may stand for gigabytes of pixels.
+    size = picture_size(data)
+    if size is not None:
+        _check_size(*size)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise FrameError(f"size must be at most {MAX_PIXELS} pixels, got {size[0]}x{size[1]}")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:  # a size in its header that no memory could hold
+        pixels = np.frombuffer(data, np.uint8)
+        image = None if size is None else cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+    except cv2.error as error:
         raise FrameError(f"format '{_shown(message.format)}' cannot be decoded: {error.err}") from (
             error
         )
@@ -168,7 +176,6 @@ def _decompressed(message: CompressedImage) -> Image:
         raise FrameError(
             f"{len(data)} bytes of format '{_shown(message.format)}' are no JPEG or PNG picture"
         )
-    _check_size(image.shape[1], image.shape[0])
     return image
 
 

@@ -12,7 +12,7 @@ from nodes.camera_info import read_camera_info
 from nodes.image_messages import JPEG_QUALITY, compressed_message, image_message
 from nodes.image_subscription import COMPRESSED
 from nodes.parameters import Parameter, Parameters
-from nodes.result_publisher import NEWEST, OVERRIDABLE
+from nodes.topics import open_publisher
 from pipeline.types import Image
 
 IMAGES = "image_raw"
@@ -42,10 +42,10 @@ class ImagePublisher:
         self._parameters = parameters
         url = parameters["camera_info_url"]
         self._calibration = read_camera_info(url) if url else None
-        self._raw = self._publisher(ImageMessage, prefix + IMAGES)
+        self._raw = open_publisher(node, ImageMessage, prefix + IMAGES)
         # Under the resolved name: remapped images take their JPEG along.
-        self._jpeg = self._publisher(CompressedImage, self._raw.topic_name + COMPRESSED)
-        self._info = self._publisher(CameraInfo, prefix + INFO) if url else None
+        self._jpeg = open_publisher(node, CompressedImage, self._raw.topic_name + COMPRESSED)
+        self._info = open_publisher(node, CameraInfo, prefix + INFO) if url else None
 
     def publish(self, image: Image, header: Any) -> None:
         """Send an (H, W, 3) uint8 BGR picture with `header` as it is."""
@@ -75,6 +75,3 @@ class ImagePublisher:
             )
         info.header = header
         self._info.publish(info)
-
-    def _publisher(self, kind: type[Any], topic: str) -> Any:
-        return self._node.create_publisher(kind, topic, NEWEST, qos_overriding_options=OVERRIDABLE)

@@ -19,6 +19,8 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from nodes.topics import open_subscription
+
 COMPRESSED = "/compressed"
 RELIABLE, BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
 WARN_AGAIN_S = 30.0
@@ -94,12 +96,9 @@ class ImageSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _subscribe(self) -> Any:
-        return self._node.create_subscription(
-            self._kind,
-            self.topic,
-            self._take,
-            _profile(self.reliability),
-            qos_overriding_options=_OVERRIDABLE,
+        profile = _profile(self.reliability)
+        return open_subscription(
+            self._node, self._kind, self.topic, self._take, profile, _OVERRIDABLE
         )
 
     def _take(self, message: Any) -> None:

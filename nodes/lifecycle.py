@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool
@@ -44,6 +45,9 @@ class ManagedNode(LifecycleNode):
         self.enabled = True
         self.problem = ""
         self.create_service(SetBool, "~/enable", self._enable)
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._refusing(service.callback)
         # Steady: with simulated time that stands still, it is still worth a warning.
         self.create_timer(
             HOUSEKEEPING_S, self.housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -141,6 +145,20 @@ class ManagedNode(LifecycleNode):
         self.problem = ""
         self.state = reached
         return _SUCCESS
+
+    def _refusing(self, change: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The service that changes states, which up to Jazzy ends the node where it cannot."""
+
+        def change_or_refuse(request: Any, response: Any) -> Any:
+            try:
+                return change(request, response)
+            except RuntimeError as error:  # what rclpy's own derives from
+                reason = " ".join(str(error).split())
+                self.get_logger().error(f"no such transition while {self.state}: {reason}")
+                response.success = False
+                return response
+
+        return change_or_refuse
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.enabled = request.data

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
@@ -123,12 +124,18 @@ class _Life(threading.Thread):
     def _live(self) -> None:
         _initialise(self._args)
         try:
-            self._spin(self._make())
+            self._spin(self._made())
         except VisionError as error:
             get_logger("vision").fatal(str(error))
             raise
         finally:
             rclpy.try_shutdown()
+
+    def _made(self) -> ManagedNode:
+        try:
+            return self._make()
+        except ParameterException as error:  # of rclpy's own, such as use_sim_time
+            raise ConfigError(" ".join(str(error).split())) from error
 
     def _spin(self, node: ManagedNode) -> None:
         executor = SingleThreadedExecutor()

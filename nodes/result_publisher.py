@@ -7,7 +7,6 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
@@ -15,16 +14,15 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 from nodes.detection_messages import detection_array, label_info
 from nodes.image_messages import compressed_message, image_message
 from nodes.image_subscription import COMPRESSED
+from nodes.topics import open_publisher
 from pipeline.output.drawing import annotated
 from pipeline.types import Result
 
-NEWEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
     depth=1,
     reliability=QoSReliabilityPolicy.RELIABLE,
     durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
 )
-OVERRIDABLE = QoSOverridingOptions.with_default_policies()
 
 
 class ResultPublisher:
@@ -35,11 +33,11 @@ class ResultPublisher:
 
     def __init__(self, node: Node, prefix: str, topic: str = "detections") -> None:
         self._node = node
-        self._detections = self._publisher(Detection2DArray, f"{prefix}{topic}")
+        self._detections = open_publisher(node, Detection2DArray, f"{prefix}{topic}")
         self._labels = node.create_publisher(LabelInfo, f"{prefix}label_info", LATCHED)
-        self._image = self._publisher(Image, f"{prefix}{topic}/image")
+        self._image = open_publisher(node, Image, f"{prefix}{topic}/image")
         # Under the resolved name: a remapped picture takes its JPEG along.
-        self._jpeg = self._publisher(CompressedImage, self._image.topic_name + COMPRESSED)
+        self._jpeg = open_publisher(node, CompressedImage, self._image.topic_name + COMPRESSED)
 
     def publish(self, result: Result, header: Any) -> None:
         """Send a result with `header` as it is; pictures only where somebody subscribes."""
@@ -59,6 +57,3 @@ class ResultPublisher:
         """Take the topics away."""
         for publisher in (self._detections, self._labels, self._image, self._jpeg):
             self._node.destroy_publisher(publisher)
-
-    def _publisher(self, kind: type[Any], topic: str) -> Any:
-        return self._node.create_publisher(kind, topic, NEWEST, qos_overriding_options=OVERRIDABLE)

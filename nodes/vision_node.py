@@ -29,7 +29,7 @@ class VisionNode(EngineNode):
     def __init__(self) -> None:
         super().__init__("vision_node", (*CLASSIFICATION, *CAPTURE, *PUBLICATION, CAMERAS))
         self._images: dict[str, ImagePublisher] = {}
-        names = self.cameras
+        names = self.cameras or ()  # rclpy gives None for []
         if not names or len(set(names)) < len(names) or ("" in names and len(names) > 1):
             raise ConfigError(
                 f"cameras must be different names that are not empty, but got {list(names)}"
@@ -64,8 +64,7 @@ class VisionNode(EngineNode):
         """Send the captured image too, in front of what was found in it."""
         header = result.header
         if self._images and result.image is not None and isinstance(header, OriginHeader):
-            camera = header.camera if header.camera in self._images else self.cameras[0]
-            self._images[camera].publish(result.image, header.origin.header)
+            self._images[self.camera_of(header.camera)].publish(result.image, header.origin.header)
         super()._publish(result)
 
     def open_capture(self) -> CaptureSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import struct
 import zlib
 
 import cv2
@@ -215,5 +216,25 @@ def test_a_picture_that_claims_an_enormous_size_is_refused():
     small[29:33] = zlib.crc32(bytes(small[12:29])).to_bytes(4, "big")
     sent = CompressedImage(format="png")
     sent.data = array.array("B", bytes(small))
-    with pytest.raises(FrameError):
+    with pytest.raises(FrameError, match="got 30000x30000"):
         image_from(sent)
+
+
+def test_a_small_message_of_very_many_pixels_is_refused_before_it_is_decoded():
+    """15000x15000 of one colour, whole and right: 675 MB of pixels in less than one of data."""
+    row = zlib.compressobj()
+    rows = b"".join(row.compress(bytes(1 + 15000)) for _ in range(15000)) + row.flush()
+    sent = CompressedImage(format="png")
+    sent.data = array.array("B", png(15000, 15000, rows))
+    with pytest.raises(FrameError, match="pixels, got 15000x15000"):
+        image_from(sent)
+
+
+def png(width, height, rows):
+    """A grey PNG of compressed rows."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -135,8 +136,10 @@ def test_a_source_that_cannot_be_opened_leaves_the_node_inactive(start_node, sta
         ({"score_threshold": "high"}, "score_threshold.*type"),
         ({"reliability": "perhaps"}, "must be one of auto, reliable, best_effort"),
         ({"cameras": ["front", "front"]}, "cameras must be different names"),
+        ({"cameras": []}, "cameras must be different names"),
+        ({"use_sim_time": 5}, "use_sim_time.*expecting type 'BOOL'"),
     ],
-    ids=["out of range", "of another type", "no choice", "doubled camera"],
+    ids=["out of range", "of another type", "no choice", "doubled camera", "no camera", "rclpy's"],
 )
 def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
     start_node, parameters, reason
@@ -145,6 +148,36 @@ def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
     process.wait_for_log(reason)
     assert process.wait() == 2
     assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"cameras": ["front left"]}, "topic front left/detections cannot be had"),
+        ({"qos_overrides./T.publisher.depth": -1}, "topic detections cannot be had"),
+        ({"qos_overrides./T.publisher.history": "perhaps"}, "history.*perhaps"),
+    ],
+    ids=["a name with a space", "no depth", "no history"],
+)
+def test_topics_that_cannot_be_had_leave_the_node_unconfigured_and_say_why(
+    start_node, state, namespace, parameters, reason
+):
+    topic = f"{namespace}/detections".removeprefix("/")
+    given = {name.replace("T", topic): value for name, value in parameters.items()}
+    process = start_node("vision_node", {**given, "classifier": "none"})
+    assert re.search(reason, process.wait_for_log("cannot configure"))
+    assert "Traceback" not in process.log
+    assert state("vision_node") == "unconfigured"
+    assert process.stop() == 0
+
+
+def test_a_transition_that_its_state_does_not_have_is_refused(start_node, change, state):
+    process = start_node("camera_node", {"autostart": False})
+    assert not change("camera_node", DEACTIVATE)
+    assert not change("camera_node", 99)
+    assert state("camera_node") == "unconfigured"
+    assert "Traceback" not in process.log
+    assert process.stop() == 0
 
 
 @pytest.mark.parametrize("delay_s", [0.4, 1.0], ids=lambda delay: f"after {delay} s")

@@ -133,3 +133,11 @@ def test_a_rate_limit_is_kept_and_can_be_changed(start_node, observer, picture):
     stamps = np.array([stamp_ns(message.header) for message in results.wait(12)]) / 1e9
     sender.end()
     assert (stamps[-1] - stamps[1]) / (len(stamps) - 2) >= 0.19
+
+
+def test_frames_of_a_camera_that_is_not_named_are_told_of(start_node, observer):
+    given = {"source": "scene:?size=320x240&fps=10", "cameras": ["front", "rear"]}
+    process = start_node("vision_node", {**given, "classifier": "none"})
+    results = observer.subscribe(Detection2DArray, "front/detections", heard_from=1)
+    assert results.wait()[0].header.frame_id == "scene"
+    assert "images go to front/" in process.wait_for_log("camera 'scene' is not one of cameras")

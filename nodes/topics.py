@@ -1,0 +1,59 @@
+"""Publishers and subscriptions whose QoS the user may override.
+
+Names and QoS come from the user: what ROS refuses of them is one line, not a fault of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.node import Node
+from rclpy.qos import InvalidQoSProfileException, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+
+from pipeline.errors import ConfigError
+
+NEWEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+OVERRIDABLE = QoSOverridingOptions.with_default_policies()
+
+# RuntimeError is what the middleware's own errors derive from, and what a bad override raises.
+_REFUSALS = (
+    RuntimeError,
+    NameValidationException,
+    ParameterException,
+    InvalidQoSProfileException,
+    InvalidQosOverridesError,
+)
+
+
+def open_publisher(node: Node, kind: type[Any], topic: str, qos: QoSProfile = NEWEST) -> Any:
+    """A publisher; raises `ConfigError` where the topic's name or its QoS cannot be used."""
+    with _told(topic):
+        return node.create_publisher(kind, topic, qos, qos_overriding_options=OVERRIDABLE)
+
+
+def open_subscription(
+    node: Node,
+    kind: type[Any],
+    topic: str,
+    take: Callable[[Any], None],
+    qos: QoSProfile,
+    overridable: QoSOverridingOptions = OVERRIDABLE,
+) -> Any:
+    """A subscription; raises `ConfigError` where the topic's name or its QoS cannot be used."""
+    with _told(topic):
+        return node.create_subscription(kind, topic, take, qos, qos_overriding_options=overridable)
+
+
+@contextmanager
+def _told(topic: str) -> Iterator[None]:
+    try:
+        yield
+    except _REFUSALS as error:
+        raise ConfigError(
+            f"topic {topic} cannot be had: {' '.join(str(error).split())}; see to its name and its "
+            f"qos_overrides"
+        ) from error
