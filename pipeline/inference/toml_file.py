@@ -29,9 +29,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     if len(data) > _LARGEST:
         raise ModelError(f"{path}: expected a TOML file of at most 4 MB, but it is larger")
     try:
-        return tomllib.loads(data.decode())
+        tables: dict[str, Any] = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not valid TOML: {error}") from error
+    return tables
 
 
 def converted(data: object, kind: type[T], subject: str) -> T:
