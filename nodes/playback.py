@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from pipeline.errors import SourceError, VisionError
+from pipeline.errors import VisionError
+from pipeline.sources import open_with_retries
 from pipeline.types import Result
 
 JOIN_S = 1.0  # how long the thread may take to end; one stuck in a driver is left behind
-FIRST_RETRY_S, LAST_RETRY_S = 0.5, 5.0
 
 
 class PausableSource(Protocol):
@@ -105,16 +105,9 @@ class Playback(threading.Thread):
         return not self.is_alive()
 
     def _opened(self) -> PausableSource:
-        wait_s = FIRST_RETRY_S
-        while True:
-            try:
-                return self._open_source()
-            except SourceError as error:
-                if not self._retry or self._closing.is_set():
-                    raise
-                self._log.warning(f"{error}; trying again in {wait_s:g} s")
-            self._closing.wait(wait_s)
-            wait_s = min(2 * wait_s, LAST_RETRY_S)
+        if not self._retry:
+            return self._open_source()
+        return open_with_retries(self._open_source, self._closing, self._log.warning)
 
     def _play(self, source: PausableSource) -> None:
         engine = self._make_engine(source)

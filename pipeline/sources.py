@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
 from pipeline import capture
 from pipeline.capture import Source
 from pipeline.capture.source import check_camera_name
+from pipeline.errors import SourceError
 from pipeline.transport.address import FORMS as ADDRESS_FORMS
 from pipeline.transport.address import is_address
 from pipeline.transport.security import Security
@@ -13,6 +18,9 @@ from pipeline.transport.wire import Limits
 
 AnySource = Source | FrameSubscription
 FORMS = f"{capture.FORMS}, or {ADDRESS_FORMS}"
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 5.0
+
+Opened = TypeVar("Opened")
 
 
 def open_source(
@@ -66,3 +74,22 @@ def open_source(
         reconnect=reconnect,
         isolate=isolate,
     )
+
+
+def open_with_retries(
+    attempt: Callable[[], Opened], closing: threading.Event, say: Callable[[str], object]
+) -> Opened:
+    """What `attempt` opens, tried again with pauses that double, as often as it takes.
+
+    `say` is told of each failure; once `closing` is set, the next one is raised as `SourceError`.
+    """
+    wait_s = FIRST_RETRY_S
+    while True:
+        try:
+            return attempt()
+        except SourceError as error:
+            if closing.is_set():
+                raise
+            say(f"{error}; trying again in {wait_s:g} s")
+        closing.wait(wait_s)
+        wait_s = min(2 * wait_s, LAST_RETRY_S)

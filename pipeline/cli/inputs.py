@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pipeline import sources
 from pipeline.config import Settings
-from pipeline.errors import SourceError
-from pipeline.sources import AnySource
+from pipeline.sources import AnySource, open_with_retries
 from pipeline.transport import (
     FrameSubscription,
     Limits,
@@ -23,24 +22,15 @@ from pipeline.transport import (
     subscribe_frames,
 )
 
-FIRST_RETRY_S = 0.5
-LAST_RETRY_S = 5.0
-
 logger = logging.getLogger(__name__)
 
 
 def open_source(settings: Settings) -> AnySource:
     """The source that the settings name; with `retry` it is tried as often as it takes."""
-    wait_s = FIRST_RETRY_S
-    while True:
-        try:
-            return _open_once(settings)
-        except SourceError as error:
-            if not settings.retry:
-                raise
-            logger.info("%s; trying again in %g s", error, wait_s)
-        threading.Event().wait(wait_s)  # a signal breaks it off
-        wait_s = min(2 * wait_s, LAST_RETRY_S)
+    if not settings.retry:
+        return _open_once(settings)
+    nothing_but_a_signal = threading.Event()
+    return open_with_retries(lambda: _open_once(settings), nothing_but_a_signal, logger.info)
 
 
 def open_frames(settings: Settings) -> FrameSubscription:
