@@ -20,24 +20,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-import psutil
-
-from pipeline.errors import ConfigError, FrameError, StageError
+from pipeline.errors import ConfigError
 from pipeline.inference.session import available_threads
+from pipeline.inference.steps import BoxClassifier, FrameDetector, Job, Steps
+from pipeline.runtime.intake import Intake
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
-from pipeline.runtime.metrics import Durations
 from pipeline.runtime.ordering import InOrder
+from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.stage import Stage
-from pipeline.runtime.stamps import StampClock
-from pipeline.runtime.tally import Tally
-from pipeline.types import Classifications, Detections, Frame, Image, Result
+from pipeline.types import Frame, Result
 
 STAGES = ("capture", "preprocess", "detect", "classify", "output")
 PARALLEL_STAGES = ("detect", "classify")  # with every frame wanted, as many workers as cores
@@ -55,40 +49,6 @@ class FrameSource(Protocol):
 
     def read(self) -> Frame | None: ...
     def close(self) -> None: ...
-
-
-class FrameDetector(Protocol):
-    """What the pipeline needs of a detector; `infer` is called from several threads at once.
-
-    `cancel` makes the calls under way raise as soon as they can.
-    """
-
-    def use_threads(self, threads: int) -> None: ...
-    def warm_up(self) -> None: ...
-    def prepare(self, image: Image) -> Any: ...
-    def infer(self, prepared: Any) -> Detections: ...
-    def cancel(self) -> None: ...
-
-
-class BoxClassifier(Protocol):
-    """What the pipeline needs of a classifier; it is called from several threads at once."""
-
-    def use_threads(self, threads: int) -> None: ...
-    def warm_up(self) -> None: ...
-    def cancel(self) -> None: ...
-    def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications: ...
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One frame on its way, and what is known of it so far."""
-
-    frame: Frame
-    ticket: int = -1
-    prepared: Any = None
-    detections: Detections | None = None
-    classifications: Classifications | None = None
-    stage_ns: dict[str, int] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -123,21 +83,14 @@ class Pipeline:
         if duration_s is not None and not duration_s > 0:
             raise ConfigError(f"duration_s must be more than 0 seconds, but got {duration_s}")
         self._source = source
-        self._done: Callable[[], None] = getattr(source, "done", lambda: None)
-        self._is_given = False
-        self._detector = detector
-        self._classifier = classifier
+        self._steps = Steps(detector, classifier)
         self._every_frame = not source.live if every_frame is None else every_frame
         self._threads = threads or available_threads()
         self._max_frames = max_frames
         self._duration_s = duration_s
-        self._tally = Tally()
-        self._clock = StampClock(source)
-        self._times = {name: Durations() for name in STAGES}
-        self._ages = {name: Durations() for name in STAGES}
-        self._started_s = self._ended_s = 0.0
+        self._stats = RunStats(source, STAGES)
+        self._intake = Intake(source, self._stats, max_frames if self._every_frame else None)
         self._stop_by_s: float | None = None
-        self._stop_requested = False
         self._is_cancelled = False
         self._left_behind = False
         self._next_ticket = 0
@@ -153,30 +106,29 @@ class Pipeline:
         self._permits: Mailbox[None] = Mailbox(in_flight)
         for _ in range(in_flight):
             self._permits.put(None)
-        self._captured: Mailbox[_Job] = Mailbox(1) if self._every_frame else NewestOfEach(_camera)
-        self._prepared: Mailbox[_Job] = Mailbox(in_flight)
-        self._detected: Mailbox[_Job] = Mailbox(in_flight)
-        self._results: Mailbox[_Job] = Mailbox(in_flight)
+        self._captured: Mailbox[Job] = Mailbox(1) if self._every_frame else NewestOfEach(_camera)
+        self._prepared: Mailbox[Job] = Mailbox(in_flight)
+        self._detected: Mailbox[Job] = Mailbox(in_flight)
+        self._results: Mailbox[Job] = Mailbox(in_flight)
         self._in_order = InOrder(self._results.put, self._drop)
         captured, prepared, detected = self._captured, self._prepared, self._detected
+        steps, results = self._steps, self._results
         self._stages = [
             self._stage("capture", self._read, _unchanged, self._offer, None, captured),
-            self._stage("preprocess", self._admit, self._prepare, prepared.put, captured, prepared),
-            self._stage("detect", prepared.get, self._detect, detected.put, prepared, detected),
-            self._stage(
-                "classify", detected.get, self._classify, self._order, detected, self._results
-            ),
+            self._stage("preprocess", self._admit, steps.prepare, prepared.put, captured, prepared),
+            self._stage("detect", prepared.get, steps.detect, detected.put, prepared, detected),
+            self._stage("classify", detected.get, steps.classify, self._order, detected, results),
         ]
 
     def _stage(
         self,
         name: str,
-        take: Callable[[], _Job],
-        work: Callable[[_Job], _Job],
-        give: Callable[[_Job], object],
-        inbox: Mailbox[_Job] | None,
-        outbox: Mailbox[_Job],
-    ) -> Stage[_Job, _Job]:
+        take: Callable[[], Job],
+        work: Callable[[Job], Job],
+        give: Callable[[Job], object],
+        inbox: Mailbox[Job] | None,
+        outbox: Mailbox[Job],
+    ) -> Stage[Job, Job]:
         return Stage(
             name,
             take=take,
@@ -190,26 +142,17 @@ class Pipeline:
         )
 
     def __enter__(self) -> Pipeline:
-        if self._started_s:
+        if self._stats.has_started:
             raise RuntimeError("a Pipeline runs once; make another one")
         try:
-            self._warm_up()
+            self._steps.warm_up(1 if self._every_frame else self._threads)
         except BaseException:
             self._source.close()
             raise
-        self._started_s = time.monotonic()
+        self._stats.start()
         for stage in self._stages:
             stage.start()
         return self
-
-    def _warm_up(self) -> None:
-        threads = 1 if self._every_frame else self._threads
-        cv2.setNumThreads(threads)
-        self._detector.use_threads(threads)
-        self._detector.warm_up()
-        if self._classifier is not None:
-            self._classifier.use_threads(threads)
-            self._classifier.warm_up()
 
     def __exit__(
         self,
@@ -227,11 +170,9 @@ class Pipeline:
 
         Raises `StopIteration` at the end, and the `StageError` of a stage that failed.
         """
-        if not self._started_s:
+        if not self._stats.has_started:
             raise RuntimeError("a Pipeline is entered first: with Pipeline(...) as results: ...")
-        if self._is_given:  # whoever comes back has dealt with the result before
-            self._is_given = False
-            self._done()
+        self._intake.settle()
         while True:
             self._check_time()
             try:
@@ -240,34 +181,34 @@ class Pipeline:
                 continue
             except Closed:
                 raise StopIteration from None
-            self._tally.add("processed")
+            self._stats.tally.add("processed")
             self._record_age("output", job)
             self._return_permit()
-            self._is_given = True
-            return _result(job)
+            self._intake.hand_out()
+            return job.result()
 
     def stop(self) -> None:
         """Ask for an end: no frame is captured any more, those in flight are still given.
 
         Takes no lock, so a signal handler or any thread may call it.
         """
-        self._stop_requested = True
+        self._intake.stop()
 
     def close(self) -> None:
         """End at once; frames in flight are dropped. Calling it again does nothing."""
         self._cancel()
         self._source.close()
         deadline_s = time.monotonic() + JOIN_S
-        for stage in self._stages if self._started_s else ():
+        for stage in self._stages if self._stats.has_started else ():
             if not stage.join(deadline_s):
                 self._left_behind = True
                 logger.warning("stage %s did not end in time and is left behind", stage.name)
         self._discard_all(self._results)
         for job in self._in_order.cancel():
             self._drop(job)
-        self._ended_s = self._ended_s or time.monotonic()
+        self._stats.end()
         if self._left_behind:
-            self._tally.settle()
+            self._stats.tally.settle()
 
     @property
     def left_behind(self) -> bool:
@@ -276,36 +217,23 @@ class Pipeline:
 
     def record_output(self, duration_ns: int) -> None:
         """Note how long the consumer took over one result, for the statistics."""
-        self._times["output"].add(duration_ns / 1e6)
+        self._stats.add_time("output", duration_ns)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, rate, ages and stage times so far, in the form of `--stats`."""
+        return self._stats.as_dict()
 
     # --- what the stages do -----------------------------------------------------------------
 
-    def _read(self) -> _Job:
-        """The capture stage's next frame; one that cannot be decoded is counted and passed over."""
-        while not self._stop_requested and not (
-            self._every_frame and self._tally["captured"] == self._max_frames
-        ):
-            started_ns = time.perf_counter_ns()
-            try:
-                frame = self._source.read()
-            except FrameError as error:
-                self._tally.add("captured")
-                self._tally.add("failed")
-                logger.warning("%s", error)
-                continue
-            if frame is None:
-                break
-            self._tally.add("captured")
-            self._times["capture"].add((time.perf_counter_ns() - started_ns) / 1e6)
-            return _Job(frame)
-        raise Closed
+    def _read(self) -> Job:
+        return Job(self._intake.read())
 
-    def _offer(self, job: _Job) -> None:
+    def _offer(self, job: Job) -> None:
         displaced = self._captured.put(job)
         if displaced is not None:
             self._drop(displaced)
 
-    def _admit(self) -> _Job:
+    def _admit(self) -> Job:
         """A permit, then the frame to use it on: the newest, where only the newest counts."""
         self._permits.get()
         if self._next_ticket == self._max_frames:
@@ -315,32 +243,18 @@ class Pipeline:
         self._next_ticket += 1
         return job
 
-    def _prepare(self, job: _Job) -> _Job:
-        job.prepared = self._detector.prepare(job.frame.image)
-        return job
-
-    def _detect(self, job: _Job) -> _Job:
-        job.detections = self._detector.infer(job.prepared)
-        job.prepared = None
-        return job
-
-    def _classify(self, job: _Job) -> _Job:
-        if self._classifier is not None and job.detections is not None:
-            job.classifications = self._classifier(job.frame.image, job.detections.boxes)
-        return job
-
-    def _order(self, job: _Job) -> None:
+    def _order(self, job: Job) -> None:
         self._in_order.put(job.ticket, job)
 
-    def _timed(self, name: str, work: Callable[[_Job], _Job]) -> Callable[[_Job], _Job]:
+    def _timed(self, name: str, work: Callable[[Job], Job]) -> Callable[[Job], Job]:
         core = self._cores if name in PARALLEL_STAGES else contextlib.nullcontext()
 
-        def timed(job: _Job) -> _Job:
+        def timed(job: Job) -> Job:
             with core:
                 started_ns = time.perf_counter_ns()
                 job = work(job)
                 job.stage_ns[name] = time.perf_counter_ns() - started_ns
-            self._times[name].add(job.stage_ns[name] / 1e6)
+            self._stats.add_time(name, job.stage_ns[name])
             self._record_age(name, job)
             return job
 
@@ -350,11 +264,11 @@ class Pipeline:
 
     def _check_time(self) -> None:
         """Carry out a request to stop, here, where locks may be taken."""
-        now_s = time.monotonic()
-        if self._duration_s is not None and now_s - self._started_s >= self._duration_s:
-            self._stop_requested = True
-        if not self._stop_requested:
+        if self._duration_s is not None and self._stats.seconds >= self._duration_s:
+            self._intake.stop()
+        if not self._intake.is_stopped:
             return
+        now_s = time.monotonic()
         if self._stop_by_s is None:
             self._stop_by_s = now_s + DRAIN_S
             self._end_capture()
@@ -363,33 +277,32 @@ class Pipeline:
 
     def _end_capture(self) -> None:
         """Take no further frame; where every frame counts, those already read are still used."""
-        self._stop_requested = True
+        self._intake.stop()
         if not self._every_frame:
             self._discard_all(self._captured)
 
     def _cancel(self) -> None:
         """Close every mailbox; what is inside is dropped, finished results excepted."""
-        self._stop_requested = self._is_cancelled = True
+        self._is_cancelled = True
+        self._intake.stop()
         self._permits.close()
         for mailbox in (self._captured, self._prepared, self._detected):
             self._discard_all(mailbox)
         self._results.close()
-        self._detector.cancel()
-        if self._classifier is not None:
-            self._classifier.cancel()
+        self._steps.cancel()
 
-    def _discard_all(self, mailbox: Mailbox[_Job]) -> None:
+    def _discard_all(self, mailbox: Mailbox[Job]) -> None:
         for job in mailbox.cancel():
             self._drop(job)
 
     # --- counting ---------------------------------------------------------------------------
 
-    def _drop(self, job: _Job) -> None:
-        self._tally.add("dropped")
+    def _drop(self, job: Job) -> None:
+        self._stats.tally.add("dropped")
 
-    def _fail(self, job: _Job) -> None:
+    def _fail(self, job: Job) -> None:
         """A call that we broke off ourselves is no fault of the frame."""
-        self._tally.add("dropped" if self._is_cancelled else "failed")
+        self._stats.tally.add("dropped" if self._is_cancelled else "failed")
 
     def _return_permit(self) -> None:
         try:
@@ -397,46 +310,14 @@ class Pipeline:
         except Closed:
             logger.debug("the pipeline has ended; its permit is not needed any more")
 
-    def _record_age(self, name: str, job: _Job) -> None:
+    def _record_age(self, name: str, job: Job) -> None:
         frame = job.frame
-        self._ages[name].add(self._clock.age_ms(frame.camera, frame.stamp_ns))
-
-    def stats(self) -> dict[str, Any]:
-        """Counts, rate, ages and stage times so far, in the form of `--stats`."""
-        seconds = (self._ended_s or time.monotonic()) - self._started_s if self._started_s else 0.0
-        counts = self._tally.as_dict()
-        return {
-            **counts,
-            "seconds": round(seconds, 3),
-            "fps": round(counts["processed"] / seconds, 2) if seconds > 0 else 0.0,
-            "age_ms": {
-                **self._ages["output"].as_dict(),
-                "max": round(self._ages["output"].max_ms, 3),
-                **self._clock.error(),
-            },
-            "stages": {
-                name: {
-                    **self._times[name].as_dict("_ms"),
-                    "age_ms": self._ages[name].as_dict(),
-                }
-                for name in STAGES
-                if len(self._times[name])
-            },
-            "rss_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
-        }
+        self._stats.add_age(name, frame.camera, frame.stamp_ns)
 
 
-def _camera(job: _Job) -> str:
+def _camera(job: Job) -> str:
     return job.frame.camera
 
 
-def _unchanged(job: _Job) -> _Job:
+def _unchanged(job: Job) -> Job:
     return job
-
-
-def _result(job: _Job) -> Result:
-    if job.detections is None:
-        raise StageError(f"frame {job.frame.seq}: came through without being detected in")
-    return Result(
-        job.frame.header, job.detections, job.classifications, job.stage_ns, job.frame.image
-    )

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
-import psutil
-
-from pipeline.errors import FrameError
+from pipeline.runtime.intake import Intake
 from pipeline.runtime.mailbox import Closed, Mailbox
-from pipeline.runtime.metrics import Durations
+from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.stage import Stage
-from pipeline.runtime.stamps import StampClock
-from pipeline.runtime.tally import Tally
 from pipeline.types import Detections, Frame, Result
 
+STAGES = ("capture", "output")
 POLL_S = 0.1  # how often a waiting reader looks whether it was asked to stop
 JOIN_S = 0.6  # how long the thread may take to end; one stuck in a driver is left behind
 
@@ -60,17 +57,12 @@ class Feed:
         duration_s: float | None = None,
     ) -> None:
         self._source = source
-        self._done: Callable[[], None] = getattr(source, "done", lambda: None)
-        self._is_given = False
+        self._every_frame = not source.live if every_frame is None else every_frame
         self._max_frames = max_frames
         self._duration_s = duration_s
-        self._clock = StampClock(source)
-        self._tally = Tally()
-        self._ages = Durations()
-        self._output_times = Durations()
-        self._started_s = self._ended_s = 0.0
-        self._stop_requested = False
-        self._every_frame = not source.live if every_frame is None else every_frame
+        self._stats = RunStats(source, STAGES)
+        limit = max_frames if self._every_frame else None
+        self._intake: Intake[Frame | Result] = Intake(source, self._stats, limit)
         self._inbox: Mailbox[Result] = Mailbox(capacity, newest_wins=not self._every_frame)
         self._stage: Stage[Result, Result] = Stage(
             "capture",
@@ -84,7 +76,7 @@ class Feed:
         )
 
     def __enter__(self) -> Feed:
-        self._started_s = time.monotonic()
+        self._stats.start()
         self._stage.start()
         return self
 
@@ -100,9 +92,7 @@ class Feed:
         return self
 
     def __next__(self) -> Result:
-        if self._is_given:  # whoever comes back has dealt with the result before
-            self._is_given = False
-            self._done()
+        self._intake.settle()
         while not self._is_over():
             try:
                 result = self._inbox.get(POLL_S)
@@ -110,71 +100,43 @@ class Feed:
                 continue
             except Closed:
                 break
-            self._tally.add("processed")
-            header = result.header
-            self._ages.add(self._clock.age_ms(header.camera, header.stamp_ns))
-            self._is_given = True
+            self._stats.tally.add("processed")
+            self._stats.add_age("output", result.header.camera, result.header.stamp_ns)
+            self._intake.hand_out()
             return result
         raise StopIteration
 
     def stop(self) -> None:
         """Ask for an end; takes no lock, so a signal handler or any thread may call it."""
-        self._stop_requested = True
+        self._intake.stop()
 
     def close(self) -> None:
         """End; calling it again does nothing."""
-        self._stop_requested = True
+        self._intake.stop()
         for result in self._inbox.cancel():
             self._drop(result)
         self._source.close()
-        if self._started_s and not self._stage.join(time.monotonic() + JOIN_S):
+        if self._stats.has_started and not self._stage.join(time.monotonic() + JOIN_S):
             logger.warning("the source did not end in time and is left behind")
-            self._tally.settle()
-        self._ended_s = self._ended_s or time.monotonic()
+            self._stats.tally.settle()
+        self._stats.end()
 
     def record_output(self, duration_ns: int) -> None:
         """Note how long the consumer took over one result, for the statistics."""
-        self._output_times.add(duration_ns / 1e6)
+        self._stats.add_time("output", duration_ns)
 
     def stats(self) -> dict[str, Any]:
         """Counts, rate and ages so far, in the form of `--stats`."""
-        seconds = (self._ended_s or time.monotonic()) - self._started_s if self._started_s else 0.0
-        counts = self._tally.as_dict()
-        return {
-            **counts,
-            "seconds": round(seconds, 3),
-            "fps": round(counts["processed"] / seconds, 2) if seconds > 0 else 0.0,
-            "age_ms": {
-                **self._ages.as_dict(),
-                "max": round(self._ages.max_ms, 3),
-                **self._clock.error(),
-            },
-            "stages": {"output": self._output_times.as_dict("_ms")},
-            "rss_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
-        }
+        return self._stats.as_dict()
 
     def _is_over(self) -> bool:
-        if self._duration_s is not None:
-            self._stop_requested |= time.monotonic() - self._started_s >= self._duration_s
-        return self._stop_requested or self._tally["processed"] == self._max_frames
+        if self._duration_s is not None and self._stats.seconds >= self._duration_s:
+            self._intake.stop()
+        return self._intake.is_stopped or self._stats.tally["processed"] == self._max_frames
 
     def _read(self) -> Result:
-        """What the source gives next; a frame that cannot be decoded is counted and passed over."""
-        while not self._stop_requested and not (
-            self._every_frame and self._tally["captured"] == self._max_frames
-        ):
-            try:
-                item = self._source.read()
-            except FrameError as error:
-                self._tally.add("captured")
-                self._tally.add("failed")
-                logger.warning("%s", error)
-                continue
-            if item is None:
-                break
-            self._tally.add("captured")
-            return _result(item) if isinstance(item, Frame) else item
-        raise Closed
+        item = self._intake.read()
+        return _result(item) if isinstance(item, Frame) else item
 
     def _offer(self, result: Result) -> None:
         displaced = self._inbox.put(result)
@@ -182,7 +144,7 @@ class Feed:
             self._drop(displaced)
 
     def _drop(self, result: Result) -> None:
-        self._tally.add("dropped")
+        self._stats.tally.add("dropped")
 
 
 def _result(frame: Frame) -> Result:

@@ -118,3 +118,14 @@ def test_it_ends_after_so_many_seconds():
     feed = Feed(Silent([], live=True), duration_s=0.05)
     with feed:
         assert list(feed) == []
+
+
+def test_statistics_have_the_form_of_a_pipelines():
+    with Feed(Script(range(10))) as feed:
+        for _ in feed:
+            feed.record_output(2_000_000)
+    stats = feed.stats()
+    assert set(stats["age_ms"]) == {"p50", "p95", "p99", "max"}
+    assert set(stats["stages"]) == {"capture", "output"}
+    assert stats["stages"]["output"]["p50_ms"] == pytest.approx(2.0)
+    assert stats["fps"] > 0
