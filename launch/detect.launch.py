@@ -185,11 +185,11 @@ def node(executable: str, given: dict[str, str], source: str = "") -> Node:
 
 def parameter_value(argument: Argument, text: str) -> object:
     """The value of the type that the node expects: a name like 0 stays a text."""
-    convert: Callable[[str], object] = argument.kind
+    convert: Callable[[str], object] = argument.kind or str
     try:
         value = convert(text)
     except ValueError:
         raise RuntimeError(
             f"{argument.name} must be a number, but got {argument.name}:={text}"
         ) from None
-    return ParameterValue(value, value_type=str) if argument.kind is str else value
+    return ParameterValue(value, value_type=str) if convert is str else value

@@ -108,12 +108,12 @@ class CameraNode(ManagedNode):
         frame = result.header
         if not isinstance(frame, OriginHeader):
             raise TypeError(f"expected a header with its origin, but got {type(frame).__name__}")
-        header, count = frame.origin
+        header, number = frame.origin
         if self._images is not None and result.image is not None:
             self._images.publish(result.image, header)
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)
         self._activity.record(age_ns / 1e9, result.stage_ns)
-        self._activity.dropped = count - self._activity.published
+        self._activity.dropped = number - self._activity.published
 
     def _over(self, playback: Playback, problem: str) -> None:
         if self._playback is playback and self.executor is not None:

@@ -27,7 +27,7 @@ NANOSECONDS = 1_000_000_000
 
 def stamp_ns(header: HeaderMessage) -> int:
     """A header's stamp in nanoseconds."""
-    return header.stamp.sec * NANOSECONDS + header.stamp.nanosec
+    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
 
 
 def header_message(stamp: int, frame_id: str) -> HeaderMessage:
@@ -88,7 +88,8 @@ def boxes_from(message: Detection2DArray, width: int, height: int) -> npt.NDArra
     x, y, across, down = np.nan_to_num(np.array(found, np.float64).reshape(-1, 4)).T
     corners = np.stack([x - across / 2, y - down / 2, x + across / 2, y + down / 2], axis=1)
     limits = np.array([width, height, width, height])
-    return np.clip(corners, 0, limits).astype(np.float32)
+    boxes: npt.NDArray[np.float32] = np.clip(corners, 0, limits).astype(np.float32)
+    return boxes
 
 
 def label_info(header: HeaderMessage, labels: Sequence[str], threshold: float) -> LabelInfo:

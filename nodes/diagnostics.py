@@ -126,7 +126,7 @@ class Diagnostics:
                     name=f"{self._node.get_fully_qualified_name().lstrip('/')}: {activity.name}",
                     message=text,
                     hardware_id=activity.name,
-                    values=_values(_figures(activity, rate_in, rate_out) | facts),
+                    values=_values({**_figures(activity, rate_in, rate_out), **facts}),
                 )
             )
         self._publisher.publish(message)

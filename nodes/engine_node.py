@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nodes.detection_messages import stamp_ns
@@ -43,11 +43,6 @@ class EngineNode(ManagedNode):
         self._playback: Playback | None = None
 
     @property
-    def captures(self) -> bool:
-        """Whether it captures by itself rather than subscribe."""
-        return False
-
-    @property
     def cameras(self) -> Sequence[str]:
         """The names that stand before the topics."""
         return ("",)
@@ -56,8 +51,9 @@ class EngineNode(ManagedNode):
         """The classifier, for nodes that have one."""
         return None
 
-    def open_capture(self) -> CaptureSource | None:
-        """What to capture, waiting for it; None for nodes that subscribe."""
+    @property
+    def capture(self) -> Callable[[], CaptureSource] | None:
+        """What opens the source, waiting for it; None for nodes that subscribe."""
         return None
 
     # --- the states -------------------------------------------------------------------------
@@ -90,19 +86,16 @@ class EngineNode(ManagedNode):
     def activate(self) -> None:
         """Subscribe or open the source, and run the engine."""
         self._activities = {camera: Activity(camera or IMAGES) for camera in self.cameras}
-        source: TopicSource | None = None
-        if not self.captures:
-            source = TopicSource(self._activities, self.pace, self._refuse)
-            self._inputs = [self._subscribe(source, camera) for camera in self.cameras]
+        capture = self.capture
         self._playback = Playback(
-            lambda: source or self.open_capture(),
+            capture or self._subscribe_to_all(),
             self._engine,
             self._publish,
             self._over,
             self.get_logger(),
             paused=not self.enabled,
-            retry=self.captures and self.parameters["retry"],
-            loop=self.captures and self.parameters["loop"],
+            retry=capture is not None and self.parameters["retry"],
+            loop=capture is not None and self.parameters["loop"],
         )
         self._playback.start()
 
@@ -136,6 +129,11 @@ class EngineNode(ManagedNode):
         )
 
     # --- images in --------------------------------------------------------------------------
+
+    def _subscribe_to_all(self) -> Callable[[], TopicSource]:
+        source = TopicSource(self._activities, self.pace, self._refuse)
+        self._inputs = [self._subscribe(source, camera) for camera in self.cameras]
+        return lambda: source
 
     def _subscribe(self, source: TopicSource, camera: str) -> ImageSubscription:
         return ImageSubscription(
@@ -189,7 +187,7 @@ class EngineNode(ManagedNode):
         activity = self._activities[camera]
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header.origin.header)
         activity.record(age_ns / 1e9, result.stage_ns)
-        activity.dropped = header.origin.count - activity.published
+        activity.dropped = header.origin.number - activity.published
 
     def _announce(self) -> None:
         if self._detector is not None:

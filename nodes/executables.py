@@ -9,27 +9,27 @@ import signal
 import sys
 
 
-def vision_node() -> int | None:
+def vision_node() -> None:
     """Everything in one process."""
-    return _run("vision_node")
+    _run("vision_node")
 
 
-def camera_node() -> int | None:
+def camera_node() -> None:
     """Any source of frames as image topics."""
-    return _run("camera_node")
+    _run("camera_node")
 
 
-def detector_node() -> int | None:
+def detector_node() -> None:
     """Images in, detections out."""
-    return _run("detector_node")
+    _run("detector_node")
 
 
-def classifier_node() -> int | None:
+def classifier_node() -> None:
     """Images and detections in, finer names out."""
-    return _run("classifier_node")
+    _run("classifier_node")
 
 
-def _run(name: str) -> int | None:
+def _run(name: str) -> None:
     missing = [p for p in ("rclpy", "vision_msgs") if importlib.util.find_spec(p) is None]
     if missing:
         sys.exit(
@@ -40,4 +40,4 @@ def _run(name: str) -> int | None:
     # While modules load there is nothing to close; the node takes these signals over from here.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
-    return importlib.import_module(f"nodes.{name}").main()
+    importlib.import_module(f"nodes.{name}").main()

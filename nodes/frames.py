@@ -12,10 +12,10 @@ from pipeline.types import Frame, Header, Image
 
 
 class Origin(NamedTuple):
-    """The header that a picture came with, and how many of its camera's were readable so far."""
+    """The header that a picture came with, and which of its camera's readable ones it is."""
 
     header: HeaderMessage
-    count: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class OriginFrame(Frame):
         return OriginHeader(self.camera, self.seq, self.stamp_ns, width, height, self.origin)
 
 
-def frame_of_message(image: Image, header: Any, camera: str, seq: int, count: int) -> OriginFrame:
+def frame_of_message(image: Image, header: Any, camera: str, seq: int, number: int) -> OriginFrame:
     """A frame of a message's picture; its results give back the message's header itself."""
-    return OriginFrame(image, stamp_ns(header), seq, camera, Origin(header, count))
+    return OriginFrame(image, stamp_ns(header), seq, camera, Origin(header, number))
 
 
 def header_of_capture(frame: Frame) -> Any:
@@ -48,6 +48,6 @@ def header_of_capture(frame: Frame) -> Any:
     return header_message(frame.stamp_ns, frame.camera)
 
 
-def frame_of_capture(frame: Frame, header: Any, count: int) -> OriginFrame:
+def frame_of_capture(frame: Frame, header: Any, number: int) -> OriginFrame:
     """A captured frame whose results have `header`."""
-    return OriginFrame(frame.image, frame.stamp_ns, frame.seq, frame.camera, Origin(header, count))
+    return OriginFrame(frame.image, frame.stamp_ns, frame.seq, frame.camera, Origin(header, number))

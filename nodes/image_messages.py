@@ -39,12 +39,16 @@ class _Layout(NamedTuple):
 
 
 def _by(code: int) -> Callable[[npt.NDArray[Any]], Image]:
-    return lambda pixels: cv2.cvtColor(pixels, code)
+    def convert(pixels: npt.NDArray[Any]) -> Image:
+        image: Image = cv2.cvtColor(pixels, code)
+        return image
+
+    return convert
 
 
 def _mono16(pixels: npt.NDArray[np.uint16]) -> Image:
     """The upper eight bits: full scale becomes full scale."""
-    return cv2.cvtColor((pixels >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    return _by(cv2.COLOR_GRAY2BGR)((pixels >> 8).astype(np.uint8))
 
 
 _BGR = _Layout(3)
@@ -123,7 +127,7 @@ def compressed_message(image: Image, header: Any, quality: int = JPEG_QUALITY) -
 def _byte_array(values: npt.NDArray[np.uint8]) -> array.array[int]:
     """What a message takes as it is; bytes it would check one by one."""
     data = array.array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    data.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return data
 
 
@@ -152,7 +156,8 @@ def _pixels(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
     if step != row_bytes:
         strided = np.ascontiguousarray(strided)
     shape = (rows, width) if layout.channels == 1 else (rows, width, layout.channels)
-    return strided.view(dtype).reshape(shape)
+    pixels: npt.NDArray[Any] = strided.view(dtype).reshape(shape)
+    return pixels
 
 
 def _decompressed(message: CompressedImage) -> Image:
@@ -165,9 +170,10 @@ def _decompressed(message: CompressedImage) -> Image:
         _check_size(*size)
         if size[0] * size[1] > MAX_PIXELS:
             raise FrameError(f"size must be at most {MAX_PIXELS} pixels, got {size[0]}x{size[1]}")
+    image: Image | None = None
     try:
-        pixels = np.frombuffer(data, np.uint8)
-        image = None if size is None else cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+        if size is not None:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise FrameError(f"format '{_shown(message.format)}' cannot be decoded: {error.err}") from (
             error

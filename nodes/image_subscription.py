@@ -107,7 +107,8 @@ class ImageSubscription:
         self._on_message(message)
 
     def _publishers(self) -> Sequence[Any]:
-        return self._node.get_publishers_info_by_topic(self.topic)
+        publishers: Sequence[Any] = self._node.get_publishers_info_by_topic(self.topic)
+        return publishers
 
     # --- why nothing comes ------------------------------------------------------------------
 

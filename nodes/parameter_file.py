@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -18,7 +19,12 @@ from nodes.detector_node import DetectorNode
 from nodes.lifecycle import ManagedNode
 from nodes.vision_node import VisionNode
 
-NODES: tuple[type[ManagedNode], ...] = (VisionNode, CameraNode, DetectorNode, ClassifierNode)
+NODES: tuple[Callable[[], ManagedNode], ...] = (
+    VisionNode,
+    CameraNode,
+    DetectorNode,
+    ClassifierNode,
+)
 # What every node of rclpy has, and what our topics' QoS adds.
 NOT_OURS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 WIDTH = 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nodes.capture import CAPTURE, capture_header, open_capture
@@ -38,17 +38,18 @@ class VisionNode(EngineNode):
     @property
     def cameras(self) -> Sequence[str]:
         """The parameter of that name."""
-        return self.parameters["cameras"]
+        names: list[str] = self.parameters["cameras"]
+        return names
 
     @property
-    def captures(self) -> bool:
-        """Whether the parameter source says what to capture."""
-        return bool(self.parameters["source"])
+    def capture(self) -> Callable[[], CaptureSource] | None:
+        """What the parameter source names; None where it is empty."""
+        return self._open_capture if self.parameters["source"] else None
 
     def configure(self) -> None:
         """Also create the topics of captured images."""
         super().configure()
-        if self.captures:
+        if self.capture is not None:
             for camera in self.cameras:
                 prefix = f"{camera}/" if camera else ""
                 self._images[camera] = ImagePublisher(self, self.parameters, prefix)
@@ -67,8 +68,7 @@ class VisionNode(EngineNode):
             self._images[self.camera_of(header.camera)].publish(result.image, header.origin.header)
         super()._publish(result)
 
-    def open_capture(self) -> CaptureSource:
-        """What the parameter source names."""
+    def _open_capture(self) -> CaptureSource:
         return CaptureSource(open_capture(self.parameters), self.activity, self.pace, self._header)
 
     def open_classifier(self) -> Classifier | None:
