@@ -18,8 +18,6 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from pipeline.zoo.choose import Candidate
 
-MOST_THREADS = 256
-
 Task = Annotated[
     str, typer.Option(metavar="classify|detect", help="MobileNets that classify, or YOLOv4-tiny")
 ]
@@ -31,12 +29,6 @@ Budget = Annotated[
 ]
 Int8 = Annotated[
     bool, typer.Option("--int8", help="measure the quantised networks, not the float ones")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=MOST_THREADS, metavar="COUNT", help="cores to use [all]", show_default=False
-    ),
 ]
 Classes = Annotated[
     str | None,
@@ -64,24 +56,20 @@ Plot = Annotated[
     Path | None,
     typer.Option(metavar="FILE.png", help="draw accuracy over latency", show_default=False),
 ]
-Json = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="write all figures", show_default=False),
-]
 
 
 def choose(
     task: Task = CLASSIFY,
     budget_ms: Budget = None,
     int8: Int8 = False,
-    threads: Threads = None,
+    threads: opt.Cores = None,
     classes: Classes = None,
     sizes: Sizes = None,
     only: Only = None,
     everything: All = False,
     fresh: Fresh = False,
     plot: Plot = None,
-    json_file: Json = None,
+    json_file: opt.Figures = None,
     debug: opt.Debug = None,
 ) -> None:
     """Measure a family of networks on this machine and show which are worth their time.

@@ -44,10 +44,6 @@ Html = Annotated[
 Score = Annotated[
     float, typer.Option("--score", min=0.0, max=1.0, help="leave out objects below this score")
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, max=1024, help="cores to use", show_default="all cores"),
-]
 
 
 def compare(
@@ -57,7 +53,7 @@ def compare(
     output: Output = Path("vision-compare.jpg"),
     html: Html = None,
     score: Score = 0.25,
-    threads: Threads = None,
+    threads: opt.Cores = None,
     manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,

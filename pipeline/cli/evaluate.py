@@ -25,34 +25,45 @@ if TYPE_CHECKING:
 
 CLASSES_SHOWN = 10
 
-MODEL = typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False)
-DATA = typer.Argument(
-    metavar="DATA",
-    help="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier "
-    "a folder with a sub-folder for each class, or a text file of pictures and classes",
-    show_default=False,
-)
-IMAGES = typer.Option(metavar="FOLDER", help="pictures, where they lie elsewhere than usual")
-JSON = typer.Option(metavar="FILE", help="write all figures")
-PLOT = typer.Option(
-    metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
-)
-SCORE = typer.Option(help="of a detector: leave out objects below this score")
-NMS = typer.Option(help="of a detector: boxes that overlap more are one object")
-NMS_KIND = typer.Option(metavar="iou|darknet", help="of a detector: how overlap counts")
-THREADS = typer.Option(min=1, max=1024, help="cores to use", show_default="all cores")
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False)
+]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier "
+        "a folder with a sub-folder for each class, or a text file of pictures and classes",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="pictures, where they lie elsewhere than usual"),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
+    ),
+]
+Score = Annotated[float, typer.Option(help="of a detector: leave out objects below this score")]
+Nms = Annotated[float, typer.Option(help="of a detector: boxes that overlap more are one object")]
+NmsKind = Annotated[
+    str, typer.Option(metavar="iou|darknet", help="of a detector: how overlap counts")
+]
 
 
 def evaluate(
-    model: Annotated[str, MODEL],
-    data: Annotated[Path, DATA],
-    images: Annotated[Path | None, IMAGES] = None,
-    json: Annotated[Path | None, JSON] = None,
-    plot: Annotated[Path | None, PLOT] = None,
-    score: Annotated[float, SCORE] = 0.001,
-    nms: Annotated[float, NMS] = 0.45,
-    nms_kind: Annotated[str, NMS_KIND] = "iou",
-    threads: Annotated[int | None, THREADS] = None,
+    model: ModelName,
+    data: Data,
+    images: Images = None,
+    json: opt.Figures = None,
+    plot: Plot = None,
+    score: Score = 0.001,
+    nms: Nms = 0.45,
+    nms_kind: NmsKind = "iou",
+    threads: opt.Cores = None,
     manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,

@@ -19,24 +19,23 @@ if TYPE_CHECKING:
 WORST = 5
 
 
+Images = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER",
+        help="pictures, in a sub-folder for each class; its name is the label",
+        show_default=False,
+    ),
+]
+Classifier = Annotated[
+    str, typer.Option(metavar="MODEL", help="whose features to use: a name or an ONNX file")
+]
+
+
 def head(
-    images: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="pictures, in a sub-folder for each class; its name is the label",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
-        ),
-    ],
-    classifier: Annotated[
-        str, typer.Option(metavar="MODEL", help="whose features to use: a name or an ONNX file")
-    ] = "mobilenetv2-int8",
+    images: Images,
+    output: opt.NewModel,
+    classifier: Classifier = "mobilenetv2-int8",
     manifest: opt.Manifest = None,
     yes: opt.Yes = None,
     debug: opt.Debug = None,

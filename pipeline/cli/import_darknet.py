@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from pipeline.zoo.darknet import ImportSummary
 
 
+Config = Annotated[
+    Path, typer.Argument(metavar="CFG", help="the network's .cfg file", show_default=False)
+]
+Weights = Annotated[
+    Path, typer.Argument(metavar="WEIGHTS", help="its .weights file", show_default=False)
+]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="text file of one label a line [COCO's for 80 classes, else numbers]",
+        show_default=False,
+    ),
+]
+Name = Annotated[
+    str | None, typer.Option(help="what the model calls itself [as the file]", show_default=False)
+]
+
+
 def import_darknet(
-    config: Annotated[
-        Path, typer.Argument(metavar="CFG", help="the network's .cfg file", show_default=False)
-    ],
-    weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS", help="its .weights file", show_default=False)
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
-        ),
-    ],
-    names: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="text file of one label a line [COCO's for 80 classes, else numbers]",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="what the model calls itself [as the file]", show_default=False),
-    ] = None,
+    config: Config,
+    weights: Weights,
+    output: opt.NewModel,
+    names: Names = None,
+    name: Name = None,
     debug: opt.Debug = None,
 ) -> None:
     """Convert a YOLOv3-tiny or YOLOv4-tiny network of Darknet to an ONNX file."""

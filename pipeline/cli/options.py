@@ -1,7 +1,7 @@
 """The options that commands share: one name and one meaning everywhere.
 
-A command lists those it takes as parameters, all None where they are not given, and makes its
-`Settings` of them with `settings_of(locals())`.
+A command lists those it takes as parameters. One that runs a pipeline has all of them None where
+they are not given, and makes its `Settings` of them with `settings_of(locals())`.
 """
 
 from __future__ import annotations
@@ -234,6 +234,29 @@ Config = Annotated[
 ]
 Quiet = Annotated[bool | None, _option("--quiet", "-q", text="say nothing but errors")]
 Debug = Annotated[bool | None, _option("--debug", text="say everything, with tracebacks")]
+
+# What commands that work on models share; these have no settings.
+Cores = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        metavar="COUNT",
+        help="cores to use",
+        show_default="all cores",
+    ),
+]
+NewModel = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
+    ),
+]
+Figures = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="write all figures", show_default=False),
+]
 
 
 def settings_of(parameters: Mapping[str, object]) -> Settings:

@@ -32,12 +32,6 @@ Images = Annotated[
         show_default=False,
     ),
 ]
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
-    ),
-]
 Test = Annotated[
     Path | None,
     typer.Option(
@@ -71,7 +65,7 @@ MaxLoss = Annotated[
 def quantize(
     model: Model,
     images: Images,
-    output: Output,
+    output: opt.NewModel,
     test: Test = None,
     method: Method = METHODS[0],
     keep_float: KeepFloat = None,
