@@ -14,7 +14,7 @@ from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Received
 from pipeline.transport.subscription import MAX_CAMERAS, POLL_S, Subscription, Turnstile
 from pipeline.transport.wire import Limits
-from pipeline.types import Detections, Frame, Image, Result
+from pipeline.types import Detections, Frame, Header, Image, Result
 
 KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at most
 BEHIND_S = 0.001  # what was sent before a result is waited for so long
@@ -66,8 +66,9 @@ class ResultSubscription:
         self._frames: defaultdict[str, deque[Frame]] = defaultdict(
             lambda: deque(maxlen=KEPT_FRAMES)
         )
-        # When the first frame came since a camera's last result.
+        # When the first frame came since a camera's last result, and what that result is on.
         self._unanswered_s: dict[str, float] | None = {} if frames_alone else None
+        self._answered: dict[str, Header] = {}
         self._is_done = threading.Event()
         self._turnstile = Turnstile() if in_turn else None
 
@@ -128,6 +129,7 @@ class ResultSubscription:
             return
         if self._unanswered_s is not None:
             self._unanswered_s.pop(received.header.camera, None)
+            self._answered[received.header.camera] = received.item.header
         if self._order is None:
             self._ready.append(received.item)
         else:
@@ -139,8 +141,9 @@ class ResultSubscription:
             self._frames.clear()
             if self._unanswered_s is not None:
                 self._unanswered_s.clear()
+                self._answered.clear()
         self._frames[frame.camera].append(frame)
-        if self._unanswered_s is not None:
+        if self._unanswered_s is not None and frame.header != self._answered.get(frame.camera):
             now_s = time.monotonic()
             if now_s - self._unanswered_s.setdefault(frame.camera, now_s) > ALONE_S:
                 self._ready.append(Result(frame.header, Detections.empty(())))
