@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.types import Frame
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
@@ -34,14 +34,22 @@ def await_true():
 
 @pytest.fixture(scope="session")
 def exchanged(await_true):
-    """Sends a frame again and again until the receiver gets one; what it got."""
+    """Sends a frame again and again until the receiver gets the newest; what it got.
+
+    So nothing of it is left on the way that could be taken for what is sent next.
+    """
 
     def exchange(sender, receiver, frame=None):
         frame = frame or Frame(np.zeros((48, 64, 3), np.uint8), 1, 0, "front")
+        topic = f"frame/{frame.camera}"
 
         def attempt():
             sender.send_frame(frame)
-            return receiver.receive(0.05)  # also where nobody was there: so a newcomer is met
+            while (received := receiver.receive(0.1)) is not None:
+                newest = sender.counts[topic]["sent"] - 1
+                if received.item.camera == frame.camera and received.header.count == newest:
+                    return received
+            return None  # also where nobody was there: so a newcomer is met
 
         return await_true(attempt)
 

@@ -26,7 +26,7 @@ from pipeline.transport.clock import (
 from pipeline.transport.security import Security, load_key_pair, make_keys
 
 MS = 1_000_000
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def ask(offset_ns, at_ns, there_ns, back_ns):
@@ -159,7 +159,7 @@ def test_a_real_server_is_measured_and_a_far_clock_warned_of(server_and_client, 
             await_true(lambda: "the clock of 127.0.0.1 is" in caplog.text)
     estimate = client.estimate()
     assert abs(estimate.offset_ns - ahead_ms * MS) <= estimate.error_ns
-    assert bool(caplog.text) == bool(ahead_ms)
+    assert ("the clock of" in caplog.text) == bool(ahead_ms)
     assert ("ms behind this" in caplog.text) == (ahead_ms < 0)
 
 

@@ -54,7 +54,7 @@ def test_ages_between_machines_are_told_by_one_clock(caplog, await_true):
         assert received.header.kind == "jpeg"
         assert abs(received.clock.offset_ns - AHEAD_NS) <= received.clock.error_ns
         assert received.clock.error_ns > 1000  # the measurement's own, and what came with the frame
-        assert abs(received.age_ns()) < AHEAD_NS / 5
+        assert abs(received.age_ns()) < AHEAD_NS / 2
         await_true(lambda: "ms ahead of this machine" in caplog.text)
 
 
@@ -76,7 +76,10 @@ def stranger(address, kind=zmq.PUB):
         yield socket
 
 
-def test_garbage_is_refused_counted_and_survived(address, caplog, await_true, exchanged):
+def test_garbage_is_refused_counted_and_survived(
+    address, caplog, await_true, exchanged, monkeypatch
+):
+    monkeypatch.setattr(subscriber_module, "WARN_EVERY_S", 1e6)
     random = np.random.default_rng(0)
     header = {"version": 1, "camera": "front"}
     garbage = [

@@ -15,7 +15,7 @@ from pipeline.sources import open_source
 from pipeline.transport import Publisher, ResultSubscription, open_subscription
 from pipeline.types import Detections, Frame, Result
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class Sender:
