@@ -21,7 +21,7 @@ from pipeline.transport.order import MAX_WAITING, RESTART_S, InSequence
 from pipeline.transport.turns import FORGET_S, Turns, ready_message, turn_prefix
 from pipeline.types import Detections, Frame, Header, Result
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 TOPIC = b"frame/front"
 
 
@@ -200,8 +200,8 @@ def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeyp
     monkeypatch.setattr(results_of, "PACE_S", WAIT_S)
     addresses = [f"zmq+ipc://{tmp_path}/{name}" for name in ("a", "b")]
     with (
-        Publisher(addresses[0]) as steady,
-        Publisher(addresses[1]) as mortal,
+        Publisher(addresses[0], streams=50) as steady,  # none is to be lost on the way
+        Publisher(addresses[1], streams=50) as mortal,
         Feed(ResultSubscription(addresses, ordered=True, streams=2), capacity=2) as feed,
     ):
         while not (steady.wants_results("front") and mortal.wants_results("front")):
@@ -222,15 +222,17 @@ def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeyp
     assert [one.header.seq for one in seen] == sent
 
 
-def test_what_comes_too_late_for_a_subscription_is_counted(address):
-    with Publisher(address) as sender, ResultSubscription(address, ordered=True) as results:
+def test_what_comes_too_late_for_a_subscription_is_counted(address, await_true):
+    with (
+        Publisher(address, streams=50) as sender,
+        ResultSubscription(address, ordered=True) as results,
+    ):
         sent, got = itertools.count(1), None
         while got is None:
             sender.send_result(result(next(sent), stamp_ns=10))
             got = results.receive(0.01)
         sender.send_result(result(got.header.seq - 1, stamp_ns=5))
-        while results.receive(0.1) is not None:
-            pass
+        await_true(lambda: results.receive(0.1) is None and results.late)
         assert results.late == 1
 
 
@@ -299,19 +301,22 @@ def test_a_flood_of_results_that_wait_is_bounded():
 
 
 class Detectors:
-    """Members of a group, each in a thread: they read a frame, work, and publish a result."""
+    """Members of a group, each in a thread: they read a frame, work, and publish a result.
 
-    def __init__(self, address, results_address, work_s):
+    Work is so many seconds, or what is called with an event that says that all is to end.
+    """
+
+    def __init__(self, address, results_address, works):
         self._stop = threading.Event()
-        self.seen = [[] for _ in work_s]
+        self.seen = [[] for _ in works]
         self._threads = [
-            threading.Thread(target=self._run, args=(address, f"{results_address}{i}", seconds, i))
-            for i, seconds in enumerate(work_s)
+            threading.Thread(target=self._run, args=(address, f"{results_address}{i}", work, i))
+            for i, work in enumerate(works)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _run(self, address, results_address, seconds, number):
+    def _run(self, address, results_address, work, number):
         with (
             Subscriber(address, group="fleet") as subscriber,
             Publisher(results_address) as publisher,
@@ -320,7 +325,7 @@ class Detectors:
                 received = subscriber.receive(0.05)
                 if received is not None:
                     self.seen[number].append(received.item.seq)
-                    self._stop.wait(seconds)
+                    work(self._stop) if callable(work) else self._stop.wait(work)
                     publisher.send_result(
                         Result(received.item.header, Detections.empty(("thing",)))
                     )
@@ -335,8 +340,8 @@ class Detectors:
 def detectors(address):
     with contextlib.ExitStack() as stack:
 
-        def start(*work_s):
-            one = Detectors(address, f"{address}-result", work_s)
+        def start(*works):
+            one = Detectors(address, f"{address}-result", works)
             stack.callback(one.stop)
             return one
 
@@ -354,14 +359,21 @@ def publish_until(publisher, condition, fps=100, **of):
 
 
 def test_members_share_the_frames_and_each_frame_goes_to_one(address, detectors):
+    def work_long(stop):
+        """Until each of the others has had four frames more."""
+        quick = [len(seen) + 4 for seen in group.seen[:2]]
+        while not stop.wait(0.01):
+            if all(len(seen) >= n for seen, n in zip(group.seen, quick, strict=False)):
+                return
+
     with Publisher(address) as publisher:
-        group = detectors(0.01, 0.02, 0.04)
-        publish_until(publisher, lambda: all(len(seen) >= 8 for seen in group.seen))
+        group = detectors(0.01, 0.02, work_long)
+        publish_until(publisher, lambda: len(group.seen[2]) >= 4)
         group.stop()
         counts = publisher.counts["turn/fleet/frame/front"]
     seen = sorted(seq for one in group.seen for seq in one)
     assert len(seen) == len(set(seen))
-    assert len(group.seen[0]) > len(group.seen[2])  # who is quicker gets more
+    assert min(map(len, group.seen[:2])) >= 12  # who is quicker gets more
     assert len(seen) <= counts["sent"] <= len(seen) + 3  # at most one on the way to each
 
 
@@ -402,15 +414,14 @@ def test_others_get_every_frame_beside_a_group(address):
         Subscriber(address, group="fleet") as subscriber,
     ):
         publish_until(publisher, lambda: subscriber.receive(0.01) and viewer.receive(0.01))
-        before = viewer.counts["frame/front"]["lost"]
-        seqs = []
+        lost = []
         for seq in range(1000, 1010):
             publisher.send_frame(frame(seq))
             while (received := viewer.receive(WAIT_S)).item.seq < seq:
                 pass
-            seqs.append(received.item.seq)
-        assert seqs == list(range(1000, 1010))
-        assert viewer.counts["frame/front"]["lost"] == before
+            assert received.item.seq == seq
+            lost.append(viewer.counts["frame/front"]["lost"])
+        assert len(set(lost)) == 1  # what is overtaken on another way counts before the first
 
 
 def test_no_frame_is_read_before_the_one_in_flight_is_done(address):
@@ -427,7 +438,9 @@ def test_no_frame_is_read_before_the_one_in_flight_is_done(address):
     publisher = threading.Thread(target=publish)
     publisher.start()
     try:
-        with open_subscription(address, group="fleet", in_flight=1) as source:
+        with open_subscription(
+            address, open_timeout_s=WAIT_S, group="fleet", in_flight=1
+        ) as source:
             assert not source.live
             first = source.read()
             second = []
