@@ -50,9 +50,9 @@ def picture(value):
 
 
 def ring_files():
-    return [
-        path for path in Path(shared_memory.FOLDER).iterdir() if path.name.startswith("vision-")
-    ]
+    """This process's own; those of others come and go."""
+    own = f"{shared_memory.PREFIX}{os.getpid()}-"
+    return [name for name in os.listdir(shared_memory.FOLDER) if name.startswith(own)]
 
 
 def is_there(ring):
@@ -148,6 +148,7 @@ def test_pictures_outlive_the_ring_and_its_reader():
 
 
 def test_readers_open_and_close_without_leaking_files(writer):
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         RingReader(writer.ring).read(writer.write(picture(1)), *SHAPE[:2])
@@ -228,6 +229,7 @@ def test_a_link_or_a_foreign_file_is_no_ring(tmp_path):
 
 
 def test_a_full_shm_is_an_error_with_the_sizes():
+    gc.collect()
     before = ring_files()
     with pytest.raises(RunError, match=r"[0-9.]+ MiB are needed and /dev/shm has [0-9.]+ MiB free"):
         RingWriter(1 << 44)
@@ -296,16 +298,20 @@ def running(code):
 
 
 WRITE = """
+from pipeline.transport import shared_memory
 from pipeline.transport.shared_memory import RingWriter
 import numpy as np
+shared_memory.FOLDER = {folder!r}
 ring = RingWriter(9216)
 ring.write(np.full((48, 64, 3), 7, np.uint8))
 print(ring.ring, end="")
 """
 
 
-def test_the_next_start_removes_what_a_killed_writer_left():
-    with running(WRITE) as (process, ring):
+def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch):
+    # In a folder of its own, where no other process starts meanwhile.
+    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
+    with running(WRITE.format(folder=str(tmp_path))) as (process, ring):
         reference = SharedReference(ring=ring, slot=0, generation=1)
         image = RingReader(ring).read(reference, *SHAPE[:2])
         remove_leftovers()
