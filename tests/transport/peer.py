@@ -2,7 +2,8 @@
 
 `peer.py publish ADDRESS KIND FPS CAMERA...`, `peer.py receive ADDRESS [DOZE_S]`, or
 `peer.py member ADDRESS GROUP WORK_S`. It says one JSON object a line on standard output: as a
-receiver or member one for each frame, and always the counts at the end.
+receiver or member one for each frame, and always the counts at the end. A publisher that is told
+anything goes on with a single frame for each line that it is told.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pipeline.transport import Publisher, Subscriber
 from pipeline.types import Frame
 
 SHAPE = (480, 640, 3)
+LAST = 10**6  # the number of the first frame that it is told to send
 
 
 def say(**fields):
@@ -42,10 +44,9 @@ def publish(address, kind, fps, *cameras):
             slowest_s = max(slowest_s, time.monotonic() - before_s)
             seq += 1
             time.sleep(max(start_s + seq / float(fps) - time.monotonic(), 0))
-        # One more, so that whoever hears it knows of every loss before.
-        for camera in cameras:
-            publisher.send_frame(Frame(images[0], time.time_ns(), 10**6, camera))
-        time.sleep(0.3)
+        for number, _ in enumerate(sys.stdin):
+            for camera in cameras:
+                publisher.send_frame(Frame(images[0], time.time_ns(), LAST + number, camera))
         counts = {topic: dict(count) for topic, count in publisher.counts.items()}
         say(counts=counts, slowest_ms=slowest_s * 1e3, seq=seq)
 

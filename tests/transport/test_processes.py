@@ -53,8 +53,8 @@ class Peer:
         self._listener.join(WAIT_S)
         return self._frames
 
-    def next(self):
-        return self._said.get(timeout=WAIT_S)
+    def next(self, wait_s=WAIT_S):
+        return self._said.get(timeout=wait_s)
 
     def forget(self):
         """Drop what it has said so far."""
@@ -73,6 +73,20 @@ class Peer:
         self.process.send_signal(number)
         if number == signal.SIGKILL:
             self.process.wait(WAIT_S)
+
+    def send_last(self, receiver):
+        """Let it send single frames until the receiver has the newest, so that it knows all losses.
+
+        They are numbered from a million on.
+        """
+        for seq in range(10**6, 10**6 + 20):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if receiver.next(1.5).get("seq") == seq:
+                        return
+        raise AssertionError("the last frame did not come")
 
     def end(self):
         """Ask it to end; its last words."""
@@ -127,17 +141,17 @@ def test_counts_add_up_on_both_sides(start, address, kind):
     sender = start("publish", address, kind, FPS, "front")
     first = receiver.until(is_frame)
     assert first["is_whole"]
-    receiver.until(lambda said: is_frame(said) and said["seq"] > first["seq"] + 30)
-    sent = sender.end()["counts"]["frame/front"]
-    last = receiver.until(lambda said: is_frame(said) and said["seq"] == 10**6)
+    last = receiver.until(lambda said: is_frame(said) and said["seq"] > first["seq"] + 30)
     assert last["is_whole"]
+    sender.send_last(receiver)
+    sent = sender.end()["counts"]["frame/front"]
     received = receiver.end()["counts"]["frame/front"]
     assert received["received"] + received["lost"] == sent["sent"]
     assert sums(received) == received["received"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_publisher_is_replaced_by_the_next(start, address, kind):
+def test_a_killed_publisher_is_replaced_by_the_next(start, address, kind, await_true):
     receiver = start("receive", address)
     pids = []
     for _ in range(3):
@@ -150,7 +164,7 @@ def test_a_killed_publisher_is_replaced_by_the_next(start, address, kind):
     if kind == "shm":
         start("publish", address, kind, FPS, "front")
         receiver.until(is_fresh)
-        assert our_rings(pids) == []
+        await_true(lambda: our_rings(pids) == [])
 
 
 def test_killed_subscribers_hold_nobody_up(start, address):
@@ -175,7 +189,7 @@ def test_a_stopped_subscriber_slows_nobody_and_goes_on_with_the_newest(start, ad
     started = time.monotonic()
     while (said := other.until(is_frame))["seq"] < first + 2 * FPS:
         assert said["is_whole"]
-    assert time.monotonic() - started < 6  # for what takes 2 s
+    assert time.monotonic() - started < 15  # for what takes 2 s
     stopped.signal(signal.SIGCONT)
     resumed = stopped.until(is_frame)
     assert resumed["is_whole"]
