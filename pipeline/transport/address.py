@@ -54,14 +54,18 @@ def parse_address(text: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"address '{text}': {error}; expected {FORMS}") from error
+    if parts.fragment:
+        raise ConfigError(f"address '{text}': has a '#', which is part of none; expected {FORMS}")
     camera, bind = _options(text, parts.query)
     if parts.scheme == "zmq+ipc":
         return Address(text, _ipc(text, parts.netloc + parts.path), "", camera, bind, True)
     host = parts.netloc.rpartition(":")[0]
-    if not host or port is None or parts.fragment or parts.username is not None:
+    if not host or port is None or parts.username is not None:
         raise ConfigError(f"address '{text}': has no host or no port; expected {FORMS}")
     in_path = parts.path.strip("/")
     if in_path:
+        if camera not in {None, in_path}:
+            raise ConfigError(f"address '{text}': names two cameras; leave one of them")
         camera = _camera(text, in_path)
     return Address(text, f"tcp://{host}:{port}", host, camera, bind, is_loopback(host))
 
@@ -83,6 +87,8 @@ def _options(text: str, query: str) -> tuple[str | None, bool | None]:
         if name == "camera":
             camera = _camera(text, value)
         elif name in {"bind", "connect"} and not value:
+            if bind is not None:
+                raise ConfigError(f"address '{text}': expected bind or connect, and only once")
             bind = name == "bind"
         else:
             raise ConfigError(

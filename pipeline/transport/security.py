@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import struct
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -80,7 +81,10 @@ def load_key_pair(path: Path) -> KeyPair:
         raise ConfigError(f"{path}: holds no secret key; expected a file NAME{SECRET_SUFFIX}")
     if path.stat().st_mode & 0o077:
         raise ConfigError(f"{path}: others can read this secret key; run: chmod 600 {path}")
-    return KeyPair(keys["public-key"], keys["secret-key"])
+    pair = KeyPair(keys["public-key"], keys["secret-key"])
+    if zmq.has("curve") and zmq.curve_public(pair.secret) != pair.public:
+        raise ConfigError(f"{path}: its two keys are of two pairs; make new ones: vision keys NAME")
+    return pair
 
 
 def load_public_key(path: Path) -> bytes:
@@ -202,7 +206,7 @@ def _read(path: Path) -> dict[str, bytes]:
     try:
         for value in keys.values():
             z85.decode(value)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, struct.error) as error:  # what is no Z85
         raise ConfigError(f"{path}: its key is damaged") from error
     if "public-key" not in keys:
         raise ConfigError(f"{path}: holds no key; expected a file of 'vision keys'")
@@ -214,7 +218,7 @@ def _write_new(path: Path, text: str, mode: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except OSError as error:
-        known = error.errno == errno.EEXIST
+        known = error.errno == errno.EEXIST and path.parent.is_dir()
         why = "is there already; keys are never overwritten" if known else error.strerror
         raise ConfigError(f"{path}: {why}") from error
     with open(fd, "w", encoding="ascii") as file:

@@ -60,6 +60,7 @@ class Endpoint:
         self._doorkeeper: Doorkeeper | None = None
         self.socket = self._context.socket(kind)
         self.addresses: list[Address] = []
+        self._opened: list[tuple[str, bool]] = []
         queued = QUEUED * streams
         self.socket.sndhwm = self.socket.rcvhwm = queued
         self.socket.maxmsgsize = max_part_bytes
@@ -67,7 +68,12 @@ class Endpoint:
         self.door = Door()
 
     def open(self, address: Address, bind: bool) -> None:
-        """Bind or connect; a socket may have several addresses, all with the same security."""
+        """Bind or connect; a socket may have several addresses, all with the same security.
+
+        One that it has already is passed over, where another camera is meant by it.
+        """
+        if any((address.endpoint, bind) == known for known in self._opened):
+            return
         buffer = LOCAL_BUFFER if address.is_local else REMOTE_BUFFER
         self.socket.sndbuf = self.socket.rcvbuf = buffer
         # Only where it is asked for: a name that has both kinds of address would be looked for
@@ -78,11 +84,14 @@ class Endpoint:
             self._doorkeeper = Doorkeeper(self._context, self._security.peers)
         if bind:
             check_ipc_path(address)
+        else:
+            _check_destination(address)
         try:
             (self.socket.bind if bind else self.socket.connect)(address.endpoint)
         except zmq.ZMQError as error:
             raise ConfigError(f"address '{address.text}': {_why(error)}") from error
         self.addresses.append(address)
+        self._opened.append((address.endpoint, bind))
         if bind:
             self.door.add(self.last_endpoint())
 
@@ -152,6 +161,15 @@ def last_endpoint(socket: zmq.Socket[bytes]) -> str:
     """The endpoint that a socket has bound or connected last, with its real port."""
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     return bytes(endpoint).rstrip(b"\0").decode()
+
+
+def _check_destination(address: Address) -> None:
+    """An address to wait at may leave open which interface and port; one to go to may not."""
+    if address.host == "*" or address.endpoint.endswith(":0"):
+        raise ConfigError(
+            f"address '{address.text}': says where to wait and not where to go; name the other "
+            f"end's machine and port, or wait there for it with ?bind at the end"
+        )
 
 
 def check_ipc_path(address: Address) -> None:

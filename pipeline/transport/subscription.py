@@ -93,8 +93,11 @@ class Silence:
 
     def __init__(self, addresses: str | Sequence[str], security: object) -> None:
         self._subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
-        has_keys = isinstance(security, Security) and security.keys is not None
-        self._hint = " (is our key known there?)" if has_keys else ""
+        self._hint = ""
+        if isinstance(security, Security) and security.keys is not None:
+            self._hint = " (is our key known there, and the key that we expect right?)"
+        elif isinstance(security, Security) and security.insecure:
+            self._hint = " (or does it expect keys?)"
         self._waited_s = 0.0
         self._has_come = False
 

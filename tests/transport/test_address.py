@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.transport import Publisher, Subscriber
 from pipeline.transport.address import is_address, parse_address
 from pipeline.transport.security import KeyPair, Security, check_policy
+from pipeline.types import Frame
 
 KEYS = Security(KeyPair(b"p", b"s"), (b"q",))
 
@@ -92,3 +95,34 @@ def test_leaving_the_machine_needs_keys_or_saying_so(text, security, allowed):
     else:
         with pytest.raises(ConfigError, match="vision keys"):
             check_policy(address, security)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("zmq+ipc:///run/cam#1", "has a '#'"),
+        ("zmq+ipc:///run/cam?bind&connect", "only once"),
+        ("zmq+tcp://host:5555/left?camera=right", "names two cameras"),
+    ],
+    ids=["fragment", "both", "two cameras"],
+)
+def test_nothing_in_an_address_is_passed_over(text, why):
+    with pytest.raises(ConfigError, match=why):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("where", ["*:5555", "127.0.0.1:0"])
+def test_nobody_goes_to_where_one_can_only_wait(where):
+    with pytest.raises(ConfigError, match="where to wait and not where to go"):
+        Subscriber(f"zmq+tcp://{where}", security=Security(insecure=True))
+
+
+def test_an_address_that_is_given_twice_counts_once(tmp_path):
+    address = f"zmq+ipc://{tmp_path}/twice"
+    addresses = [f"{address}?bind", f"{address}?bind&camera=front"]
+    with Subscriber(addresses) as subscriber, Publisher(f"{address}?connect") as publisher:
+        while not publisher.wants_frames("front"):
+            subscriber.receive(0.01)
+        frame = Frame(np.zeros((4, 4, 3), np.uint8), 1, 0, "front")
+        publisher.send_frame(frame)
+        assert subscriber.receive(30.0) is not None

@@ -153,3 +153,25 @@ def test_who_has_no_key_or_expects_another_hears_nothing(keys):
 def test_keys_without_the_others_are_refused(keys, end):
     with pytest.raises(ConfigError, match="public key"):
         end("zmq+tcp://127.0.0.1:0", security=Security(keys["robot"]))
+
+
+def test_a_key_that_is_no_number_is_damaged(tmp_path):
+    path = tmp_path / "x.key"
+    path.write_text('public-key = "' + "#" * 40 + '"')
+    with pytest.raises(ConfigError, match="damaged"):
+        load_public_key(path)
+
+
+def test_two_keys_that_are_no_pair_are_refused(tmp_path):
+    secrets = [make_keys(tmp_path, name)[1] for name in ("robot", "viewer")]
+    first, second = (path.read_text().splitlines() for path in secrets)
+    secrets[0].write_text("\n".join([*first[:-1], second[-1]]))
+    with pytest.raises(ConfigError, match="two pairs"):
+        load_key_pair(secrets[0])
+
+
+def test_a_folder_for_keys_that_is_a_file_is_said_to_be_none(tmp_path):
+    (tmp_path / "folder").touch()
+    with pytest.raises(ConfigError) as refusal:
+        make_keys(tmp_path / "folder", "robot")
+    assert "overwritten" not in str(refusal.value)
