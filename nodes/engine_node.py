@@ -132,7 +132,8 @@ class EngineNode(ManagedNode):
 
     def _subscribe_to_all(self) -> Callable[[], TopicSource]:
         source = TopicSource(self._activities, self.pace, self._refuse)
-        self._inputs = [self._subscribe(source, camera) for camera in self.cameras]
+        for camera in self.cameras:
+            self._inputs.append(self._subscribe(source, camera))
         return lambda: source
 
     def _subscribe(self, source: TopicSource, camera: str) -> ImageSubscription:

@@ -12,7 +12,7 @@ from nodes.camera_info import read_camera_info
 from nodes.image_messages import JPEG_QUALITY, compressed_message, image_message
 from nodes.image_subscription import COMPRESSED
 from nodes.parameters import Parameter, Parameters
-from nodes.topics import open_publisher
+from nodes.topics import Publishers
 from pipeline.types import Image
 
 IMAGES = "image_raw"
@@ -42,10 +42,11 @@ class ImagePublisher:
         self._parameters = parameters
         url = parameters["camera_info_url"]
         self._calibration = read_camera_info(url) if url else None
-        self._raw = open_publisher(node, ImageMessage, prefix + IMAGES)
+        self._publishers = Publishers(node)
+        self._raw = self._publishers.open(ImageMessage, prefix + IMAGES)
         # Under the resolved name: remapped images take their JPEG along.
-        self._jpeg = open_publisher(node, CompressedImage, self._raw.topic_name + COMPRESSED)
-        self._info = open_publisher(node, CameraInfo, prefix + INFO) if url else None
+        self._jpeg = self._publishers.open(CompressedImage, self._raw.topic_name + COMPRESSED)
+        self._info = self._publishers.open(CameraInfo, prefix + INFO) if url else None
 
     def publish(self, image: Image, header: Any) -> None:
         """Send an (H, W, 3) uint8 BGR picture with `header` as it is."""
@@ -59,9 +60,7 @@ class ImagePublisher:
 
     def close(self) -> None:
         """Take the topics away."""
-        for publisher in (self._raw, self._jpeg, self._info):
-            if publisher is not None:
-                self._node.destroy_publisher(publisher)
+        self._publishers.close()
 
     def _publish_info(self, header: Any, image: Image) -> None:
         info, (height, width) = self._calibration, image.shape[:2]

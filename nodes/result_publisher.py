@@ -14,7 +14,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 from nodes.detection_messages import detection_array, label_info
 from nodes.image_messages import compressed_message, image_message
 from nodes.image_subscription import COMPRESSED
-from nodes.topics import open_publisher
+from nodes.topics import Publishers
 from pipeline.output.drawing import annotated
 from pipeline.types import Result
 
@@ -33,11 +33,14 @@ class ResultPublisher:
 
     def __init__(self, node: Node, prefix: str, topic: str = "detections") -> None:
         self._node = node
-        self._detections = open_publisher(node, Detection2DArray, f"{prefix}{topic}")
-        self._labels = node.create_publisher(LabelInfo, f"{prefix}label_info", LATCHED)
-        self._image = open_publisher(node, Image, f"{prefix}{topic}/image")
+        self._publishers = Publishers(node)
+        self._detections = self._publishers.open(Detection2DArray, f"{prefix}{topic}")
+        self._labels = self._publishers.open(
+            LabelInfo, f"{prefix}label_info", qos=LATCHED, overridable=None
+        )
+        self._image = self._publishers.open(Image, f"{prefix}{topic}/image")
         # Under the resolved name: a remapped picture takes its JPEG along.
-        self._jpeg = open_publisher(node, CompressedImage, self._image.topic_name + COMPRESSED)
+        self._jpeg = self._publishers.open(CompressedImage, self._image.topic_name + COMPRESSED)
 
     def publish(self, result: Result, header: Any) -> None:
         """Send a result with `header` as it is; pictures only where somebody subscribes."""
@@ -55,5 +58,4 @@ class ResultPublisher:
 
     def close(self) -> None:
         """Take the topics away."""
-        for publisher in (self._detections, self._labels, self._image, self._jpeg):
-            self._node.destroy_publisher(publisher)
+        self._publishers.close()

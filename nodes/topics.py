@@ -29,10 +29,39 @@ _REFUSALS = (
 )
 
 
-def open_publisher(node: Node, kind: type[Any], topic: str, qos: QoSProfile = NEWEST) -> Any:
+def open_publisher(
+    node: Node,
+    kind: type[Any],
+    topic: str,
+    qos: QoSProfile = NEWEST,
+    overridable: QoSOverridingOptions | None = OVERRIDABLE,
+) -> Any:
     """A publisher; raises `ConfigError` where the topic's name or its QoS cannot be used."""
     with _told(topic):
-        return node.create_publisher(kind, topic, qos, qos_overriding_options=OVERRIDABLE)
+        return node.create_publisher(kind, topic, qos, qos_overriding_options=overridable)
+
+
+class Publishers:
+    """Publishers that are there together: where one cannot be had, none of them stays."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._publishers: list[Any] = []
+
+    def open(self, kind: type[Any], topic: str, **options: Any) -> Any:
+        """One more; `options`, and what it raises, as of `open_publisher`."""
+        try:
+            publisher = open_publisher(self._node, kind, topic, **options)
+        except ConfigError:
+            self.close()
+            raise
+        self._publishers.append(publisher)
+        return publisher
+
+    def close(self) -> None:
+        """Take all of them away; may be called twice."""
+        while self._publishers:
+            self._node.destroy_publisher(self._publishers.pop())
 
 
 def open_subscription(

@@ -18,6 +18,8 @@ from vision_msgs.msg import Detection2DArray
 
 from nodes.detection_messages import header_message
 from nodes.image_messages import image_message
+from nodes.topics import Publishers
+from pipeline.errors import ConfigError
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -155,9 +157,9 @@ def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
     [
         ({"cameras": ["front left"]}, "topic front left/detections cannot be had"),
         ({"qos_overrides./T.publisher.depth": -1}, "topic detections cannot be had"),
-        ({"qos_overrides./T.publisher.history": "perhaps"}, "history.*perhaps"),
+        ({"qos_overrides./T/image.publisher.history": "perhaps"}, "history.*perhaps"),
     ],
-    ids=["a name with a space", "no depth", "no history"],
+    ids=["a name with a space", "no depth", "no history of a later topic"],
 )
 def test_topics_that_cannot_be_had_leave_the_node_unconfigured_and_say_why(
     start_node, state, namespace, parameters, reason
@@ -169,6 +171,19 @@ def test_topics_that_cannot_be_had_leave_the_node_unconfigured_and_say_why(
     assert "Traceback" not in process.log
     assert state("vision_node") == "unconfigured"
     assert process.stop() == 0
+
+
+def test_where_a_later_topic_cannot_be_had_the_earlier_ones_go(observer, namespace):
+    publishers = Publishers(observer.node)
+    publishers.open(Image, "first")
+    assert publishers_of(observer.node, f"{namespace}/first") == 1
+    with pytest.raises(ConfigError, match="topic second one cannot be had"):
+        publishers.open(Image, "second one")
+    assert publishers_of(observer.node, f"{namespace}/first") == 0
+
+
+def publishers_of(node, topic):
+    return sum(publisher.topic_name == topic for publisher in node.publishers)
 
 
 def test_a_transition_that_its_state_does_not_have_is_refused(start_node, change, state):
