@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import console
+from pipeline.cli.idle import warn_of_idle
 from pipeline.cli.pulling import offer_models
 from pipeline.cli.targets import check_targets
 from pipeline.config import Settings, settings_from
@@ -272,6 +273,7 @@ def settings_of(parameters: Mapping[str, object]) -> Settings:
     settings = settings_from(options, config if isinstance(config, Path) else None)
     check_targets(settings, parameters)
     console.configure(quiet=settings.quiet, debug=settings.debug)
+    warn_of_idle(settings, options)
     if "detector" in parameters:
         offer_models((settings.detector, settings.classifier), yes=bool(parameters.get("yes")))
     return settings

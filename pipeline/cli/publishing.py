@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 
 from pipeline.cli.inputs import publisher_security
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.runtime.stamps import UNKNOWN_NS
-from pipeline.transport import Publisher
+from pipeline.transport import Publisher, is_address
+from pipeline.transport.address import parse_address
 from pipeline.transport.clock import SAME_CLOCK, Offset
 from pipeline.transport.shared_memory import is_available, remove_leftovers
 from pipeline.types import Frame, Result
@@ -30,6 +32,7 @@ class Publishing:
     def __init__(self, settings: Settings, *, with_results: bool) -> None:
         if settings.publish is None:
             raise ConfigError("--publish ADDRESS is missing; it says where the frames are sent")
+        _check_address(settings.publish, [*settings.subscribe, str(settings.source)])
         self._with_results = with_results
         self._source: object = None
         self._publisher = Publisher(
@@ -74,3 +77,16 @@ class Publishing:
     def close(self) -> None:
         """Close, once what was sent last has left for its subscribers or `FLUSH_S` is over."""
         self._publisher.close(flush_s=FLUSH_S)
+
+
+def _check_address(publish: str, sources: Iterable[str]) -> None:
+    """Raise `ConfigError` where it chooses a camera, or is one that the frames come from."""
+    address = parse_address(publish)
+    if address.camera is not None:
+        raise ConfigError(
+            f"--publish {publish}: names a camera, and a camera's name comes with its frames; "
+            f"leave it out (vision camera and run take --camera NAME)"
+        )
+    for source in sources:
+        if is_address(source) and parse_address(source).endpoint == address.endpoint:
+            raise ConfigError(f"--publish {publish}: is where the frames come from; choose another")

@@ -278,3 +278,40 @@ def test_the_figures_say_how_often_and_how_long_a_source_was_away(vision, addres
     assert figures["reconnects"] >= 1
     assert figures["gap_s"] > 0
     assert figures["sent"]["frame/scene"] == {"unwanted": figures["processed"]}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("camera", "scene:", "--publish", "zmq+ipc:///tmp/x?camera=left"), "--camera NAME"),
+        (("detect", "--subscribe", "zmq+ipc:///tmp/x", "--publish", "zmq+ipc:///tmp/x"), "another"),
+        (("camera", "zmq+ipc:///tmp/x", "--publish", "zmq+ipc:///tmp/x?connect"), "another"),
+    ],
+    ids=["camera", "itself", "source"],
+)
+def test_an_address_to_publish_at_is_of_nobody_else(vision, command, said):
+    outcome = vision(*command)
+    assert outcome.code == 2
+    assert "--publish zmq+ipc:///tmp/x" in outcome.err
+    assert said in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("scene:", "--quality", "50", "--await-subscriber"), "--quality, --await-subscriber"),
+        (("zmq+ipc:///nobody", "--fps", "5", "--open-timeout", "0.1"), "--fps"),
+        (("scene:", "--server", "a.key", "--insecure"), "--insecure"),
+    ],
+    ids=["publishing", "capturing", "receiving"],
+)
+def test_options_that_do_nothing_are_warned_of(vision, command, said):
+    outcome = vision("run", *command, "--classifier", "not-there.onnx", "--yes")
+    assert f"warning: {said}: without effect" in outcome.err
+
+
+def test_what_a_settings_file_says_for_other_commands_is_not_warned_of(vision, tmp_path):
+    settings = tmp_path / "all.yaml"
+    settings.write_text("quality: 50\npublish:\nfps: 5\n")
+    outcome = vision("view", "--jsonl", "-", "--config", settings, "--subscribe", "tcp://here")
+    assert "without effect" not in outcome.err
