@@ -131,24 +131,17 @@ def _collect(
                     continue
                 objectness = _sigmoid(head[first + 4, row, column])
                 least_class = _logit(score_threshold / objectness) - _LOGIT_MARGIN
-                best = np.int64(-1)
-                for class_id in range(classes):
+                begin, end = 0, classes
+                if not multi_label:
+                    begin = _best_class(head, first + 5, row, column, classes)
+                    end = begin + 1
+                for class_id in range(begin, end):
                     logit = head[first + 5 + class_id, row, column]
-                    if not logit > least_class:
-                        continue
-                    if not multi_label:
-                        if best < 0 or logit > head[first + 5 + best, row, column]:
-                            best = class_id
-                        continue
-                    boxes, scores, class_ids, count = _append(
-                        boxes, scores, class_ids, count,
-                        box, objectness * _sigmoid(logit), class_id, score_threshold,
-                    )  # fmt: skip
-                if best >= 0:
-                    score = objectness * _sigmoid(head[first + 5 + best, row, column])
-                    boxes, scores, class_ids, count = _append(
-                        boxes, scores, class_ids, count, box, score, best, score_threshold
-                    )
+                    if logit > least_class:
+                        boxes, scores, class_ids, count = _append(
+                            boxes, scores, class_ids, count,
+                            box, objectness * _sigmoid(logit), class_id, score_threshold,
+                        )  # fmt: skip
     return boxes, scores, class_ids, count
 
 
@@ -180,6 +173,18 @@ def _is_visible(box, mapping):
     left, right = max(box[0], 0.0), min(box[2], float(mapping.frame_width))
     top, bottom = max(box[1], 0.0), min(box[3], float(mapping.frame_height))
     return right > left and bottom > top
+
+
+@kernel
+def _best_class(head, first, row, column, classes):
+    """The class of the greatest logit, the first of several; 0 where all are NaN."""
+    best = 0
+    greatest = -np.inf
+    for class_id in range(classes):
+        logit = head[first + class_id, row, column]
+        if logit > greatest:
+            best, greatest = class_id, logit
+    return best
 
 
 @kernel

@@ -32,39 +32,41 @@ def widen_stem(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     graph = GraphEdit(result)
     conv, activation = graph.first_convolution()
+    _, width = graph.input_size()
+    if conv is not None and width % _SIDE_BY_SIDE == 0:
+        _write_wide_stem(graph, conv, activation)
+        graph.finish(first=True, without=graph.up_to(activation or conv))
+    return result
+
+
+def _write_wide_stem(graph: GraphEdit, conv: Any, activation: Any | None) -> None:
+    """The convolution and its activation on groups of pixels, read back as single ones."""
     height, width = graph.input_size()
-    if conv is None or width % _SIDE_BY_SIDE:
-        return result
     weight, bias = graph.array(conv.input[1]), graph.array(conv.input[2])
     out_channels, in_channels = weight.shape[:2]
-    outputs = _SIDE_BY_SIDE // 2
-    rows, columns = (height + 1) // 2, width // 2
-    name = conv.output[0]
-    behind = 0 if height % 2 == 0 else 1
-    final = activation.output[0] if activation else name
-    graph.constant("stem.in", [0, height, width // _SIDE_BY_SIDE, _SIDE_BY_SIDE * in_channels])
-    graph.constant("stem.out", [0, rows, columns, out_channels])
+    grouped = [0, height, width // _SIDE_BY_SIDE, _SIDE_BY_SIDE * in_channels]
+    graph.constant("stem.in", grouped)
+    graph.constant("stem.out", [0, (height + 1) // 2, width // 2, out_channels])
     graph.constant("stem.weight", _widened(weight))
-    graph.constant("stem.bias", np.tile(bias, outputs))
+    graph.constant("stem.bias", np.tile(bias, _SIDE_BY_SIDE // 2))
     graph.node("Reshape", [graph.input, "stem.in"], "stem.grouped")
     graph.node("Transpose", ["stem.grouped"], "stem.pixels", perm=[0, 3, 1, 2])
-    graph.node("Cast", ["stem.pixels"], "stem.float", to=onnx.TensorProto.FLOAT)
+    graph.node("Cast", ["stem.pixels"], "stem.float", to=require_onnx().TensorProto.FLOAT)
     graph.node(
         "Conv",
         ["stem.float", "stem.weight", "stem.bias"],
         "stem.linear",
         kernel_shape=[3, 2],
         strides=[2, 1],
-        pads=[1, 1, behind, 0],
+        pads=[1, 1, height % 2, 0],
     )
     tensor = "stem.linear"
     if activation:
         tensor = graph.again(activation, tensor, "stem.active")
     graph.node("Transpose", [tensor], "stem.rows", perm=[0, 2, 3, 1])
     graph.node("Reshape", ["stem.rows", "stem.out"], "stem.split")
+    final = (activation or conv).output[0]
     graph.node("Transpose", ["stem.split"], final, perm=[0, 3, 1, 2])
-    graph.finish(first=True, without=graph.up_to(activation or conv))
-    return result
 
 
 def heads_as_products(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
