@@ -1,0 +1,192 @@
+"""What several senders have found on the frames of one stream, in order again."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.feed import Feed
+from pipeline.transport import Publisher, ResultSubscription
+from pipeline.transport import results as results_of
+from pipeline.transport.order import MAX_WAITING, RESTART_S, InSequence
+from pipeline.types import Detections, Header, Result
+
+WAIT_S = 30.0
+
+
+def result(seq, stamp_ns=None):
+    stamp_ns = seq if stamp_ns is None else stamp_ns
+    return Result(Header("front", seq, stamp_ns, 64, 48), Detections.empty(()))
+
+
+def drained(sequence):
+    return [got.header.seq for got in iter(sequence.get, None)]
+
+
+def test_a_result_waits_for_the_one_before_it():
+    sequence = InSequence()
+    sequence.put(1, result(0))
+    assert drained(sequence) == [0]
+    sequence.put(2, result(2))
+    assert drained(sequence) == []
+    sequence.put(1, result(4))  # sender 1 is past 1, which therefore does not come any more
+    assert drained(sequence) == [2]
+    sequence.put(2, result(5))
+    assert drained(sequence) == [4, 5]
+
+
+def test_a_single_sender_is_never_waited_for():
+    sequence = InSequence()
+    for seq in (7, 9, 30):
+        sequence.put(1, result(seq))
+        assert drained(sequence) == [seq]
+
+
+def test_a_sender_that_has_gone_is_not_waited_for_long(monkeypatch):
+    sequence = InSequence(hold_s=0.5)
+    sequence.put(1, result(0))
+    sequence.put(2, result(1))
+    assert drained(sequence) == [0, 1]
+    sequence.put(1, result(5))
+    assert drained(sequence) == []
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 0.6)
+    assert drained(sequence) == [5]
+
+
+def test_a_result_that_comes_too_late_is_dropped_and_counted():
+    sequence = InSequence()
+    sequence.put(1, result(5))
+    assert drained(sequence) == [5]
+    sequence.put(2, result(4))
+    assert drained(sequence) == []
+    assert sequence.late == 1
+
+
+def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
+    sequence = InSequence(hold_s=1e9)
+    sequence.put(1, result(10, stamp_ns=5))
+    assert drained(sequence) == [10]
+    sequence.put(1, result(0, stamp_ns=9))
+    sequence.put(2, result(12, stamp_ns=4))
+    sequence.put(2, result(1, stamp_ns=10))
+    assert drained(sequence) == [0, 1]
+    assert sequence.late == 1
+
+
+def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(monkeypatch):
+    sequence = InSequence()
+    sequence.put(1, result(500, stamp_ns=10**15))
+    assert drained(sequence) == [500]
+    sequence.put(1, result(0, stamp_ns=5))
+    assert drained(sequence) == []
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + RESTART_S)
+    sequence.put(1, result(2, stamp_ns=7))
+    assert drained(sequence) == [2]
+
+
+def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeypatch):
+    """All that was held back for it comes at once, to a reader that keeps the newest."""
+    monkeypatch.setattr(results_of, "PACE_S", WAIT_S)
+    addresses = [f"zmq+ipc://{tmp_path}/{name}" for name in ("a", "b")]
+    with (
+        Publisher(addresses[0], streams=50) as steady,  # none is to be lost on the way
+        Publisher(addresses[1], streams=50) as mortal,
+        Feed(ResultSubscription(addresses, ordered=True, streams=2), capacity=2) as feed,
+    ):
+        while not (steady.wants_results("front") and mortal.wants_results("front")):
+            time.sleep(0.01)
+        seen = []
+        reader = threading.Thread(target=lambda: seen.extend(feed))
+        reader.start()
+        sent = [*range(20), *range(21, 121, 2)]
+        for seq in sent:
+            sender = mortal if seq % 2 and seq < 20 else steady
+            sender.send_result(result(seq, stamp_ns=time.time_ns()))
+            time.sleep(0.02)
+        deadline = time.monotonic() + WAIT_S
+        while feed.stats()["captured"] < len(sent) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        feed.stop()
+        reader.join(WAIT_S)
+    assert [one.header.seq for one in seen] == sent
+
+
+def test_what_comes_too_late_for_a_subscription_is_counted(address, await_true):
+    with (
+        Publisher(address, streams=50) as sender,
+        ResultSubscription(address, ordered=True) as results,
+    ):
+        sent, got = itertools.count(1), None
+        while got is None:
+            sender.send_result(result(next(sent), stamp_ns=10))
+            got = results.receive(0.01)
+        sender.send_result(result(got.header.seq - 1, stamp_ns=5))
+        await_true(lambda: results.receive(0.1) is None and results.late)
+        assert results.late == 1
+
+
+def test_of_two_results_on_one_frame_the_first_is_given():
+    sequence = InSequence(hold_s=1e9)
+    sequence.put(1, result(0))
+    for sender in (2, 1):
+        sequence.put(sender, result(2))
+    assert drained(sequence) == [0, 2]
+    assert sequence.late == 1
+
+
+def test_a_camera_that_counts_from_zero_again_is_followed():
+    sequence = InSequence()
+    sequence.put(1, result(500, stamp_ns=1000))
+    assert drained(sequence) == [500]
+    sequence.put(1, result(0, stamp_ns=2000))
+    assert drained(sequence) == [0]
+
+
+@given(st.integers(1, 5), st.integers(0, 60), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_what_members_send_in_their_own_order_comes_out_in_order(members, total, rng):
+    shares = [[] for _ in range(members)]
+    for seq in range(total):
+        rng.choice(shares).append(seq)
+    sequence = InSequence(hold_s=1e9)
+    # Everybody has been heard of before, so that everybody is waited for.
+    for sender in range(members):
+        sequence.put(sender, result(sender))
+    given_out = drained(sequence)
+    while any(shares):
+        sender = rng.choice([i for i in range(members) if shares[i]])
+        sequence.put(sender, result(members + shares[sender].pop(0)))
+        given_out += drained(sequence)
+    for sender in range(members):
+        sequence.put(sender, result(members + total + sender))
+    assert (given_out + drained(sequence))[: members + total] == list(range(members + total))
+    assert sequence.late == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))),
+    st.sampled_from([0.0, 1e9]),
+)
+def test_whatever_senders_claim_nothing_is_given_twice_or_backwards(claims, hold_s):
+    sequence, given_out = InSequence(hold_s=hold_s), []
+    for sender, seq, stamp_ns in claims:
+        sequence.put(sender, result(seq, stamp_ns))
+        given_out += [got.header for got in iter(sequence.get, None)]
+    assert len(given_out) + sequence.late <= len(claims)
+    for before, after in itertools.pairwise(given_out):
+        assert after.seq > before.seq or after.stamp_ns > before.stamp_ns
+
+
+def test_a_flood_of_results_that_wait_is_bounded():
+    sequence, given_out = InSequence(hold_s=1e9), []
+    sequence.put(-1, result(0))  # never heard of again, so that everything waits for it
+    for seq in range(2, 2000, 2):  # with gaps, as those of one that takes turns
+        sequence.put(1, result(seq))
+        given_out += drained(sequence)
+    assert given_out == [0, *range(2, 2000 - 2 * MAX_WAITING, 2)]
