@@ -75,7 +75,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "vision = pipeline.cli.main:main",
+            "vision = pipeline.cli.__main__:main",
             *(f"{node} = nodes.executables:{node}" for node in NODES),
         ]
     },

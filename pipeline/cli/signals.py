@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-PATIENCE_S = 1.0  # how long an output may hold up the end; a reader of our pipe may never read on
+PATIENCE_S = 1.0  # how long anything may hold up the end; a reader of our pipe may never read on
 
 
 class Interrupted(BaseException):
@@ -67,10 +67,10 @@ class StopSignals:
             signal.signal(stopping, signal.SIG_DFL)
         if self._is_patient:
             return
-        if self.stop is None:
-            raise Interrupted
-        self.stop()
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+        if self.stop is None:
+            raise Interrupted  # which is lost where it hits a destructor: the alarm raises it again
+        self.stop()
 
     def _give_up(self, number: int, frame: FrameType | None) -> None:
         if not self._is_patient:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -257,3 +258,54 @@ def test_a_reader_that_has_gone_ends_the_run_without_an_error(start):
     process.stdout.close()
     assert process.wait(timeout=30) == 0
     assert process.stderr.read() == b""
+
+
+class Swallows:
+    """Something whose destructor a signal hits, where an exception is lost."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_is_lost_in_a_destructor_stops_all_the_same(monkeypatch):
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    sent = time.monotonic()
+    with StopSignals():
+        made = [Swallows()]
+        made.clear()
+        assert lost
+        threading.Event().wait(30)
+    assert time.monotonic() - sent < PROMPT_S
+
+
+def test_a_signal_while_packages_are_loaded_leaves_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "--help"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"), [(">&-", "vision: error: standard output"), ("2>&-", "")]
+)
+def test_a_closed_standard_stream_is_taken_by_nothing_else(tmp_path, closed, said):
+    command = f'"{sys.executable}" -m pipeline.cli run scene:?frames=2 --classifier none --jsonl - '
+    ended = subprocess.run(
+        ["sh", "-c", command + closed],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=START_S,
+        check=False,
+        text=True,
+    )
+    assert "Traceback" not in ended.stderr
+    assert said in ended.stderr
+    assert ended.returncode == (1 if said else 0)
+    assert len(ended.stdout.splitlines()) == (0 if said else 2)
