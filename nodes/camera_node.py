@@ -15,6 +15,7 @@ from nodes.parameters import DIAGNOSTICS, MAX_RATE, Value
 from nodes.playback import Playback
 from nodes.process import run
 from nodes.sources import CaptureSource, Pace
+from pipeline.capture.video import check_address
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.types import Frame, Result
@@ -40,6 +41,7 @@ class CameraNode(ManagedNode):
         self._pace = Pace(self.parameters["max_rate"])
         self._diagnostics = Diagnostics(self, self.parameters)
         self._activity = Activity(IMAGES)
+        self._facts: dict[str, str] = {}
         self._images: ImagePublisher | None = None
         self._playback: Playback | None = None
 
@@ -47,10 +49,12 @@ class CameraNode(ManagedNode):
 
     def configure(self) -> None:
         """Read the calibration and create the topics."""
-        if not self.parameters["source"]:
+        source = self.parameters["source"]
+        if not source:
             raise ConfigError(
                 "parameter source is empty; expected a camera number, a file, rtsp://... or scene:"
             )
+        self._facts = {"source": check_address(source)}  # without a password
         self._images = ImagePublisher(self, self.parameters)
 
     def cleanup(self) -> None:
@@ -90,7 +94,7 @@ class CameraNode(ManagedNode):
         """Publish diagnostics."""
         self._diagnostics.publish(
             [self._activity],
-            {"source": self.parameters["source"]},
+            self._facts,
             state=self.state,
             problem=self.problem,
             enabled=self.enabled,

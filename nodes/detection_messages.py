@@ -24,6 +24,8 @@ FINER = "imagenet/"
 
 NANOSECONDS = 1_000_000_000
 
+_FARTHEST = 1e9  # pixels; far outside any picture, and still to be reckoned with
+
 
 def stamp_ns(header: HeaderMessage) -> int:
     """A header's stamp in nanoseconds."""
@@ -85,7 +87,8 @@ def boxes_from(message: Detection2DArray, width: int, height: int) -> npt.NDArra
         (d.bbox.center.position.x, d.bbox.center.position.y, d.bbox.size_x, d.bbox.size_y)
         for d in message.detections
     ]
-    x, y, across, down = np.nan_to_num(np.array(found, np.float64).reshape(-1, 4)).T
+    numbers = np.nan_to_num(np.array(found, np.float64).reshape(-1, 4))
+    x, y, across, down = np.clip(numbers, -_FARTHEST, _FARTHEST).T
     corners = np.stack([x - across / 2, y - down / 2, x + across / 2, y + down / 2], axis=1)
     limits = np.array([width, height, width, height])
     boxes: npt.NDArray[np.float32] = np.clip(corners, 0, limits).astype(np.float32)

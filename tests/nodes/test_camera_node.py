@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
@@ -120,6 +121,19 @@ def test_what_cannot_be_used_is_said_in_one_line_and_the_node_lives_on(
     assert "ERROR" in line
     assert node.stop() == 0
     assert "Traceback" not in node.log
+
+
+def test_the_password_of_a_stream_is_shown_to_nobody(start_node, observer, namespace):
+    statuses = observer.subscribe(DiagnosticArray, "/diagnostics")
+    source = "rtsp://somebody:secret@127.0.0.1:1/video"
+    node = start_node("camera_node", {"source": source, "retry": True})
+    node.wait_for_log("rtsp://127.0.0.1:1/video: nothing answers")
+    name = f"{namespace.lstrip('/')}/camera_node: image_raw"
+    message = statuses.wait_for(lambda m: m.status[0].name == name and len(m.status[0].values) > 6)
+    values = {value.key: value.value for value in message.status[0].values}
+    assert values["source"] == "rtsp://127.0.0.1:1/video"
+    assert node.stop() == 0
+    assert "secret" not in node.log
 
 
 def test_a_source_that_is_not_there_yet_is_waited_for(start_node, observer, tmp_path):

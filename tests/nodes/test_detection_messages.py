@@ -88,9 +88,11 @@ def test_boxes_come_back_as_they_were(header, detections):
     assert boxes_from(detection_array(header, Detections.empty(LABELS)), 9, 9).shape == (0, 4)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_strangers_boxes_are_clipped_and_have_no_nan(header, detections):
     message = detection_array(header, detections)
     message.detections[0].bbox.center.position.x = float("nan")
+    message.detections[1].bbox.center.position.x = float("inf")
     message.detections[1].bbox.size_x = float("inf")
     boxes = boxes_from(message, 640, 480)
     assert np.isfinite(boxes).all()
