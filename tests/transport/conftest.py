@@ -1,4 +1,4 @@
-"""What the tests of publishers and subscribers share."""
+"""What the tests of publishers, subscribers and shared memory share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from pipeline.transport.shared_memory import RingWriter
 from pipeline.types import Frame
 
 WAIT_S = 30.0
@@ -16,6 +17,14 @@ WAIT_S = 30.0
 def address(tmp_path):
     """An address of this test's own."""
     return f"zmq+ipc://{tmp_path}/socket"
+
+
+@pytest.fixture
+def writer():
+    """A ring of four slots for pictures of 64 x 48 pixels."""
+    ring = RingWriter(48 * 64 * 3, slots=4)
+    yield ring
+    ring.close()
 
 
 @pytest.fixture(scope="session")

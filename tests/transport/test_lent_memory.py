@@ -16,13 +16,6 @@ pytestmark = pytest.mark.skipif(
 SHAPE = (48, 64, 3)
 
 
-@pytest.fixture
-def writer():
-    ring = RingWriter(int(np.prod(SHAPE)), slots=4)
-    yield ring
-    ring.close()
-
-
 def picture(value):
     return np.full(SHAPE, value, np.uint8)
 

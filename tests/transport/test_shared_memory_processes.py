@@ -1,0 +1,151 @@
+"""Rings of pictures in shared memory between processes that write, read and are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.transport import shared_memory
+from pipeline.transport.shared_memory import (
+    Gone,
+    NoFreeSlot,
+    RingReader,
+    RingWriter,
+    remove_leftovers,
+)
+from pipeline.transport.wire import SharedReference
+
+pytestmark = pytest.mark.skipif(
+    not shared_memory.is_available(), reason="rings in shared memory need Linux with /dev/shm"
+)
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = (48, 64, 3)
+WAIT_S = 20
+
+
+def picture(value):
+    return np.full(SHAPE, value, np.uint8)
+
+
+def is_there(ring):
+    return os.path.exists(shared_memory._path(ring))
+
+
+def start(code):
+    """Another process that runs `code` and then waits; its first line of output."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}\nprint(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    return process, process.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def running(code):
+    process, line = start(code)
+    try:
+        yield process, line
+    finally:
+        process.kill()
+        process.communicate()
+
+
+WRITE = """
+from pipeline.transport import shared_memory
+from pipeline.transport.shared_memory import RingWriter
+import numpy as np
+shared_memory.FOLDER = {folder!r}
+ring = RingWriter(9216)
+ring.write(np.full((48, 64, 3), 7, np.uint8))
+print(ring.ring, end="")
+"""
+
+
+def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch):
+    # In a folder of its own, where no other process starts meanwhile.
+    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
+    with running(WRITE.format(folder=str(tmp_path))) as (process, ring):
+        reference = SharedReference(ring=ring, slot=0, generation=1)
+        image = RingReader(ring).read(reference, *SHAPE[:2])
+        remove_leftovers()
+        assert is_there(ring)  # the writer lives
+        process.send_signal(signal.SIGKILL)
+        process.wait(WAIT_S)
+        assert is_there(ring)
+        RingWriter(1000).close()
+        assert not is_there(ring)
+        assert (image == 7).all()
+
+
+READ = """
+from pipeline.transport.shared_memory import RingReader
+from pipeline.transport.wire import SharedReference
+reader = RingReader({ring!r})
+held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=1), 48, 64)
+"""
+
+
+def test_a_killed_reader_gives_back_what_it_held(writer):
+    references = [writer.write(picture(value)) for value in range(writer.slots)]
+    with contextlib.ExitStack() as stack:
+        readers = [
+            stack.enter_context(running(READ.format(ring=writer.ring, slot=reference.slot)))[0]
+            for reference in references
+        ]
+        with pytest.raises(NoFreeSlot):
+            writer.write(picture(9))
+        readers[2].send_signal(signal.SIGKILL)
+        readers[2].wait(WAIT_S)
+        assert writer.write(picture(9)).slot == 2
+
+
+def write_for(pipe, pictures):
+    ring = RingWriter(640 * 480 * 3, slots=3)
+    pipe.send(ring.ring)
+    image = np.empty((480, 640, 3), np.uint8)
+    for value in range(pictures):
+        image[:] = value % 251
+        with contextlib.suppress(NoFreeSlot):
+            reference = ring.write(image)
+            pipe.send((reference.slot, reference.generation, value % 251))
+    pipe.send(None)
+    pipe.recv()
+    ring.close()
+
+
+def test_no_picture_is_ever_torn_by_a_fast_writer():
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=write_for, args=(there, 1500))
+    process.start()
+    there.close()
+    reader = RingReader(here.recv())
+    held, whole, gone = [], 0, 0
+    while (message := here.recv()) is not None:
+        slot, generation, value = message
+        try:
+            image = reader.read(
+                SharedReference(ring=reader.ring, slot=slot, generation=generation), 480, 640
+            )
+        except Gone:
+            gone += 1
+            continue
+        held = [*held[-1:], (image, value)]
+        for one, expected in held:
+            assert (one == expected).all()
+        whole += 1
+    here.send("done")
+    process.join(WAIT_S)
+    assert process.exitcode == 0
+    assert whole > 0
+    assert whole + gone <= 1500
