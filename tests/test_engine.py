@@ -17,7 +17,7 @@ from pipeline.engine import Pipeline
 from pipeline.errors import CaptureError, ConfigError, FrameError, StageError
 from pipeline.types import Classifications, Detections, Frame
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 class Source:
@@ -285,14 +285,20 @@ def test_a_source_is_closed_when_the_detector_cannot_start():
     assert source.closed.is_set()
 
 
-def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted():
-    for_ever = threading.Event()
+def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted(crowding):
+    busy, for_ever = threading.Event(), threading.Event()
+
+    def pause(number):
+        busy.set()
+        for_ever.wait()
+
     source = Source(50)
-    started = time.monotonic()
-    with Pipeline(source, Finder(lambda number: for_ever.wait(WAIT_S)), threads=2) as pipeline:
+    with Pipeline(source, Finder(pause), threads=2) as pipeline:
+        assert busy.wait(WAIT_S)
+        stopped = time.monotonic()
         pipeline.stop()
         assert list(pipeline) == []
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - stopped < 2.0 * crowding()
     assert pipeline.left_behind
     stats = pipeline.stats()
     assert accounts(stats)
@@ -305,11 +311,15 @@ def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted():
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
     running, most, lock = [], [], threading.Lock()
+    all_busy = threading.Event()
 
     def enter(number=None):
         with lock:
             running.append(1)
             most.append(len(running))
+            if len(running) == threads:
+                all_busy.set()
+        assert all_busy.wait(WAIT_S), "so many never ran at once"
         threading.Event().wait(0.002)
         with lock:
             running.pop()

@@ -59,7 +59,7 @@ def test_a_live_source_gives_the_newest_to_a_slow_reader():
     source = Script(range(50), live=True)
     feed = Feed(source)
     with feed:
-        source.ended.wait(10)
+        assert source.ended.wait(60)
         assert [result.header.seq for result in feed] == [49]
     assert feed.stats()["dropped"] == 49
     assert adds_up(feed.stats())
@@ -69,7 +69,7 @@ def test_so_many_wait_as_there_is_room_for():
     source = Script(range(50), live=True)
     feed = Feed(source, capacity=3)
     with feed:
-        source.ended.wait(10)
+        assert source.ended.wait(60)
         assert [result.header.seq for result in feed] == [47, 48, 49]
 
 

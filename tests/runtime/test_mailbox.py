@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 
-WAIT_S = 5.0
+WAIT_S = 60.0
 
 
 def in_thread(function):

@@ -13,7 +13,7 @@ from pipeline.runtime.metrics import WINDOW, Durations
 from pipeline.runtime.ordering import InOrder
 from pipeline.runtime.stage import Stage
 
-WAIT_S = 5.0
+WAIT_S = 60.0
 
 
 class Bench:

@@ -33,7 +33,7 @@ class Elsewhere:
 def test_a_frame_is_as_old_as_the_clock_says_that_stamped_it():
     clock = StampClock(Elsewhere())
     stamp_ns = time.time_ns() + 5 * SECOND - 100_000_000
-    assert 100 <= clock.age_ms("ahead", stamp_ns) < 1000
+    assert 100 <= clock.age_ms("ahead", stamp_ns) < 4000
     assert clock.error() == {"error": 2.0}
 
 
