@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _report_usage(error)
     except typer.Abort:
         return console.EXIT_FAULT
-    except Exception as error:  # the last frame of the program: nothing may end in a traceback
+    except (Exception, KeyboardInterrupt) as error:  # the last frame: no traceback leaves it
         return EXIT_STOPPED if is_interruption(error) else console.report(error)
     return code if isinstance(code, int) else console.EXIT_OK
 

@@ -22,7 +22,7 @@ from pipeline.cli.signals import Interrupted, StopSignals
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PROMPT_S = 2.0  # how long a stop may take
+PROMPT_S = 2.0  # how long a stop may take; times `crowding`, where others use the processors
 START_S = 120.0  # a cold cache is compiled first
 
 STOPPING = [signal.SIGINT, signal.SIGTERM]
@@ -60,15 +60,15 @@ def test_a_signal_that_hits_a_package_being_loaded_is_a_stop_all_the_same(vision
 
 
 @pytest.mark.parametrize("number", STOPPING, ids=IDS)
-def test_a_signal_ends_a_run_in_time_and_its_files_can_be_read(start, tmp_path, number):
+def test_a_signal_ends_a_run_in_time_and_its_files_can_be_read(start, tmp_path, number, crowding):
     process = start(
         *("run", "scene:", "--jsonl", "-", "--record", "a.mp4", "--stats", "a.json"),
     )
     seen = [process.stdout.readline() for _ in range(5)]
     process.send_signal(number)
     sent = time.monotonic()
-    rest, errors = process.communicate(timeout=30)
-    assert time.monotonic() - sent < PROMPT_S
+    rest, errors = process.communicate(timeout=60)
+    assert time.monotonic() - sent < PROMPT_S * crowding()
     assert process.returncode == 0, errors
     assert b"Traceback" not in errors
     lines = [json.loads(line) for line in b"".join([*seen, rest]).splitlines()]
@@ -79,23 +79,23 @@ def test_a_signal_ends_a_run_in_time_and_its_files_can_be_read(start, tmp_path, 
 
 
 @pytest.mark.parametrize("number", STOPPING, ids=IDS)
-def test_a_signal_ends_the_wait_for_a_source(start, number):
+def test_a_signal_ends_the_wait_for_a_source(start, number, crowding):
     process = start("run", "63", "--retry")
     assert b"trying again" in process.stderr.readline()
     process.send_signal(number)
     sent = time.monotonic()
-    process.communicate(timeout=30)
-    assert time.monotonic() - sent < PROMPT_S
+    process.communicate(timeout=60)
+    assert time.monotonic() - sent < PROMPT_S * crowding()
     assert process.returncode == 0
 
 
-def test_a_reader_that_does_not_read_holds_up_no_stop(start, tmp_path):
+def test_a_reader_that_does_not_read_holds_up_no_stop(start, tmp_path, crowding):
     process = start("run", "scene:?fps=0", "--jsonl", "-", "--stats", "a.json")
     wait_until_quiet(process.stdout)
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
-    process.wait(timeout=30)
-    assert time.monotonic() - sent < PROMPT_S
+    process.wait(timeout=60)
+    assert time.monotonic() - sent < PROMPT_S * crowding()
     assert process.returncode == 0
     assert json.loads((tmp_path / "a.json").read_text())["processed"] > 0
 
@@ -107,7 +107,7 @@ def test_a_second_signal_stops_at_once(start, tmp_path):
     while _catches(process.pid, signal.SIGTERM):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == -signal.SIGTERM
+    assert process.wait(timeout=60) == -signal.SIGTERM
     assert not (tmp_path / "a.json").exists()
 
 
@@ -129,7 +129,9 @@ def slow_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize("policy", ["--latest", "--every-frame"])
-def test_a_signal_ends_a_run_in_the_middle_of_a_slow_model(start, tmp_path, slow_model, policy):
+def test_a_signal_ends_a_run_in_the_middle_of_a_slow_model(
+    start, tmp_path, slow_model, policy, crowding
+):
     process = start(
         *("run", "scene:", policy, "--detector", slow_model, "--classifier", "none"),
         *("--jsonl", "-", "--stats", "a.json"),
@@ -137,15 +139,15 @@ def test_a_signal_ends_a_run_in_the_middle_of_a_slow_model(start, tmp_path, slow
     assert process.stdout.readline()
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=60)[1]
     assert process.returncode == 0, errors
-    assert time.monotonic() - sent < PROMPT_S
+    assert time.monotonic() - sent < PROMPT_S * crowding()
     assert b"terminate" not in errors
     figures = json.loads((tmp_path / "a.json").read_text())
     assert figures["captured"] == sum(figures[what] for what in ("processed", "dropped", "failed"))
 
 
-def test_a_signal_ends_a_run_whose_source_hangs(start, tmp_path):
+def test_a_signal_ends_a_run_whose_source_hangs(start, tmp_path, crowding):
     process = start(
         *("run", "scene:?size=320x240&hang_after=0.5s", "--jsonl", "-", "--stats", "a.json"),
         stderr=subprocess.DEVNULL,
@@ -153,9 +155,9 @@ def test_a_signal_ends_a_run_whose_source_hangs(start, tmp_path):
     wait_until_quiet(process.stdout)
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
-    assert time.monotonic() - sent < PROMPT_S
+    assert time.monotonic() - sent < PROMPT_S * crowding()
     assert (tmp_path / "a.json").exists()
 
 
@@ -228,7 +230,7 @@ def test_a_library_that_takes_long_to_end_holds_up_no_end():
         [sys.executable, "-c", SLOW_END, "--help"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=30,
+        timeout=START_S,
         check=False,
     )
     assert ended.returncode == 0
@@ -256,7 +258,7 @@ def test_a_reader_that_has_gone_ends_the_run_without_an_error(start):
     process = start("run", "scene:", "--quiet", "--jsonl", "-")
     assert json.loads(process.stdout.readline())["seq"] >= 0
     process.stdout.close()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=60) == 0
     assert process.stderr.read() == b""
 
 
@@ -267,7 +269,7 @@ class Swallows:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_signal_that_is_lost_in_a_destructor_stops_all_the_same(monkeypatch):
+def test_a_signal_that_is_lost_in_a_destructor_stops_all_the_same(monkeypatch, crowding):
     lost = []
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     sent = time.monotonic()
@@ -276,7 +278,7 @@ def test_a_signal_that_is_lost_in_a_destructor_stops_all_the_same(monkeypatch):
         made.clear()
         assert lost
         threading.Event().wait(30)
-    assert time.monotonic() - sent < PROMPT_S
+    assert time.monotonic() - sent < PROMPT_S * crowding()
 
 
 def test_a_signal_while_packages_are_loaded_leaves_no_traceback(tmp_path):
@@ -285,7 +287,7 @@ def test_a_signal_while_packages_are_loaded_leaves_no_traceback(tmp_path):
         [sys.executable, "-m", "pipeline.cli", "--help"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
-        timeout=30,
+        timeout=START_S,
         check=False,
     )
     assert ended.returncode == -signal.SIGINT
@@ -309,3 +311,12 @@ def test_a_closed_standard_stream_is_taken_by_nothing_else(tmp_path, closed, sai
     assert said in ended.stderr
     assert ended.returncode == (1 if said else 0)
     assert len(ended.stdout.splitlines()) == (0 if said else 2)
+
+
+def test_a_signal_before_a_command_begins_is_a_stop(vision, monkeypatch):
+    def broken_off(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.cli.main.app", broken_off)
+    outcome = vision("models", "list")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
