@@ -10,6 +10,7 @@ from rclpy.clock import Clock
 from nodes.detection_messages import header_message
 from nodes.parameters import Parameter, Parameters
 from pipeline.capture import Source
+from pipeline.capture.open import is_stored
 from pipeline.capture.paced import Paced
 from pipeline.sources import AnySource, open_source
 from pipeline.types import Frame
@@ -45,12 +46,12 @@ def open_capture(parameters: Parameters) -> AnySource:
 
     Waits for the source. Raises `SourceError` where it cannot be opened.
     """
-    fps = parameters["fps"] or None
+    text, fps = parameters["source"], parameters["fps"] or None
     source = open_source(
-        parameters["source"],
+        text,
         width=parameters["width"] or None,
         height=parameters["height"] or None,
-        fps=fps,
+        fps=None if is_stored(text) else fps,
         fourcc=parameters["fourcc"] or None,
         open_timeout_s=parameters["open_timeout"],
     )

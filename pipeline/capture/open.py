@@ -120,6 +120,11 @@ def open_plain(request: Request) -> Source:
     return Faulty(pictures, faults) if faults else pictures
 
 
+def is_stored(text: str) -> bool:
+    """Whether `text` can only name files: what is played, rather than asked for a rate."""
+    return not (_is_camera(text) or text.startswith(scene.PREFIX) or "://" in text)
+
+
 def _is_camera(text: str) -> bool:
     return (text.isascii() and text.isdigit()) or text.startswith("/dev/")
 

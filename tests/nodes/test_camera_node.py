@@ -50,7 +50,7 @@ def test_pictures_come_as_they_are_raw_and_as_jpeg_with_their_calibration(
     images = observer.subscribe(Image, "image_raw")
     jpegs = observer.subscribe(CompressedImage, "image_raw/compressed")
     infos = observer.subscribe(CameraInfo, "camera_info")
-    start_node(
+    node = start_node(
         "camera_node",
         {
             "source": str(folder),
@@ -78,6 +78,7 @@ def test_pictures_come_as_they_are_raw_and_as_jpeg_with_their_calibration(
     assert list(info.d) == CALIBRATION["distortion_coefficients"]["data"]
     assert list(info.r) == CALIBRATION["rectification_matrix"]["data"]
     assert list(info.p) == CALIBRATION["projection_matrix"]["data"]
+    assert "ignored" not in node.log, "the rate that files are played at"
 
 
 def test_the_scene_comes_pixel_for_pixel_and_pauses_when_told(start_node, observer):
