@@ -39,7 +39,7 @@ class Dialer:
     """Makes readers for one request: on a thread, and once one has hung in a child process.
 
     A child costs 70 MB and a copy of every frame, so nobody has one without need; a thread that
-    hangs keeps its memory, and may be its core, so there is at most one.
+    hangs keeps its memory, and maybe its core, so there is at most one.
     """
 
     def __init__(

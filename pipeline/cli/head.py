@@ -16,8 +16,6 @@ from pipeline.cli.waiting import interruptible, progress_bar
 if TYPE_CHECKING:
     from pipeline.zoo.new_head import FittedHead
 
-WORST = 5
-
 
 Images = Annotated[
     Path,

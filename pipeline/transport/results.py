@@ -165,7 +165,7 @@ class ResultSubscription:
 
     @property
     def late(self) -> int:
-        """How many results came behind a later one or doubly, or still waited for their turn."""
+        """How many results came behind a later one or twice, or still waited for their turn."""
         return self._order.late + self._order.waiting if self._order is not None else 0
 
     def stop(self) -> None:

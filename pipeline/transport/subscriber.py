@@ -189,7 +189,7 @@ class Subscriber:
             self._endpoint.socket.setsockopt(zmq.SUBSCRIBE, topic)
 
     def _say_ready(self) -> None:
-        """Ask for the next frame; again and again, in case that a publisher has just started."""
+        """Ask for the next frame; again and again, in case a publisher has just started."""
         if not self._pending:
             for topic in self._topics:
                 message = ready_message(self._turn + topic, self._frames_had)

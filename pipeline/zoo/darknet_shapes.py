@@ -48,7 +48,7 @@ def layer_shapes(config: DarknetConfig) -> tuple[Shape, ...]:
     return tuple(shapes)
 
 
-def input_channels(config: DarknetConfig, shapes: tuple[Shape, ...], index: int) -> int:
+def input_channels(shapes: tuple[Shape, ...], index: int) -> int:
     """How many channels layer `index` takes from the layer before it."""
     return shapes[index - 1].channels if index else INPUT_CHANNELS
 
@@ -59,7 +59,7 @@ def multiply_adds(config: DarknetConfig) -> int:
     total = 0
     for index, (layer, shape) in enumerate(zip(config.layers, shapes, strict=True)):
         if isinstance(layer, Convolution):
-            taps = layer.size**2 * input_channels(config, shapes, index) // layer.groups
+            taps = layer.size**2 * input_channels(shapes, index) // layer.groups
             total += shape.channels * shape.rows * shape.columns * taps
     return total
 

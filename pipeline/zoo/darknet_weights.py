@@ -74,7 +74,7 @@ def _float_counts(config: DarknetConfig) -> dict[int, int]:
     counts = {}
     for index, layer in enumerate(config.layers):
         if isinstance(layer, Convolution):
-            fan_in = input_channels(config, shapes, index) // layer.groups * layer.size**2
+            fan_in = input_channels(shapes, index) // layer.groups * layer.size**2
             per_filter = fan_in + (4 if layer.batch_normalize else 1)
             counts[index] = layer.filters * per_filter
     return counts

@@ -23,7 +23,7 @@ IR_VERSION = 8
 
 
 def require_onnx() -> ModuleType:
-    """The `onnx` package; raises `DependencyError` that names the extra where it is missing."""
+    """The `onnx` package. Raises `DependencyError` where it is not installed."""
     try:
         import onnx  # noqa: PLC0415  (an extra, needed only to make models)
     except ImportError as error:

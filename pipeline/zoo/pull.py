@@ -80,9 +80,9 @@ def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) ->
 
     Raises `ModelError` for a name that is not known, for one that travels with the package, and
     where another file lies in its place; `DependencyError` where a package is missing that it is
-    made with; `RunError` where no source gives the files, `InputError`
-    where one gives other files and no source the right ones, `OutputError` where they cannot be
-    kept. Nothing is left behind then but what a later attempt can go on with.
+    made with; `RunError` where no source gives the files, `InputError` where one gives other files
+    and no source the right ones, `OutputError` where they cannot be kept. Nothing is left behind
+    then but what a later attempt can go on with.
     """
     model = registered(name)
     if model.entry.travels:

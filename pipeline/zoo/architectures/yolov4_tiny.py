@@ -138,7 +138,7 @@ def _draw(config: DarknetConfig, weights: Weights) -> dict[int, ConvolutionWeigh
     drawn = {}
     for index, layer in enumerate(config.layers):
         if isinstance(layer, Convolution):
-            taps = input_channels(config, shapes, index) // layer.groups
+            taps = input_channels(shapes, index) // layer.groups
             shape = (layer.filters, taps, layer.size, layer.size)
             gain = LINEAR if layer.activation == "linear" else BEFORE_RELU
             drawn[index] = ConvolutionWeights(*weights(f"layer{index}", shape, gain))
