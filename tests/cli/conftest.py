@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,8 +46,11 @@ def vision(capfd, monkeypatch):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the command as a process in an empty folder; it is ended with the test."""
-    processes = []
+    """Start the command as a process in an empty folder; it is ended with the test.
+
+    One that says nothing more is ended before, so that a test that reads what it says cannot hang.
+    """
+    processes, guards = [], []
 
     def start(*arguments: object, **settings) -> subprocess.Popen:
         process = subprocess.Popen(
@@ -56,9 +60,14 @@ def start(tmp_path):
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings},
         )
         processes.append(process)
+        guards.append(threading.Timer(3 * TIMEOUT_S, process.kill))
+        guards[-1].daemon = True
+        guards[-1].start()
         return process
 
     yield start
+    for guard in guards:
+        guard.cancel()
     for process in processes:
         process.kill()
         process.communicate()

@@ -118,7 +118,7 @@ def read_all(terminal: int) -> str:
 
 
 def test_duration_ends_a_source_without_an_end(vision):
-    outcome = vision("run", "scene:?size=320x240", "--duration", "0.5", "--jsonl", "-")
+    outcome = vision("run", "scene:?size=320x240", "--duration", "2", "--jsonl", "-")
     assert outcome.code == 0
     assert lines_of(outcome.out)
 
