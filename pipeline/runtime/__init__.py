@@ -1,1 +1,1 @@
-"""Threads that pass things on: mailbox, stage, metrics. Knows nothing of images."""
+"""Threads that pass things on: mailbox, stage, counts and times. Knows nothing of images."""
