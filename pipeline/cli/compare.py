@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,10 @@ from pipeline.cli.pulling import offer_models
 from pipeline.cli.targets import check_new_files, files_of
 from pipeline.cli.waiting import interruptible, progress_bar
 
-SHOWN = 6
+if TYPE_CHECKING:
+    from pipeline.zoo.compare import Comparison
 
+SHOWN = 6
 
 Pictures = Annotated[
     Path,
@@ -66,7 +68,6 @@ def compare(
     """
     from pipeline.cli.compare_page import page
     from pipeline.cli.compare_picture import draw_comparison, encode
-    from pipeline.cli.compare_tables import tables
     from pipeline.errors import ConfigError
     from pipeline.inference.locate import find_model
 
@@ -95,13 +96,19 @@ def compare(
             write_atomically(output, picture)
         if html is not None:
             write_atomically(html, page(found, picture).encode())
-    for table in tables(found):
-        print(f"{table.title}")
-        console.show_table(table.columns, table.rows)
-        for note in table.notes:
-            print(note)
-        print()
+    _show(found)
     if picture is not None:
         print(f"side by side: {output.resolve()}")
     if html is not None:
         print(f"page: {html.resolve()}")
+
+
+def _show(found: Comparison) -> None:
+    from pipeline.cli.compare_tables import tables
+
+    for table in tables(found):
+        print(table.title)
+        console.show_table(table.columns, table.rows)
+        for note in table.notes:
+            print(note)
+        print()
