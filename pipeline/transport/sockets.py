@@ -65,6 +65,9 @@ class Endpoint:
         self.socket.sndhwm = self.socket.rcvhwm = queued
         self.socket.maxmsgsize = max_part_bytes
         set_common_options(self.socket)
+        # A publisher that goes to its subscriber keeps nothing for one that is not there; else the
+        # first that came at its return would be a message of the time when it left.
+        self.socket.immediate = kind == zmq.XPUB
         self.door = Door()
 
     def open(self, address: Address, bind: bool) -> None:

@@ -376,3 +376,19 @@ def test_a_picture_above_the_limit_is_refused(pair, await_true):
         return receiver.counts["?"]["invalid"]
 
     assert await_true(is_refused) == 1
+
+
+def test_a_publisher_that_goes_to_its_subscriber_keeps_nothing_for_its_return(address, await_true):
+    def meet(receiver):  # who is gone to lets others in only while it looks for messages
+        await_true(lambda: receiver.receive(0.01) or sender.wants_frames("front"))
+
+    with Publisher(f"{address}?connect", payload="raw") as sender:
+        with Subscriber(f"{address}?bind") as receiver:
+            meet(receiver)
+        await_true(lambda: not sender.wants_frames("front"))
+        assert not sender.send_frame(frame(1))
+        with Subscriber(f"{address}?bind") as receiver:
+            meet(receiver)
+            sender.send_frame(frame(2))
+            assert receiver.receive(WAIT_S).item.seq == 2
+            assert receiver.counts["frame/front"]["lost"] == 0
