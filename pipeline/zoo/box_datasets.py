@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.zoo.coco import LabelledPicture, read_yolo_boxes
 from pipeline.zoo.label_names import match_names
-from pipeline.zoo.pictures import find_pictures
+from pipeline.zoo.pictures import existing_folder, find_pictures
 
 FORMS = "a COCO JSON file, a YOLO-format folder (images, labels) or a Pascal VOC folder"
 
@@ -39,9 +39,7 @@ def read_boxes(
     model does not know.
     """
     data = Path(data)
-    folder = None if images is None else Path(images)
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
+    folder = None if images is None else existing_folder(images)
     if data.is_file() and data.suffix == ".json":
         return _read_coco(data, labels, folder)
     if (data / "Annotations").is_dir() or next(data.glob("*.xml"), None):

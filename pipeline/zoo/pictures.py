@@ -1,4 +1,4 @@
-"""Folders of a user's own pictures: finding them, and reading past the few that are damaged."""
+"""Folders of pictures: finding them, reading them, and reading past the few that are damaged."""
 
 from __future__ import annotations
 
@@ -6,15 +6,35 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from pipeline.errors import InputError
 from pipeline.quiet import quiet_opencv
 from pipeline.types import Image
-from pipeline.zoo.coco import PICTURE_SUFFIXES, read_picture
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MAX_DAMAGED = 0.1
 """The share of pictures that may be damaged; more of them means that the folder is a wrong one."""
 
 logger = logging.getLogger(__name__)
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """`folder`, where there is such a folder; else raises `InputError`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
+    return folder
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """The picture files that lie directly in `folder`, sorted by name.
+
+    Raises `InputError` where there is no such folder or no picture in it.
+    """
+    folder = existing_folder(folder)
+    return _some(sorted(p for p in folder.iterdir() if _has_suffix(p)), folder)
 
 
 def find_pictures(folder: str | Path) -> list[Path]:
@@ -22,19 +42,32 @@ def find_pictures(folder: str | Path) -> list[Path]:
 
     Raises `InputError` where there is no such folder or no picture in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
+    folder = existing_folder(folder)
     top = folder / "images" if (folder / "images").is_dir() else folder
-    found = sorted(path for path in top.rglob("*") if is_picture(path))
-    if not found:
-        raise InputError(f"{top}: expected pictures ({', '.join(PICTURE_SUFFIXES)}), found none")
-    return found
+    return _some(sorted(path for path in top.rglob("*") if is_picture(path)), top)
 
 
 def is_picture(path: Path) -> bool:
     """Whether a file is named like a picture; hidden ones are none."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    return _has_suffix(path) and not path.name.startswith(".")
+
+
+def read_picture(path: Path) -> Image:
+    """One picture as (H, W, 3) uint8 BGR. Raises `InputError` where it cannot be decoded."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(f"{path}: expected a picture, but it cannot be decoded")
+    return np.asarray(image, np.uint8)
+
+
+def _has_suffix(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def _some(found: list[Path], folder: Path) -> list[Path]:
+    if not found:
+        raise InputError(f"{folder}: expected pictures ({', '.join(PICTURE_SUFFIXES)}), found none")
+    return found
 
 
 def class_folders(folder: str | Path) -> dict[str, list[Path]]:
@@ -43,9 +76,7 @@ def class_folders(folder: str | Path) -> dict[str, list[Path]]:
     Sub-folders without pictures are left out, with a warning. Raises `InputError` where there is
     no such folder, or no sub-folder with pictures.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of pictures, but there is no such folder")
+    folder = existing_folder(folder)
     classes = {
         child.name: sorted(path for path in child.rglob("*") if is_picture(path))
         for child in sorted(folder.iterdir())

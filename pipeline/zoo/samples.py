@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.zoo.coco import read_picture
 from pipeline.zoo.fetch import WheelMember, fetch_member
 from pipeline.zoo.onnx_file import write_atomically
+from pipeline.zoo.pictures import read_picture
 
 _WHEEL = "scikit-image==0.25.2"
 SAMPLES = {

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.types import Detections
-from pipeline.zoo.coco import evaluate_detector, list_pictures, read_yolo_folder
+from pipeline.zoo.coco import evaluate_detector, read_yolo_folder
+from pipeline.zoo.pictures import list_pictures
 
 LABELS = ("cat", "dog", "cup")
 

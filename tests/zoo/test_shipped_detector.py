@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.zoo.build_detector import calibration_batches, quantize_file
-from pipeline.zoo.coco import list_pictures, read_yolo_folder
+from pipeline.zoo.coco import read_yolo_folder
 from pipeline.zoo.coco_labels import COCO_LABELS
 from pipeline.zoo.darknet import import_model
 from pipeline.zoo.detector_accuracy import measure_accuracy, measure_speed
 from pipeline.zoo.onnx_file import load_model
+from pipeline.zoo.pictures import list_pictures
 
 _spec = importlib.util.spec_from_file_location(
     "darknet_reference", Path(__file__).with_name("darknet_reference.py")
