@@ -8,6 +8,7 @@ While it ends, its context is still valid. A second signal ends the process at o
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import signal
@@ -78,6 +79,8 @@ def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> N
     life.join(PATIENCE_S)
     if life.is_alive():  # inside a driver or a model, where no thread can be ended
         os._exit(0)
+    gc.collect()  # rclpy's own circles keep the participant, and its shared memory
+    gc.freeze()  # to go through all the rest again would take the interpreter a second
     if life.failure is not None and not isinstance(life.failure, VisionError):
         raise life.failure
     sys.exit(life.exit_code)
@@ -151,6 +154,8 @@ class _Life(threading.Thread):
         except ExternalShutdownException:
             logger.debug("somebody else has shut the context down")
         finally:
+            with self._lock:
+                self._wake = None
             node.close()
             executor.remove_node(node)
             node.destroy_node()
