@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from collections import defaultdict, deque
@@ -12,7 +13,13 @@ from pipeline.transport.clock import Offset
 from pipeline.transport.order import InSequence
 from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Received
-from pipeline.transport.subscription import MAX_CAMERAS, POLL_S, Subscription, Turnstile
+from pipeline.transport.subscription import (
+    MAX_CAMERAS,
+    POLL_S,
+    SILENT_S,
+    Subscription,
+    Turnstile,
+)
 from pipeline.transport.wire import Limits
 from pipeline.types import Detections, Frame, Header, Image, Result
 
@@ -20,6 +27,8 @@ KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at mo
 BEHIND_S = 0.001  # what was sent before a result is waited for so long
 ALONE_S = 1.0  # of frames without a result, after which they need not wait for any
 PACE_S = 0.02  # what was held back for another follows the one before at once, or after so long
+
+log = logging.getLogger(__name__)
 
 
 class ResultSubscription:
@@ -66,9 +75,11 @@ class ResultSubscription:
         self._frames: defaultdict[str, deque[Frame]] = defaultdict(
             lambda: deque(maxlen=KEPT_FRAMES)
         )
+        self._frames_alone = frames_alone
         # When the first frame came since a camera's last result, and what that result is on.
-        self._unanswered_s: dict[str, float] | None = {} if frames_alone else None
+        self._unanswered_s: dict[str, float] = {}
         self._answered: dict[str, Header] = {}
+        self._has_told = False
         self._is_done = threading.Event()
         self._turnstile = Turnstile() if in_turn else None
 
@@ -127,9 +138,10 @@ class ResultSubscription:
         if isinstance(received.item, Frame):
             self._take_frame(received.item)
             return
-        if self._unanswered_s is not None:
-            self._unanswered_s.pop(received.header.camera, None)
-            self._answered[received.header.camera] = received.item.header
+        if len(self._answered) >= MAX_CAMERAS:
+            self._answered.clear()
+        self._unanswered_s.pop(received.header.camera, None)
+        self._answered[received.header.camera] = received.item.header
         if self._order is None:
             self._ready.append(received.item)
         else:
@@ -139,14 +151,17 @@ class ResultSubscription:
         """Keep a frame for its result; where none is to be expected, this is all there is."""
         if len(self._frames) >= MAX_CAMERAS and frame.camera not in self._frames:
             self._frames.clear()
-            if self._unanswered_s is not None:
-                self._unanswered_s.clear()
-                self._answered.clear()
+            self._unanswered_s.clear()
         self._frames[frame.camera].append(frame)
-        if self._unanswered_s is not None and frame.header != self._answered.get(frame.camera):
-            now_s = time.monotonic()
-            if now_s - self._unanswered_s.setdefault(frame.camera, now_s) > ALONE_S:
-                self._ready.append(Result(frame.header, Detections.empty(())))
+        if frame.header == self._answered.get(frame.camera):
+            return
+        now_s = time.monotonic()
+        alone_s = now_s - self._unanswered_s.setdefault(frame.camera, now_s)
+        if self._frames_alone and alone_s > ALONE_S:
+            self._ready.append(Result(frame.header, Detections.empty(())))
+        elif alone_s > SILENT_S and not self._has_told:
+            self._has_told = True
+            log.info("frames of %s come, but no result on them; waiting for it", frame.camera)
 
     def clock_of(self, camera: str) -> Offset | None:
         """How far the clock that stamps a camera's frames is ahead of this machine's.

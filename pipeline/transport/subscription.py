@@ -31,7 +31,8 @@ class Subscription:
         self._subscriber: Subscriber | None = None
         self._lock = threading.Lock()  # held while the socket is used, and to close it
         self._closed = threading.Event()
-        self._silence = Silence(addresses, options.get("security"))
+        what = "nothing comes" if options.get("frames", True) else "no result comes"
+        self._silence = Silence(addresses, options.get("security"), what)
         self._clocks: dict[str, Offset | None] = {}
         self._newest_clock: Offset | None = None
 
@@ -91,7 +92,8 @@ class Subscription:
 class Silence:
     """Says once that nothing comes from some addresses, and that it is over."""
 
-    def __init__(self, addresses: str | Sequence[str], security: object) -> None:
+    def __init__(self, addresses: str | Sequence[str], security: object, what: str) -> None:
+        self._what = what
         self._subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
         self._hint = ""
         if isinstance(security, Security) and security.keys is not None:
@@ -112,7 +114,7 @@ class Silence:
         self._waited_s += waited_s
         if self._waited_s > SILENT_S and not was_long:
             why = " any more" if self._has_come else self._hint
-            log.info("%s: nothing comes from there%s; waiting for it", self._subject, why)
+            log.info("%s: %s from there%s; waiting for it", self._subject, self._what, why)
 
 
 class Turnstile:

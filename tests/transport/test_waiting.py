@@ -181,3 +181,30 @@ def test_who_has_no_subscribers_knows(address, await_true):
         with Subscriber(address):
             await_true(sender.has_subscribers)
         await_true(lambda: not sender.has_subscribers())
+
+
+def test_it_is_said_what_is_waited_for(address, collected, await_true, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(subscription, "SILENT_S", 0.2)
+    monkeypatch.setattr(results_of, "SILENT_S", 0.2)
+    with Publisher(address) as sender:
+        with ResultSubscription(address) as results:
+            collected(results.read)
+            await_true(lambda: "no result comes from there; waiting" in caplog.text)
+        with ResultSubscription(address, images=True) as results:
+            collected(results.read)
+            await_true(
+                lambda: (
+                    sender.send_frame(frame()) is None
+                    or "frames of front come, but no result on them" in caplog.text
+                )
+            )
+    assert caplog.text.count("but no result on them") == 1
+
+
+def test_results_without_frames_of_ever_new_cameras_take_no_memory(address):
+    with ResultSubscription(address, images=True) as results:
+        for number in range(3 * results_of.MAX_CAMERAS):
+            found = found_in(Frame(frame().image, 1, 0, f"camera_{number}"))
+            results._take(Received(found, found.header, None))
+        assert len(results._answered) <= results_of.MAX_CAMERAS
