@@ -92,7 +92,6 @@ class Pipeline:
         self._intake = Intake(source, self._stats, max_frames if self._every_frame else None)
         self._stop_by_s: float | None = None
         self._is_cancelled = False
-        self._left_behind = False
         self._next_ticket = 0
         self._build()
 
@@ -199,21 +198,16 @@ class Pipeline:
         self._cancel()
         self._source.close()
         deadline_s = time.monotonic() + JOIN_S
-        for stage in self._stages if self._stats.has_started else ():
-            if not stage.join(deadline_s):
-                self._left_behind = True
-                logger.warning("stage %s did not end in time and is left behind", stage.name)
+        stages = self._stages if self._stats.has_started else []
+        left_behind = [stage.name for stage in stages if not stage.join(deadline_s)]
+        for name in left_behind:
+            logger.warning("stage %s did not end in time and is left behind", name)
         self._discard_all(self._results)
         for job in self._in_order.cancel():
             self._drop(job)
         self._stats.end()
-        if self._left_behind:
+        if left_behind:
             self._stats.tally.settle()
-
-    @property
-    def left_behind(self) -> bool:
-        """Whether, after `close`, a thread is still inside a driver or a model."""
-        return self._left_behind
 
     def record_output(self, duration_ns: int) -> None:
         """Note how long the consumer took over one result, for the statistics."""
