@@ -120,19 +120,6 @@ def test_offsets_add_up_along_a_chain_of_machines():
     assert Offset(5, 2).plus(Offset(-9, 3)) == Offset(-4, 5)
 
 
-def await_true(condition):
-    """What the condition gives as soon as that is true; another thread makes it so."""
-    deadline = time.monotonic() + WAIT_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return value
-
-
-def await_estimate(client):
-    return await_true(client.estimate)
-
-
 @pytest.fixture
 def server_and_client():
     address = parse_address("zmq+tcp://127.0.0.1:0")
@@ -151,7 +138,9 @@ def server_and_client():
 
 
 @pytest.mark.parametrize("ahead_ms", [0, 2000, -2000])
-def test_a_real_server_is_measured_and_a_far_clock_warned_of(server_and_client, caplog, ahead_ms):
+def test_a_real_server_is_measured_and_a_far_clock_warned_of(
+    server_and_client, caplog, ahead_ms, await_true
+):
     with caplog.at_level(logging.WARNING):
         _, client = server_and_client(ahead_ms * MS)
         await_true(lambda: (e := client.estimate()) and e.error_ns < 20 * MS)
@@ -163,20 +152,20 @@ def test_a_real_server_is_measured_and_a_far_clock_warned_of(server_and_client, 
     assert ("ms behind this" in caplog.text) == (ahead_ms < 0)
 
 
-def test_the_clock_is_asked_under_the_same_keys(server_and_client, tmp_path):
+def test_the_clock_is_asked_under_the_same_keys(server_and_client, tmp_path, await_true):
     pairs = [load_key_pair(make_keys(tmp_path, name)[1]) for name in ("a", "b", "c")]
     there, here, other = (
         Security(pairs[i], (pairs[j].public,)) for i, j in ((0, 1), (1, 0), (2, 0))
     )
     server, client = server_and_client(0, there, here)
-    await_estimate(client)
+    await_true(client.estimate)
     stranger = ClockClient("127.0.0.1", server.port, parse_address("zmq+tcp://127.0.0.1:0"), other)
     time.sleep(0.5)  # what must not happen has no event to wait for
     assert stranger.estimate() is None
     stranger.close()
 
 
-def test_nonsense_does_not_stop_the_server(server_and_client):
+def test_nonsense_does_not_stop_the_server(server_and_client, await_true):
     server, client = server_and_client(0)
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
@@ -185,7 +174,7 @@ def test_nonsense_does_not_stop_the_server(server_and_client):
         for question in ([b""], [b"x" * 16], [b"visclk01"], [b"visclk01", bytes(8)]):
             socket.send_multipart(question)
             assert socket.recv() == b""
-    await_estimate(client)
+    await_true(client.estimate)
 
 
 def test_the_next_port_is_taken_where_it_is_free():
