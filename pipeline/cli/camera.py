@@ -41,8 +41,11 @@ def camera(
 
     Files and pictures are played at their own rate, as a camera would give them, or at --fps.
 
-    Examples: `vision camera 0 --publish zmq+ipc:///tmp/front`,
-    `vision camera 0 --publish 'zmq+tcp://*:5555' --key drone.key_secret --peer ground.key`.
+    \b
+    Examples:
+      vision camera 0 --publish zmq+ipc:///tmp/front
+      vision camera drive.mp4 --publish zmq+ipc:///tmp/front --await-subscriber
+      vision camera 0 --publish 'zmq+tcp://*:5555' --key drone.key_secret --peer ground.key
     """
     settings = opt.settings_of(locals())
     with StopSignals() as signals:

@@ -44,8 +44,15 @@ def detect(
     Waits for a camera that is not there yet, and for one that has gone. Publishes each frame, where
     somebody wants it, and its result.
 
-    Examples: `vision detect --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/found`,
-    the same with `--group crew` in two processes, which then take turns.
+    \b
+    Examples:
+      vision detect --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/found
+      vision detect --subscribe zmq+ipc:///tmp/front --jsonl found.jsonl
+    Two that take turns on the frames of one camera:
+      vision detect --group crew --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/one
+      vision detect --group crew --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/two
+    One that waits for cameras to come to it, with --publish 'zmq+ipc:///tmp/meeting?connect':
+      vision detect --subscribe 'zmq+ipc:///tmp/meeting?bind' --jsonl -
     """
     settings = opt.settings_of(locals())
     if settings.group and settings.every_frame:

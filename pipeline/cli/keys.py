@@ -26,8 +26,10 @@ def keys(
 
     Each end has a pair of its own and the public key of every other end that it talks to.
 
-    Example: `vision keys drone` on the drone, `vision keys ground` on the ground; then copy
-    drone.key to the ground and ground.key to the drone, and nothing else.
+    \b
+    Examples:
+      vision keys drone         on the drone; then copy drone.key to the ground
+      vision keys ground        on the ground; then copy ground.key to the drone
     """
     console.configure(debug=bool(debug))
     from pipeline.transport.security import make_keys

@@ -49,9 +49,13 @@ def run(
 ) -> None:
     """Detect and name the objects of SOURCE.
 
-    Examples: `vision run 0 --show`, `vision run drive.mp4 --record out.mp4`,
-    `vision run rtsp://10.0.0.7/front --jsonl - --latest`,
-    `vision run 0 --publish zmq+ipc:///tmp/found`.
+    \b
+    Examples:
+      vision run 0 --show
+      vision run drive.mp4 --record out.mp4
+      vision run rtsp://10.0.0.7/front --jsonl - --latest
+      vision run 0 --publish zmq+ipc:///tmp/found
+      vision run zmq+ipc:///tmp/front --show --retry
     """
     settings = opt.settings_of(locals())
     with StopSignals() as signals:  # from here on, since to load the engine takes its time

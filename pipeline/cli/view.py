@@ -30,8 +30,11 @@ def view(
 
     Of a camera without a detector it shows the plain frames. It waits for what is not there yet.
 
-    Examples: `vision view --subscribe zmq+ipc:///tmp/found`,
-    `vision view --subscribe zmq+tcp://drone:5556 --jsonl -`.
+    \b
+    Examples:
+      vision view --subscribe zmq+ipc:///tmp/found
+      vision view --subscribe zmq+ipc:///tmp/found --jsonl found.jsonl --record found.mp4
+      vision view --subscribe zmq+tcp://drone:5555 --key ground.key_secret --peer drone.key
     """
     settings = opt.settings_of(locals())
     if not (settings.jsonl or settings.record):
