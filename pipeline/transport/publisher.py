@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 import secrets
 import threading
@@ -24,7 +25,7 @@ from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
 from pipeline.transport.security import Security
 from pipeline.transport.sockets import QUEUED, Endpoint, is_readable
 from pipeline.transport.turns import Turns
-from pipeline.transport.wire import FrameHeader, ResultHeader, WireError
+from pipeline.transport.wire import FrameHeader, ResultHeader, SharedReference, WireError
 from pipeline.transport.wire_result import result_fields, result_payload
 from pipeline.types import Frame, Header, Image, Result
 
@@ -32,6 +33,7 @@ PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
 NO_COPY_BYTES = 16384  # from this size on, handing memory over is cheaper than copying it
 GO_AHEAD_S = 0.001
+PROCESSORS = os.cpu_count() or 1
 MAX_SUBSCRIPTION = 1024  # bytes; all that a subscriber may send
 MAX_SUBSCRIPTIONS = 1000
 
@@ -144,18 +146,13 @@ class Publisher:
         turns = self._take_turns(topic)
         if not is_wanted and not turns:
             return False
-        kind, payload = self._encode(topic, header.camera, frame.image)
+        kind, payload = self._encode(topic, frame, clock, is_wanted)
         for own_topic, counted in [*([(topic, topic)] if is_wanted else []), *turns]:
+            if kind == "shm" and own_topic == topic and self._have_lines(topic, header.camera):
+                self._note_sent(topic, counted)  # told of it while it was copied
+                continue
             fields = self._envelope(own_topic, header, clock)
-            sent = wire.encode(FrameHeader(**fields, kind=kind))
-            if (
-                kind == "shm"
-                and own_topic == topic
-                and self._send_by_line(header.camera, topic, sent, payload)
-            ):
-                self._note_sent(topic, counted)
-            else:
-                self._send(own_topic, counted, sent, payload)
+            self._send(own_topic, counted, wire.encode(FrameHeader(**fields, kind=kind)), payload)
         self._hear_subscriptions()
         return True
 
@@ -255,12 +252,14 @@ class Publisher:
             for topic in [t for t in self._next_count if t.startswith(subscription)]:
                 del self._next_count[topic]
 
-    def _encode(self, topic: bytes, camera: str, image: Image) -> tuple[Kind, Any]:
+    def _encode(
+        self, topic: bytes, frame: Frame, clock: Offset, is_wanted: bool
+    ) -> tuple[Kind, Any]:
         if self._payload == "jpeg":
-            return "jpeg", encode_jpeg(image, self._quality)
+            return "jpeg", encode_jpeg(frame.image, self._quality)
         if self._payload == "shm":
             try:
-                return "shm", wire.encode(self._ring(camera, image.nbytes).write(image))
+                return "shm", wire.encode(self._share(topic, frame, clock, is_wanted))
             except shared_memory.NoFreeSlot:
                 self._count(topic, "inline")
             except RunError as error:
@@ -268,7 +267,25 @@ class Publisher:
                     raise
                 log.warning("%s; sending raw pixels instead", error)
                 self._payload = "raw"
-        return "raw", encode_raw(image)
+        return "raw", encode_raw(frame.image)
+
+    def _share(self, topic: bytes, frame: Frame, clock: Offset, is_wanted: bool) -> SharedReference:
+        """Put a picture into shared memory, and tell those who have a line of it.
+
+        They are told before it is copied, so that they wake up meanwhile, as long as each has a
+        processor for that.
+        """
+        ring, lines = self._ring(frame.camera, frame.image.nbytes), self._lines[frame.camera]
+        if not is_wanted:
+            return ring.write(frame.image)
+        if not self._have_lines(topic, frame.camera):
+            lines.accept()
+        tell = functools.partial(self._tell_by_line, topic, frame.header, clock)
+        if len(lines) < PROCESSORS:
+            return ring.write(frame.image, tell)
+        reference = ring.write(frame.image)
+        tell(reference)
+        return reference
 
     def _ring(self, camera: str, nbytes: int) -> shared_memory.RingWriter:
         ring = self._rings.get(camera)
@@ -302,14 +319,18 @@ class Publisher:
             "height": header.height,
         }
 
-    def _send_by_line(self, camera: str, topic: bytes, header: bytes, payload: bytes) -> bool:
-        """Send to those who have a line; whether these are all that have subscribed."""
-        lines = self._lines[camera]
+    def _have_lines(self, topic: bytes, camera: str) -> bool:
+        """Whether all that have subscribed have a line."""
         wanted_by = sum(n for prefix, n in self._subscribed.items() if topic.startswith(prefix))
-        if len(lines) < wanted_by:
-            lines.accept()
-        lines.send(topic, header, payload)
-        return len(lines) >= wanted_by
+        return len(self._lines[camera]) >= wanted_by
+
+    def _tell_by_line(
+        self, topic: bytes, header: Header, clock: Offset, reference: SharedReference
+    ) -> None:
+        lines = self._lines[header.camera]
+        if lines:
+            sent = FrameHeader(**self._envelope(topic, header, clock), kind="shm")
+            lines.send(topic, wire.encode(sent), wire.encode(reference))
 
     def _send(self, topic: bytes, counted: bytes, header: bytes, payload: Any) -> None:
         socket = self._endpoint.socket

@@ -4,8 +4,10 @@ The writer copies a picture into a slot and sends a reference to it; readers loo
 The kernel's file locks say who uses what (Linux's open file description locks, one byte a slot): a
 reader holds a read lock on a slot as long as its picture lives, and the writer takes a slot only
 with a write lock. So no pixel changes under a reader's eyes, nobody waits for anybody, and whoever
-dies, even by kill -9, gives back what it held. Each time a slot is written its generation grows;
-a reader that comes too late finds another generation than its reference names, and gets `Gone`.
+dies, even by kill -9, gives back what it held. A slot's generation is odd while it is being written
+and grows each time, so that a reader that comes too late finds a later one than its reference
+names, and gets `Gone`. One that comes too early waits: it may be told of a picture before that is
+copied, to wake up meanwhile.
 
 A ring is a file in /dev/shm. Its writer holds a lock on it for life, so that a ring without that
 lock is a dead writer's, and the next writer that starts removes it.
@@ -26,6 +28,7 @@ import secrets
 import stat
 import struct
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -43,10 +46,12 @@ DEFAULT_SLOTS = 8
 MAX_SLOTS = 256
 MAX_LEASES = 4
 """So many pictures a reader may hold in place; further ones are copied out of the ring."""
+SPIN_S = 0.001  # as long as a copy may well take; waking up again would take longer
+COPY_S = 0.1  # a writer that takes longer to copy has been stopped
 
 _LAYOUT = struct.Struct("=8sIIQ")  # magic, version, slots, bytes a slot
 _MAGIC = b"visionrg"
-_VERSION = 1
+_VERSION = 2
 _PAGE = 4096
 _GENERATIONS = 64  # where they begin in the first page
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux: type, whence, start, length, pid
@@ -104,27 +109,40 @@ class RingWriter:
         self._unsent: dict[int, int] = {}  # of these, the ones yet to be written: by address
         self._closed = False
 
-    def write(self, image: Image) -> SharedReference:
+    def write(
+        self, image: Image, announce: Callable[[SharedReference], None] | None = None
+    ) -> SharedReference:
         """Copy a picture into the slot that was written longest ago and nobody looks at.
 
-        One that was drawn in memory that was lent is there already. Raises `NoFreeSlot` where all
-        are looked at, `ValueError` where the picture is too large.
+        One that was drawn in memory that was lent is there already. `announce` is called with the
+        reference as soon as that is known, which is before copying: readers wait for it. Raises
+        `NoFreeSlot` where all are looked at, `ValueError` where the picture is too large.
         """
-        if self._unsent and image.flags.c_contiguous:
-            lent = self._unsent.pop(_address(image), None)
-            if lent is not None:
-                _lock(self._fd, fcntl.F_UNLCK, lent + 1)
-                return self._reference(lent)
+        lent = self._unsent.pop(_address(image), None) if self._unsent else None
+        if lent is not None and image.flags.c_contiguous:
+            reference = self._finish(lent)
+            if announce is not None:
+                announce(reference)
+            return reference
         if image.nbytes > self.slot_bytes:
             raise ValueError(f"{image.nbytes} bytes do not fit a slot of {self.slot_bytes}")
         slot = self._take_slot()
+        start = _PAGE + slot * self.slot_bytes
+        target = self._bytes[start : start + image.nbytes].reshape(image.shape)
         try:
-            start = _PAGE + slot * self.slot_bytes
-            target = self._bytes[start : start + image.nbytes].reshape(image.shape)
+            if announce is not None:
+                announce(self._reference(slot, int(self._generations[slot]) + 1))
             np.copyto(target, image)
-        finally:
+        except BaseException:
             _lock(self._fd, fcntl.F_UNLCK, slot + 1)
-        return self._reference(slot)
+            raise
+        return self._finish(slot)
+
+    def _finish(self, slot: int) -> SharedReference:
+        """Let readers have a slot; the number comes last, so that a reader need not come twice."""
+        _lock(self._fd, fcntl.F_UNLCK, slot + 1)
+        self._generations[slot] += 1
+        return self._reference(slot, int(self._generations[slot]))
 
     def lend(self, height: int, width: int) -> Image:
         """A slot to draw a picture in, (height, width, 3) uint8, for `write` to need no copy.
@@ -157,12 +175,11 @@ class RingWriter:
             slot = (self._next + offset) % self.slots
             if slot not in self._lent and _lock(self._fd, fcntl.F_WRLCK, slot + 1):
                 self._next = slot + 1
-                self._generations[slot] += 1
+                self._generations[slot] = (int(self._generations[slot]) + 1) | 1
                 return slot
         raise NoFreeSlot(f"all {self.slots} slots of the ring are being looked at")
 
-    def _reference(self, slot: int) -> SharedReference:
-        generation = int(self._generations[slot])
+    def _reference(self, slot: int, generation: int) -> SharedReference:
         return SharedReference(ring=self.ring, slot=slot, generation=generation)
 
     def _unlink(self) -> None:
@@ -208,35 +225,55 @@ class RingReader:
         slot, nbytes = reference.slot, height * width * CHANNELS
         if slot >= self._slots or nbytes > self._slot_bytes:
             raise Gone(f"ring {self.ring}: has no slot {slot} of {nbytes} bytes")
-        in_place = bool(self._unused)
-        file = self._unused.pop() if in_place else self._files[0]
-        if not _lock(file, fcntl.F_RDLCK, slot + 1):
-            self._put_back(file, in_place)
-            raise Gone(f"ring {self.ring}: slot {slot} is being written again")
-        if int(self._generations[slot]) != reference.generation:
-            self._release(file, slot, in_place)
-            raise Gone(f"ring {self.ring}: slot {slot} was written again before it was read")
         start = _PAGE + slot * self._slot_bytes
-        if in_place:
-            address, release = self._address + start, partial(self._release, file, slot, True)
-            return np.asarray(_Lease(address, height, width, True, release))
-        pixels = self._bytes[start : start + nbytes]
-        image: Image = pixels.reshape(height, width, CHANNELS).copy()
-        self._release(file, slot, in_place)
+        if not self._unused:
+            return self._copy(reference, start, height, width)
+        file = self._unused.pop()
+        release = partial(self._release, file, slot)
+        # All that can be done before is, for whoever sent the reference may still be copying.
+        image = np.asarray(_Lease(self._address + start, height, width, True, release))
+        self._hold(file, reference)
         return image
+
+    def _copy(self, reference: SharedReference, start: int, height: int, width: int) -> Image:
+        self._hold(self._files[0], reference)
+        try:
+            pixels = self._bytes[start : start + height * width * CHANNELS]
+            image: Image = pixels.reshape(height, width, CHANNELS).copy()
+            return image
+        finally:
+            _lock(self._files[0], fcntl.F_UNLCK, reference.slot + 1)
+
+    def _hold(self, file: int, reference: SharedReference) -> None:
+        """Lock a slot for reading, once its picture is complete."""
+        slot, generation = reference.slot, reference.generation
+        if generation % 2 == 0 and self._generations[slot] == generation - 1:
+            self._await_written(slot, generation)
+        if not _lock(file, fcntl.F_RDLCK, slot + 1):
+            raise Gone(f"ring {self.ring}: slot {slot} is being written again")
+        if int(self._generations[slot]) != generation:
+            _lock(file, fcntl.F_UNLCK, slot + 1)
+            raise Gone(f"ring {self.ring}: slot {slot} was written again before it was read")
+
+    def _await_written(self, slot: int, generation: int) -> None:
+        """Wait while the picture is being copied, which takes less time than waking up would."""
+        generations = self._generations
+        start_s = time.monotonic()
+        while generations[slot] == generation - 1:
+            waited_s = time.monotonic() - start_s
+            if waited_s > COPY_S:
+                raise Gone(f"ring {self.ring}: slot {slot} is not being written on")
+            if waited_s > SPIN_S:  # the writer may be waiting for this very processor
+                os.sched_yield()
 
     @property
     def is_abandoned(self) -> bool:
         """Whether its writer has ended, or has taken another ring."""
         return os.fstat(self._files[0]).st_nlink == 0
 
-    def _release(self, file: int, slot: int, in_place: bool) -> None:
+    def _release(self, file: int, slot: int) -> None:
         _lock(file, fcntl.F_UNLCK, slot + 1)
-        self._put_back(file, in_place)
-
-    def _put_back(self, file: int, in_place: bool) -> None:
-        if in_place:
-            self._unused.append(file)
+        self._unused.append(file)
 
 
 class _Lease:

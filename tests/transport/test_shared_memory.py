@@ -168,10 +168,11 @@ def test_only_the_owner_may_open_a_ring(writer):
 @pytest.mark.parametrize(
     "reference",
     [
-        {"slot": 4, "generation": 1},
-        {"slot": 1023, "generation": 1},
-        {"slot": 0, "generation": 2},
-        {"slot": 1, "generation": 1},
+        {"slot": 4, "generation": 2},
+        {"slot": 1023, "generation": 2},
+        {"slot": 0, "generation": 3},
+        {"slot": 0, "generation": 4},
+        {"slot": 1, "generation": 2},
     ],
     ids=str,
 )
@@ -179,6 +180,47 @@ def test_a_reference_to_nothing_is_gone(writer, reference):
     writer.write(picture(1))
     with pytest.raises(Gone):
         RingReader(writer.ring).read(SharedReference(ring=writer.ring, **reference), *SHAPE[:2])
+
+
+def test_a_picture_that_was_never_finished_costs_no_other(writer):
+    told = []
+
+    def tell(reference):
+        told.append(reference)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        writer.write(picture(1), tell)
+    reader = RingReader(writer.ring)
+    with pytest.raises(Gone):
+        reader.read(told[0], *SHAPE[:2])
+    references = [writer.write(picture(value)) for value in range(2, 2 + writer.slots)]
+    assert {reference.slot for reference in references} == set(range(writer.slots))
+    for value, reference in enumerate(references, 2):
+        assert (reader.read(reference, *SHAPE[:2]) == value).all()
+    with pytest.raises(Gone):
+        reader.read(told[0], *SHAPE[:2])
+
+
+def test_a_reader_that_is_told_early_waits_for_the_picture(writer):
+    sent = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    reader = RingReader(writer.ring)
+    got, is_reading = [], threading.Event()
+
+    def read(reference):
+        is_reading.set()
+        got.append(reader.read(reference, *SHAPE[:2]))
+
+    def tell(reference):
+        thread = threading.Thread(target=read, args=[reference])
+        thread.start()
+        is_reading.wait(WAIT_S)
+        threads.append(thread)
+
+    threads = []
+    writer.write(sent, tell)
+    threads[0].join(WAIT_S)
+    np.testing.assert_array_equal(got[0], sent)
 
 
 def test_a_picture_larger_than_its_slot_is_gone(writer):

@@ -76,7 +76,7 @@ def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch)
     # In a folder of its own, where no other process starts meanwhile.
     monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
     with running(WRITE.format(folder=str(tmp_path))) as (process, ring):
-        reference = SharedReference(ring=ring, slot=0, generation=1)
+        reference = SharedReference(ring=ring, slot=0, generation=2)
         image = RingReader(ring).read(reference, *SHAPE[:2])
         remove_leftovers()
         assert is_there(ring)  # the writer lives
@@ -92,7 +92,7 @@ READ = """
 from pipeline.transport.shared_memory import RingReader
 from pipeline.transport.wire import SharedReference
 reader = RingReader({ring!r})
-held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=1), 48, 64)
+held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=2), 48, 64)
 """
 
 
@@ -110,23 +110,31 @@ def test_a_killed_reader_gives_back_what_it_held(writer):
         assert writer.write(picture(9)).slot == 2
 
 
-def write_for(pipe, pictures):
+def write_for(pipe, pictures, *, is_early):
     ring = RingWriter(640 * 480 * 3, slots=3)
     pipe.send(ring.ring)
     image = np.empty((480, 640, 3), np.uint8)
     for value in range(pictures):
         image[:] = value % 251
-        with contextlib.suppress(NoFreeSlot):
-            reference = ring.write(image)
+
+        def tell(reference, value=value):
             pipe.send((reference.slot, reference.generation, value % 251))
+
+        with contextlib.suppress(NoFreeSlot):
+            reference = ring.write(image, tell if is_early else None)
+            if not is_early:
+                tell(reference)
     pipe.send(None)
     pipe.recv()
     ring.close()
 
 
-def test_no_picture_is_ever_torn_by_a_fast_writer():
+@pytest.mark.parametrize("is_early", [False, True], ids=["told after", "told before it is copied"])
+def test_no_picture_is_ever_torn_by_a_fast_writer(is_early):
     here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=write_for, args=(there, 1500))
+    process = multiprocessing.get_context("spawn").Process(
+        target=write_for, args=(there, 1500), kwargs={"is_early": is_early}
+    )
     process.start()
     there.close()
     reader = RingReader(here.recv())
@@ -149,3 +157,40 @@ def test_no_picture_is_ever_torn_by_a_fast_writer():
     assert process.exitcode == 0
     assert whole > 0
     assert whole + gone <= 1500
+
+
+DIE_EARLY = """
+import os, signal
+from pipeline.transport.shared_memory import RingWriter
+import numpy as np
+ring = RingWriter(9216)
+
+def tell(reference):
+    print(ring.ring, reference.slot, reference.generation, flush=True)
+    os.kill(os.getpid(), signal.{signal})
+
+input()
+ring.write(np.zeros((48, 64, 3), np.uint8), tell)
+"""
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGSTOP"])
+def test_a_picture_whose_writer_ends_while_it_is_copied_is_gone(end):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DIE_EARLY.format(signal=end)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        ring, slot, generation = process.stdout.readline().split()
+        reference = SharedReference(ring=ring, slot=int(slot), generation=int(generation))
+        with pytest.raises(Gone, match="written"):
+            RingReader(ring).read(reference, *SHAPE[:2])
+    finally:
+        process.kill()
+        process.communicate()
+        remove_leftovers()
