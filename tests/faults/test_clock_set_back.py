@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import time
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from .processes import Command, json_of, last_lines, wait_for
 
 HOUR_S = 3600
+MOST_MS = 10_000  # an age; one by two clocks would be an hour, or none
 LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")
 
 
@@ -46,7 +48,7 @@ def clock(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp_path):
+def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp_path, crowding):
     frames, results = f"zmq+ipc://{tmp_path}/frames", f"zmq+ipc://{tmp_path}/results"
     shown, recording = tmp_path / "shown.jsonl", tmp_path / "shown.mp4"
     stats = {name: tmp_path / f"{name}.json" for name in ("camera", "detect", "view")}
@@ -72,7 +74,7 @@ def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp
         set_back_s = time.monotonic()
         limit_ns = time.time_ns() - HOUR_S * 10**9 // 2
         wait_for(lambda: shown_at(limit_ns.__gt__), "a result by the new time")
-        assert time.monotonic() - set_back_s < 2
+        assert time.monotonic() - set_back_s < 2 * crowding()
         wait_for(lambda: len(shown_at(limit_ns.__gt__)) > 30, "more of them")
         for command in commands:
             assert command.end() == 0, command.said
@@ -80,12 +82,14 @@ def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp
     lines = last_lines(shown, 1 << 24)
     ages_ms = [line["age_ms"] for line in lines]
     assert min(ages_ms) >= 0
-    assert max(ages_ms) < 2000
+    assert max(ages_ms) < MOST_MS
     seqs = [line["seq"] for line in lines]
     assert seqs == sorted(set(seqs))
     for name in arguments:
         figures = json_of(stats[name])
-        assert 0 <= figures["age_ms"]["p50"] <= figures["age_ms"]["max"] < 2000
-        assert figures["seconds"] < 60
+        assert 0 <= figures["age_ms"]["p50"] <= figures["age_ms"]["max"] < MOST_MS
+        assert figures["seconds"] < HOUR_S / 2
     assert "Traceback" not in "".join(command.said for command in commands)
-    assert "the clock was set back by 3600 s" in commands[-1].said
+    # From one picture to the next, which came some time later.
+    set_back = re.search(r"the clock was set back by (\d+) s", commands[-1].said)
+    assert HOUR_S - 30 <= int(set_back[1]) <= HOUR_S

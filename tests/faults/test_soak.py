@@ -8,7 +8,7 @@ from pipeline.transport import shared_memory
 
 from .soak import Soak
 
-STOPPED_S = 10
+STOPPED_S = 6
 SECONDS = 100  # with the start, and the account at the end, about two minutes
 
 
@@ -37,6 +37,7 @@ def test_a_viewer_that_is_stopped_slows_nobody_and_goes_on_with_the_newest(tmp_p
         others_had, ages_ms = soak.stop_viewer(STOPPED_S)
     finally:
         soak.close()
-    assert others_had > 10 * STOPPED_S  # of 30 a second, on however few cores
+    before, meanwhile, afterwards = others_had
+    assert meanwhile > 0.5 * min(before, afterwards), others_had  # on however few cores
     # History would be many seconds old; one result it may have had in its hands.
     assert sum(age > 1000 for age in ages_ms) <= 1, ages_ms
