@@ -171,7 +171,7 @@ class Pipeline:
         """
         if not self._stats.has_started:
             raise RuntimeError("a Pipeline is entered first: with Pipeline(...) as results: ...")
-        self._intake.settle()
+        self._intake.acknowledge()
         while True:
             self._check_time()
             try:

@@ -92,7 +92,7 @@ class Feed:
         return self
 
     def __next__(self) -> Result:
-        self._intake.settle()
+        self._intake.acknowledge()
         while not self._is_over():
             try:
                 result = self._inbox.get(POLL_S)

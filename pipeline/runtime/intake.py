@@ -72,7 +72,7 @@ class Intake(Generic[Item]):
         """An item that was read goes to whoever iterates over the run."""
         self._is_handed_out = True
 
-    def settle(self) -> None:
+    def acknowledge(self) -> None:
         """Whoever iterates comes back, and so has dealt with what was handed out."""
         if self._is_handed_out:
             self._is_handed_out = False
