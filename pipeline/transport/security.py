@@ -67,7 +67,12 @@ def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
     line = f'curve\n    public-key = "{public.decode()}"\n'
     _write_new(paths[0], f"# public key of {name}: give it to the other end\n{line}", 0o644)
     secret_line = f'    secret-key = "{secret.decode()}"\n'
-    _write_new(paths[1], f"# secret key of {name}: give it to nobody\n{line}{secret_line}", 0o600)
+    try:
+        secret_text = f"# secret key of {name}: give it to nobody\n{line}{secret_line}"
+        _write_new(paths[1], secret_text, 0o600)
+    except ConfigError:
+        paths[0].unlink()  # which is of no use alone
+        raise
     return paths
 
 
@@ -221,5 +226,9 @@ def _write_new(path: Path, text: str, mode: int) -> None:
         known = error.errno == errno.EEXIST and path.parent.is_dir()
         why = "is there already; keys are never overwritten" if known else error.strerror
         raise ConfigError(f"{path}: {why}") from error
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(text)
+    try:
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        path.unlink()
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

@@ -175,3 +175,22 @@ def test_a_folder_for_keys_that_is_a_file_is_said_to_be_none(tmp_path):
     with pytest.raises(ConfigError) as refusal:
         make_keys(tmp_path / "folder", "robot")
     assert "overwritten" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_where_a_key_does_not_fit_nothing_is_left(tmp_path, monkeypatch, written):
+    full = iter([False] * written + [True])
+    opened = open
+
+    def open_full(file, *arguments, **options):
+        if not isinstance(file, int) or not next(full):
+            return opened(file, *arguments, **options)
+        os.close(file)
+        return opened("/dev/full", "w")
+
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr("builtins.open", open_full)
+    with pytest.raises(ConfigError, match=r"robot\.key.*: cannot be written: No space left"):
+        make_keys(tmp_path, "robot")
+    assert list(tmp_path.iterdir()) == []
