@@ -26,7 +26,7 @@ class Classifier:
     the box; what lies outside the picture repeats its border.
 
     - `model`: a registry name or the path of an ONNX file
-    - `top`: how many names a box gets
+    - `top`: how many names a box gets, all of them where the model has fewer
     - `threads`: cores for one call, all available ones by default
     - `manifest`: a file that says what the model expects, where it was made by others
 
@@ -43,9 +43,9 @@ class Classifier:
     ) -> None:
         spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
         self._model = open_model(model, task="classify", threads=threads, spec=spec)
-        if not 1 <= top <= len(self.labels):
-            raise ConfigError(f"top must lie between 1 and {len(self.labels)}, but got {top}")
-        self.top = top
+        if top < 1:
+            raise ConfigError(f"top must be 1 or more, but got {top}")
+        self.top = min(top, len(self.labels))
 
     @property
     def model(self) -> Model:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from pipeline.errors import ModelError
@@ -14,6 +17,9 @@ from pipeline.inference.spec import InputSpec, ModelSpec
 
 _TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 _ANY = None
+_ROUNDING = 1e-3
+
+logger = logging.getLogger(__name__)
 
 
 class Fitted(NamedTuple):
@@ -42,16 +48,33 @@ def fit_interface(subject: str, spec: ModelSpec, session: ort.InferenceSession) 
             raise ModelError(f"{expected}, but the graph has {_listed(outputs.values())}")
         if len(output.shape) < 2 or not isinstance(output.shape[1], int):
             given = _try_out(spec.input, session, name)
-            if not _fits(given, shape):
-                raise ModelError(f"{expected}, but it gives {_shown(given)}")
+            if not _fits(given.shape, shape):
+                raise ModelError(f"{expected}, but it gives {_shown(given.shape)}")
+    if spec.logits and spec.input.dtype == "float32":  # those of others: ours end in logits
+        _warn_of_probabilities(subject, _try_out(spec.input, session, spec.logits))
     return Fitted(spec, batch)
 
 
-def _try_out(entry: InputSpec, session: ort.InferenceSession, output: str) -> list[int]:
-    """The shape of an output for one blank picture."""
+def _try_out(entry: InputSpec, session: ort.InferenceSession, output: str) -> npt.NDArray[Any]:
+    """What an output gives for one blank picture."""
     shape = [1 if size is _ANY else size for size in input_shape(entry)]
     (values,) = session.run([output], {entry.name: np.zeros(shape, entry.dtype)})
-    return list(values.shape)
+    return np.asarray(values)
+
+
+def _warn_of_probabilities(subject: str, answers: npt.NDArray[Any]) -> None:
+    """Say so where a classifier's own softmax would be followed by another one."""
+    if answers.size > 1 and answers.min() >= 0 and abs(float(answers.sum()) - 1) < _ROUNDING:
+        _warn_once(
+            f"{subject}: its answers add up to 1, as after a softmax, where logits are expected: "
+            "its scores will be too much alike; export it without the softmax, or take it off "
+            "with 'vision quantize'"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def input_shape(entry: InputSpec) -> list[int | None]:
@@ -91,7 +114,7 @@ def _check_input(subject: str, entry: InputSpec, values: Sequence[ort.NodeArg]) 
         raise ModelError(
             f"{subject}: expected one input, {entry.name}, but the graph has {_listed(values)}"
         )
-    batch = given.shape[0]
+    batch = given.shape[0] if given.shape else None  # of an input that says nothing, any
     if not isinstance(batch, int):
         return None
     if batch != 1:

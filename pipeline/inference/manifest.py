@@ -57,7 +57,10 @@ def manifest_spec(data: dict[str, Any], name: str, folder: Path, subject: str) -
     if isinstance(data.get("labels"), str):
         data["labels"] = _read_labels(folder / data["labels"], subject)
     anchors = data.pop("anchors", None)
-    if isinstance(heads := data.get("heads"), list):
+    heads = data.get("heads", [])
+    if isinstance(heads, list):
+        if anchors is not None and not any(isinstance(h, dict) and "mask" in h for h in heads):
+            raise ModelError(f"{subject}: anchors are for heads with a mask, but none has one")
         data["heads"] = [_with_anchors(head, anchors, subject) for head in heads]
     if isinstance(entry := data.get("input"), dict):
         data["input"] = {"name": "", **entry}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,4 +41,25 @@ def converted(data: object, kind: type[T], subject: str) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise ModelError(f"{subject}: {error}") from error
+        raise ModelError(f"{subject}: {error}{_known(str(error), kind)}") from error
+
+
+def _known(message: str, kind: type) -> str:
+    """The keys or values that there are, where one that there is not was given."""
+    place = re.search(r"`\$(.*)`$", message)
+    known = _type_at(msgspec.inspect.type_info(kind), place[1] if place else "")
+    if "unknown field" in message and isinstance(known, msgspec.inspect.StructType):
+        return f"; known are: {', '.join(field.encode_name for field in known.fields)}"
+    if "enum value" in message and isinstance(known, msgspec.inspect.LiteralType):
+        return f"; expected one of: {', '.join(map(str, known.values))}"
+    return ""
+
+
+def _type_at(kind: Any, place: str) -> Any:
+    """The type of what lies at a place such as `.heads[0].output`; None where it is not known."""
+    for key in re.findall(r"\.(\w+)|\[", place):
+        if isinstance(kind, msgspec.inspect.StructType):
+            kind = next((field.type for field in kind.fields if field.encode_name == key), None)
+        else:
+            kind = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)
+    return kind

@@ -324,3 +324,50 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
     (tmp_path / "no.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=r"no\.onnx: not a usable ONNX model"):
         open_model(tmp_path / "no.onnx")
+
+
+def test_fewer_classes_than_names_wanted_are_all_named(files, picture):
+    model, manifest = files(classifier_graph())
+    found = Classifier(model, manifest=manifest)(picture, np.array([[0, 0, 9, 9]], np.float32))
+    assert sorted(found.ids[0].tolist()) == [0, 1, 2]
+
+
+def test_an_input_without_a_shape_is_taken_as_the_manifest_says(files, picture):
+    graph_without = classifier_graph()
+    graph_without.graph.input[0].type.tensor_type.ClearField("shape")
+    model, manifest = files(graph_without)
+    assert len(Classifier(model, manifest=manifest)(picture, np.zeros((3, 4), np.float32)).ids) == 3
+
+
+def test_answers_that_went_through_a_softmax_are_told(files, caplog):
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Softmax", ["mean"], ["y"]),
+    ]
+    entry = ("x", TensorProto.FLOAT, ["N", 3, HEIGHT, WIDTH])
+    model, manifest = files(graph(nodes, entry, ("y", TensorProto.FLOAT, ["N", 3])))
+    for _ in range(2):
+        Classifier(model, manifest=manifest)
+    assert caplog.text.count("add up to 1, as after a softmax, where logits are expected") == 1
+
+
+UNKNOWN = {
+    "key": ("width", "widht", "known are: name, width, height, "),
+    "key-above": ("labels", "lables", "known are: version, name, task, input, labels, "),
+    "value": ("NCHW", "nchw", "expected one of: NCHW, NHWC"),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong", "known"), UNKNOWN.values(), ids=UNKNOWN)
+def test_a_slip_in_a_manifest_is_answered_with_what_there_is(tmp_path, right, wrong, known):
+    path = tmp_path / "m.toml"
+    path.write_text(MANIFEST.replace(right, wrong))
+    with pytest.raises(ModelError, match=rf"{wrong}.*; {known}"):
+        read_manifest(path)
+
+
+def test_anchors_that_no_head_picks_from_are_refused(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(ANCHORS + MANIFEST)
+    with pytest.raises(ModelError, match="anchors are for heads with a mask, but none has one"):
+        read_manifest(path)
