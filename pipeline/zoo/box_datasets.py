@@ -1,14 +1,17 @@
 """Pictures with true boxes in the forms that people have them: COCO JSON, YOLO folders, Pascal VOC.
 
 All become `LabelledPicture`s whose class ids are those of the model that is measured. COCO and VOC
-name their classes, and the names are matched with the model's labels; YOLO has the ids themselves.
+name their classes, and so does a YOLO folder with a `data.yaml` or a `classes.txt`: the names are
+matched with the model's labels. A YOLO folder without has the model's own ids.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -18,11 +21,16 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.zoo.coco import LabelledPicture, read_yolo_boxes
 from pipeline.zoo.label_names import match_names
-from pipeline.zoo.pictures import existing_folder, find_pictures
+from pipeline.zoo.pictures import (
+    PICTURE_SUFFIXES,
+    existing_folder,
+    find_pictures,
+    named_picture,
+)
 
 FORMS = "a COCO JSON file, a YOLO-format folder (images, labels) or a Pascal VOC folder"
 
-logger = logging.getLogger(__name__)
+_LARGEST_BOX = 10  # of the picture's longer side; beyond, a number is damaged
 
 Side = Annotated[int, msgspec.Meta(ge=1)]
 Corners = tuple[float, float, float, float]
@@ -41,9 +49,9 @@ def read_boxes(
     data = Path(data)
     folder = None if images is None else existing_folder(images)
     if data.is_file() and data.suffix == ".json":
-        return _read_coco(data, labels, folder)
+        return _each_once(data, _read_coco(data, labels, folder))
     if (data / "Annotations").is_dir() or next(data.glob("*.xml"), None):
-        return _read_voc(data, labels, folder)
+        return _each_once(data, _read_voc(data, labels, folder))
     if (data / "labels").is_dir():
         return _read_yolo(data, labels, folder)
     found = "there is no such file" if not data.exists() else "it is none of them"
@@ -52,38 +60,84 @@ def read_boxes(
 
 def _read_yolo(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledPicture]:
     root = data / "images"
-    pictures = []
+    names = _yolo_names(data)
+    read = []
     for path in find_pictures(images or root):
         top = root if root in path.parents else images or root
         text = (data / "labels" / path.relative_to(top)).with_suffix(".txt")
         class_ids, boxes = read_yolo_boxes(text)
-        if len(class_ids) and not 0 <= class_ids.min() <= class_ids.max() < len(labels):
-            wrong = class_ids.max() if class_ids.max() >= len(labels) else class_ids.min()
+        count, whose = (len(names), "data set") if names else (len(labels), "model")
+        if len(class_ids) and not 0 <= class_ids.min() <= class_ids.max() < count:
+            wrong = class_ids.max() if class_ids.max() >= count else class_ids.min()
             raise InputError(
-                f"{text}: expected classes 0 to {len(labels) - 1}, as the model has "
-                f"{len(labels)} labels, but got {wrong}"
+                f"{text}: expected classes 0 to {count - 1}, as the {whose} has {count} labels, "
+                f"but got {wrong}"
             )
-        pictures.append(LabelledPicture(path, class_ids, boxes))
-    return pictures
+        read.append(LabelledPicture(path, class_ids, boxes))
+    if not names:
+        return read
+    used = {names[class_id] for picture in read for class_id in picture.class_ids}
+    classes = _match(names, used, labels, str(data))
+    return [
+        replace(picture, class_ids=np.array([classes[names[i]] for i in picture.class_ids], int))
+        for picture in read
+    ]
+
+
+def _yolo_names(data: Path) -> list[str]:
+    """What a YOLO folder calls its classes, by id; none where it does not say."""
+    places = ("data.yaml", "data.yml", "classes.txt", "labels/classes.txt")
+    path = next((data / place for place in places if (data / place).is_file()), None)
+    if path is None:
+        return []
+    import yaml  # noqa: PLC0415 - only such a folder waits for the import
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        is_list = path.suffix == ".txt"
+        names = text.rstrip().splitlines() if is_list else yaml.safe_load(text)["names"]
+        if not isinstance(names, (list, dict)):
+            raise TypeError(f"but got {names}")
+        listed = [names[i] for i in range(len(names))]  # a list, or a mapping from numbers
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: expected names, a list of the classes: {reason}") from error
+    return [str(name).strip() for name in listed]
+
+
+def _match(
+    names: Sequence[str], used: Collection[str], labels: Sequence[str], subject: str
+) -> dict[str, int]:
+    """The class id of each name; those that no box uses need not be known.
+
+    Some tools list a class that stands for the whole set, or all that there could be.
+    """
+    try:
+        return dict(zip(names, match_names(names, labels, subject), strict=True))
+    except InputError:
+        some = [name for name in names if name in used]
+        if not 0 < len(some) < len(names):
+            raise
+        return dict(zip(some, match_names(some, labels, subject), strict=True))
 
 
 class _CocoImage(msgspec.Struct):
-    id: int
+    id: int | str
     file_name: str
     width: Side
     height: Side
 
 
 class _CocoBox(msgspec.Struct):
-    image_id: int
-    category_id: int
+    image_id: int | str
+    category_id: int | str
     bbox: Corners
     area: float | None = None
-    iscrowd: int = 0
+    iscrowd: bool | int = 0
 
 
 class _CocoCategory(msgspec.Struct):
-    id: int
+    id: int | str
     name: str
 
 
@@ -95,18 +149,19 @@ class _CocoFile(msgspec.Struct):
 
 def _read_coco(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledPicture]:
     try:
-        content = msgspec.json.decode(data.read_bytes(), type=_CocoFile)
+        text = data.read_bytes().removeprefix(b"\xef\xbb\xbf")  # what some editors begin with
+        content = msgspec.json.decode(text, type=_CocoFile)
     except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InputError(f"{data}: expected COCO's JSON of images and boxes: {error}") from error
     if not content.images:
         raise InputError(f"{data}: expected pictures, but it lists none")
-    categories = sorted(content.categories, key=lambda category: category.id)
-    names = [category.name for category in categories]
-    ids = [category.id for category in categories]
-    classes = dict(zip(ids, match_names(names, labels, str(data)), strict=True))
-    boxes: dict[int, list[_CocoBox]] = {image.id: [] for image in content.images}
+    categories = sorted(content.categories, key=lambda c: (isinstance(c.id, str), c.id))
+    names = {category.id: category.name for category in categories}
+    used = {names[box.category_id] for box in content.annotations if box.category_id in names}
+    classes = _match(list(dict.fromkeys(names.values())), used, labels, str(data))
+    boxes: dict[int | str, list[_CocoBox]] = {image.id: [] for image in content.images}
     for box in content.annotations:
-        if box.image_id not in boxes or box.category_id not in classes:
+        if box.image_id not in boxes or box.category_id not in names:
             raise InputError(
                 f"{data}: expected boxes of listed pictures and categories, but one is of picture "
                 f"{box.image_id} and category {box.category_id}"
@@ -115,10 +170,11 @@ def _read_coco(data: Path, labels: Sequence[str], images: Path | None) -> list[L
     folder = images or _coco_images(data, content.images[0].file_name)
     return [
         _labelled(
-            folder / image.file_name,
+            str(data),
+            named_picture(folder, image.file_name),
             (image.width, image.height),
             [
-                _Truth(classes[box.category_id], box.bbox, bool(box.iscrowd), box.area)
+                _Truth(classes[names[box.category_id]], box.bbox, bool(box.iscrowd), box.area)
                 for box in boxes[image.id]
             ],
         )
@@ -148,32 +204,62 @@ class _Truth(NamedTuple):
     area: float | None = None
 
 
-def _labelled(path: Path, size: tuple[int, int], truths: list[_Truth]) -> LabelledPicture:
+def _labelled(
+    subject: str, path: Path, size: tuple[int, int], truths: list[_Truth]
+) -> LabelledPicture:
+    for truth in truths:
+        if not _touches(truth.box, size):
+            box = ", ".join(f"{value:g}" for value in truth.box)
+            raise InputError(
+                f"{subject}: {path.name}: expected boxes in its {size[0]} x {size[1]} pixels, but "
+                f"one has x, y, width, height {box}"
+            )
     scale = np.array([size[0], size[1]] * 2, np.float64)
     corners = np.array([truth.box for truth in truths], np.float64).reshape(-1, 4) / scale
     corners[:, :2] += corners[:, 2:] / 2
-    areas = [t.box[2] * t.box[3] if t.area is None else t.area for t in truths]
+    whole = size[0] * size[1]
+    areas = [t.area if t.area and 0 < t.area <= whole else t.box[2] * t.box[3] for t in truths]
     return LabelledPicture(
         path,
         np.array([truth.class_id for truth in truths], np.int64),
         corners,
-        np.array(areas, np.float64) / (size[0] * size[1]),
+        np.array(areas, np.float64) / whole,
         np.array([truth.is_optional for truth in truths], np.bool_),
+        size,
     )
+
+
+def _touches(box: Corners, size: tuple[int, int]) -> bool:
+    """Whether some of a box lies in the picture; objects at its edge may reach beyond."""
+    x, y, width, height = box
+    most = _LARGEST_BOX * max(size)
+    if not (math.isfinite(x + y) and 0 <= width <= most and 0 <= height <= most):
+        return False
+    return x <= size[0] and y <= size[1] and x + width >= 0 and y + height >= 0
+
+
+def _each_once(data: Path, pictures: list[LabelledPicture]) -> list[LabelledPicture]:
+    """The pictures, where no two entries are for the same file: only one of them could count."""
+    path, count = Counter(picture.path for picture in pictures).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{data}: expected each picture once, but {path} is listed {count} times")
+    return pictures
 
 
 def _read_voc(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledPicture]:
     folder = data / "Annotations" if (data / "Annotations").is_dir() else data
     if images is None:
         images = data / "JPEGImages" if (data / "JPEGImages").is_dir() else data
-    read = [_read_voc_file(path) for path in sorted(folder.glob("*.xml"))]
-    if not read:
+    files = sorted(folder.glob("*.xml"))
+    if not files:
         raise InputError(f"{folder}: expected Pascal VOC's .xml files, found none")
+    read = [_read_voc_file(path) for path in files]
     names = sorted({name for picture in read for name in picture.names})
     classes = dict(zip(names, match_names(names, labels, str(data)), strict=True))
     return [
         _labelled(
-            images / picture.file_name,
+            str(path),
+            _voc_picture(images, picture.file_name, path.stem),
             picture.size,
             [
                 _Truth(classes[name], box, is_difficult)
@@ -182,8 +268,15 @@ def _read_voc(data: Path, labels: Sequence[str], images: Path | None) -> list[La
                 )
             ],
         )
-        for picture in read
+        for path, picture in zip(files, read, strict=True)
     ]
+
+
+def _voc_picture(images: Path, name: str, stem: str) -> Path:
+    """The picture that a file calls so; where there is none, the one called as the file is."""
+    path = named_picture(images, name)
+    namesakes = (images / f"{stem}{suffix}" for suffix in PICTURE_SUFFIXES)
+    return path if path.is_file() else next((p for p in namesakes if p.is_file()), path)
 
 
 class _VocPicture(NamedTuple):
@@ -212,7 +305,7 @@ def _read_voc_file(path: Path) -> _VocPicture:
             )
             boxes.append((x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1))
         return _VocPicture(
-            Path(_text(root, "filename")).name,
+            _text(root, "filename"),
             size,
             [_text(element, "name") for element in objects],
             boxes,

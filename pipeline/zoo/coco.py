@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipeline.errors import DependencyError, InputError
 from pipeline.types import Detections, Image
 from pipeline.zoo.pictures import list_pictures, read_picture
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class LabelledPicture:
@@ -29,7 +32,8 @@ class LabelledPicture:
 
     A box is centre x, centre y, width, height. `areas` (n,) are fractions of the picture, for sets
     that know an object's outline; None takes the boxes'. `optional` (n,) marks boxes that may be
-    found and need not be: crowds, and what is too difficult.
+    found and need not be: crowds, and what is too difficult. `size` is the picture's width and
+    height in pixels where the labels tell it.
     """
 
     path: Path
@@ -37,6 +41,7 @@ class LabelledPicture:
     boxes: npt.NDArray[np.float64]
     areas: npt.NDArray[np.float64] | None = None
     optional: npt.NDArray[np.bool_] | None = None
+    size: tuple[int, int] | None = None
 
 
 class ClassAccuracy(NamedTuple):
@@ -73,6 +78,9 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 _ANY_SIZE, _MOST = 0, -1  # of pycocotools' areas and of its numbers of detections
 _IOU50, _IOU75 = 0, 5
+_SAME_SHAPE = 0.02  # of the relation of the sides, which rounding to whole pixels may change
+_LARGEST_CLASS = 2**31
+_NO_BOXES = "evaluation: expected pictures with true boxes, but none has any"
 
 
 def read_yolo_folder(folder: str | Path) -> list[LabelledPicture]:
@@ -94,7 +102,7 @@ def read_yolo_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.f
     """
     rows: list[list[float]] = []
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected lines of text, but: {error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
@@ -104,7 +112,7 @@ def read_yolo_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.f
             class_id, *box = (float(field) for field in line.split())
         except ValueError:
             box = []
-        if len(box) != 4 or not class_id.is_integer() or not all(map(_is_fraction, box)):
+        if len(box) != 4 or not _is_class(class_id) or not _is_box(*box):
             raise InputError(
                 f"{path}: line {number}: expected class, x, y, width, height, the last four as "
                 f"fractions of the picture, but got '{line[:80]}'"
@@ -114,9 +122,13 @@ def read_yolo_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.f
     return table[:, 0].astype(np.int64), table[:, 1:]
 
 
-def _is_fraction(value: float) -> bool:
-    """Whether a number may be a fraction; what people draw may lie a little beyond the edge."""
-    return -0.1 <= value <= 1.1
+def _is_class(value: float) -> bool:
+    return value.is_integer() and abs(value) < _LARGEST_CLASS
+
+
+def _is_box(x: float, y: float, width: float, height: float) -> bool:
+    """Whether all may be fractions; what people draw may lie a little beyond the edge."""
+    return all(-0.1 <= value <= 1.1 for value in (x, y, width, height)) and min(width, height) >= 0
 
 
 def evaluate_detector(
@@ -134,19 +146,45 @@ def evaluate_detector(
     """
     _require_pycocotools()
     by_path = {picture.path: picture for picture in pictures}
+    if not any(_has_box(picture) for picture in by_path.values()):
+        raise InputError(_NO_BOXES)  # before all the work
     images: list[dict[str, Any]] = []
     truths: list[dict[str, Any]] = []
     results: list[npt.NDArray[np.float64]] = [np.empty((0, 7))]
     source = ((path, read_picture(path)) for path in by_path) if read is None else read()
+    reshaped: list[str] = []
     for image_id, (path, image) in enumerate(source, start=1):
         height, width = image.shape[:2]
         images.append({"id": image_id, "width": width, "height": height})
+        if not _has_shape(by_path[path].size, width, height):
+            reshaped.append(path.name)
         for truth in _truths(by_path[path], width, height):
             truths.append({**truth, "id": len(truths) + 1, "image_id": image_id})
         results.append(_results(detect(image), image_id))
+    _warn_of_shapes(reshaped, len(images))
     if not any(not truth["iscrowd"] for truth in truths):
-        raise InputError("evaluation: expected pictures with true boxes, but none has any")
+        raise InputError(_NO_BOXES)
     return _accuracy(images, truths, np.concatenate(results))
+
+
+def _has_box(picture: LabelledPicture) -> bool:
+    return len(picture.boxes) > 0 and (picture.optional is None or not picture.optional.all())
+
+
+def _has_shape(size: tuple[int, int] | None, width: int, height: int) -> bool:
+    """Whether a picture may be of the size that its labels tell, or scaled."""
+    return size is None or abs(size[0] * height / (size[1] * width) - 1) <= _SAME_SHAPE
+
+
+def _warn_of_shapes(reshaped: list[str], total: int) -> None:
+    if reshaped:
+        logger.warning(
+            "%d of %d pictures have another shape than their labels say, %s for one: its boxes do "
+            "not fit; were pictures turned or cut after they were labelled?",
+            len(reshaped),
+            total,
+            reshaped[0],
+        )
 
 
 def _accuracy(

@@ -26,8 +26,8 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
     """The class id of each name: by the name, by a number, or all of them by their order.
 
     A label may list synonyms apart by commas. Case, spaces, underscores and hyphens do not count.
-    By order goes where there are as many names as classes (but for a first class `background`) and
-    not all of them are known.
+    By order goes where there are as many names as classes (but for a first class `background`),
+    not all of them are known, and those that are stand at their place.
 
     Raises `InputError` that begins with `subject` and names those that are not known.
     """
@@ -39,7 +39,8 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
     if all(re.fullmatch(r"\d{1,9}", name) for name in names):
         return [_number(name, labels, subject) for name in names]
     first = 1 if labels and plain_name(labels[0]) == BACKGROUND else 0
-    if len(names) == len(labels) - first:
+    is_in_order = all(known in (None, place) for place, known in enumerate(found, start=first))
+    if len(names) == len(labels) - first and is_in_order:
         logger.warning(
             "%s: its class names are not the model's (%s, ...); they are taken in their order",
             subject,

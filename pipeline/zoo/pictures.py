@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import cv2
 import numpy as np
@@ -92,6 +92,19 @@ def class_folders(folder: str | Path) -> dict[str, list[Path]]:
     return classes
 
 
+def named_picture(folder: Path, name: str) -> Path:
+    """The picture in `folder` that labels call `name`; it need not be there.
+
+    Labels that were made elsewhere may name it by a path of that machine: then the last part of
+    the path counts.
+    """
+    path = folder / name
+    if path.is_file():
+        return path
+    plain = folder / PureWindowsPath(name).name  # which knows both kinds of slashes
+    return plain if plain.is_file() else path
+
+
 def spread(paths: Sequence[Path], most: int) -> list[Path]:
     """At most so many of the paths, evenly spread over all of them."""
     if len(paths) <= most:
@@ -100,10 +113,10 @@ def spread(paths: Sequence[Path], most: int) -> list[Path]:
 
 
 class UsablePictures:
-    """Iterates over paths and pixels, and skips files that do not decode.
+    """Iterates over paths and pixels, and skips files that are missing or do not decode.
 
     A warning tells how many at the first end. Raises `InputError` that names `subject` as soon as
-    they are more than a tenth of all.
+    they are more than a tenth of all; of missing ones, before any work is done.
     """
 
     def __init__(self, subject: str | Path, paths: Sequence[Path]) -> None:
@@ -114,6 +127,7 @@ class UsablePictures:
 
     def __iter__(self) -> Iterator[tuple[Path, Image]]:
         self.damaged = []
+        self._check_presence()
         for path in self.paths:
             try:
                 with quiet_opencv():
@@ -125,12 +139,21 @@ class UsablePictures:
         if self.damaged and not self._has_told:
             self._has_told = True
             logger.warning(
-                "%s: skipped %d of %d pictures that do not decode: %s%s",
+                "%s: skipped %d of %d pictures that %sdo not decode: %s%s",
                 self.subject,
                 len(self.damaged),
                 len(self.paths),
+                "" if all(path.is_file() for path in self.damaged) else "are missing or ",
                 ", ".join(path.name for path in self.damaged[:3]),
                 ", ..." if len(self.damaged) > 3 else "",
+            )
+
+    def _check_presence(self) -> None:
+        missing = [path for path in self.paths if not path.is_file()]
+        if len(missing) > MAX_DAMAGED * len(self.paths):
+            raise InputError(
+                f"{self.subject}: {len(missing)} of its {len(self.paths)} pictures are not there, "
+                f"{missing[0]} for one; expected at most {MAX_DAMAGED:.0%}"
             )
 
     def _skip(self, path: Path) -> None:

@@ -126,11 +126,12 @@ WRONG = {
 def test_what_is_wrong_is_said_on_one_line(vision, labelled, monkeypatch, arguments, message):
     monkeypatch.chdir(labelled)
     picture = CAT.read_bytes()
+    labels = {"high": "80 0.5 0.5 1 1", "damaged": "15 0.5 0.5 1 1", "plain": ""}
     for name, content in (("high", picture), ("damaged", b"x"), ("plain", picture)):
         for part in ("images", "labels"):
             Path(name, part).mkdir(parents=True)
         Path(name, "images/cat.jpg").write_bytes(content)
-        Path(name, "labels/cat.txt").write_text("80 0.5 0.5 1 1" if name == "high" else "")
+        Path(name, "labels/cat.txt").write_text(labels[name])
     Path("empty.onnx").touch()
     before = set(labelled.rglob("*"))
     outcome = vision("evaluate", *arguments)

@@ -242,3 +242,125 @@ def edit(path, change):
 def test_damaged_data_is_refused(tmp_path, make, message):
     with pytest.raises(InputError, match=message):
         read_boxes(make(tmp_path), LABELS)
+
+
+def changed_coco(root, change):
+    """A COCO file after `change` of its contents."""
+    path = coco(root)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def name_ids(content):
+    for image in content["images"]:
+        image["id"] = f"picture {image['id']}"
+    for box in content["annotations"]:
+        box.update(image_id=f"picture {box['image_id']}", iscrowd=False)
+
+
+def name_another_machines_paths(content):
+    for image in content["images"]:
+        image["file_name"] = f"C:\\data\\{image['file_name']}"
+
+
+OTHER_TOOLS = {
+    "ids-that-are-texts": name_ids,
+    "paths-of-another-machine": name_another_machines_paths,
+    "a-class-without-boxes": lambda content: content["categories"].append({"id": 0, "name": "all"}),
+    "no-areas": lambda content: [box.update(area=0) for box in content["annotations"]],
+}
+
+
+@pytest.mark.parametrize("change", OTHER_TOOLS.values(), ids=OTHER_TOOLS)
+def test_what_other_tools_write_as_coco_is_read(change, tmp_path):
+    path = changed_coco(tmp_path, change)
+    found = read_boxes(path, LABELS, tmp_path / "val")
+    expected = read_boxes(yolo(tmp_path / "yolo"), LABELS)
+    for picture, other in zip(found, expected, strict=True):
+        assert picture.path.is_file()
+        assert picture.class_ids.tolist() == other.class_ids.tolist()
+        np.testing.assert_allclose(picture.boxes, other.boxes)
+
+
+def test_a_coco_file_may_begin_as_some_editors_have_it(tmp_path):
+    path = coco(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_boxes(path, LABELS)) == 2
+
+
+@pytest.mark.parametrize("box", [(20, 10, -5, 4), (900, 10, 5, 4), (0, 0, 1e300, 1e300)])
+def test_a_box_that_no_picture_can_have_is_named(box, tmp_path):
+    path = changed_coco(tmp_path, lambda content: content["annotations"][0].update(bbox=box))
+    with pytest.raises(
+        InputError, match=r"a\.png: expected boxes in its 200 x 100 pixels, but one"
+    ):
+        read_boxes(path, LABELS)
+
+
+def test_a_picture_that_is_listed_twice_is_named(tmp_path):
+    path = changed_coco(
+        tmp_path, lambda content: content["images"].append({**content["images"][0], "id": 9})
+    )
+    with pytest.raises(InputError, match=r"a\.png is listed 2 times"):
+        read_boxes(path, LABELS)
+
+
+def test_pictures_of_another_shape_than_the_labels_say_are_told(tmp_path, caplog):
+    path = changed_coco(tmp_path, lambda content: content["images"][0].update(width=400))
+    evaluate_detector(lambda _: Detections.empty(LABELS), read_boxes(path, LABELS))
+    assert "1 of 2 pictures have another shape than their labels say, a.png for one" in caplog.text
+
+
+def test_a_voc_file_may_name_its_picture_wrongly(tmp_path):
+    root = voc(tmp_path)
+    for path in (root / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<filename>", "<filename>/before/export_"))
+    assert [picture.path.name for picture in read_boxes(root, LABELS)] == ["a.png", "b.png"]
+
+
+NAMED_CLASSES = {
+    "list": ("data.yaml", "nc: 3\nnames: [potted plant, x, cat]\n"),
+    "mapping": ("data.yaml", "names:\n  0: pottedplant\n  1: x\n  2: cat\n"),
+    "text": ("classes.txt", "Potted Plant\nx\ncat\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), NAMED_CLASSES.values(), ids=NAMED_CLASSES)
+def test_a_yolo_folder_that_names_its_classes_is_matched_by_name(name, text, tmp_path):
+    root = yolo(tmp_path)
+    (root / name).write_text(text)
+    (root / "labels/b.txt").write_text("")  # of class 1, which the model does not know
+    first, second = read_boxes(root, LABELS)
+    assert first.class_ids.tolist() == [2, 0]  # as LABELS number potted plant and cat
+    assert len(second.class_ids) == 0
+
+
+@pytest.mark.parametrize("text", ["names: 3\n", "nc: 3\n", "[", "names: {7: cat}\n"])
+def test_names_of_a_yolo_folder_that_are_no_list_are_refused(text, tmp_path):
+    root = yolo(tmp_path)
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"data\.yaml: expected names, a list of the classes"):
+        read_boxes(root, LABELS)
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 -0.05 0.1", "1e300 0.5 0.5 0.1 0.1"])
+def test_a_yolo_line_with_impossible_numbers_is_named(line, tmp_path):
+    root = yolo(tmp_path)
+    (root / "labels/a.txt").write_text("\ufeff0 0.5 0.5 0.1 0.1\n" + line)
+    with pytest.raises(InputError, match=r"a\.txt: line 2: expected class"):
+        read_boxes(root, LABELS)
+
+
+def test_that_nothing_is_labelled_is_said_before_any_picture_is_read(tmp_path):
+    root = yolo(tmp_path)
+    for path in (root / "labels").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="none has any"):
+        evaluate_detector(lambda image: pytest.fail("asked"), read_boxes(root, LABELS))
+
+
+def test_names_in_another_order_than_the_labels_are_not_taken_in_their_order():
+    with pytest.raises(InputError, match="1 of its 3 classes are none of the model's 3 labels: x"):
+        match_names(["potted plant", "x", "cat"], LABELS, "data")

@@ -148,7 +148,7 @@ WRONG = {
     ),
     "pictures-missing": (
         lambda root: write(root, "nowhere.png,blue\n"),
-        "1 or more of 1 pictures do not decode, nowhere.png for one",
+        "1 of its 1 pictures are not there, .*nowhere.png for one",
     ),
 }
 
