@@ -13,6 +13,7 @@ from pipeline.transport.wire import Envelope
 MAX_STREAMS = 256
 LATE_NS = 200_000_000
 WINDOW_NS = 30_000_000_000
+SAY_EVERY_S = 10.0
 INVALID = "?"
 """Where messages count whose topic cannot be believed."""
 
@@ -67,6 +68,7 @@ class Streams:
     def __init__(self) -> None:
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._streams: dict[tuple[int, str], Stream] = {}
+        self._said_s = -SAY_EVERY_S
 
     def admit(
         self, topic: str, header: Envelope, peer: Callable[[], str], by_line: bool = False
@@ -99,12 +101,19 @@ class Streams:
     def _begin(self, topic: str, header: Envelope, peer: str) -> Stream:
         """A stream that is new begins with the message that it is met by."""
         if any(known_topic == topic for _, known_topic in self._streams):
-            log.info("%s: another publisher has started", topic)
+            self._say_another(topic)
         if len(self._streams) >= MAX_STREAMS:
             self._forget_oldest()
         stream = Stream(topic, peer, self.counts[topic], header.count)
         self._streams[header.sender, topic] = stream
         return stream
+
+    def _say_another(self, topic: str) -> None:
+        """Log it, but not at the pace of a peer that calls itself another every time."""
+        now_s = time.monotonic()
+        if now_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = now_s
+            log.info("%s: another publisher has started", topic)
 
     def _forget_oldest(self) -> None:
         """Make room; the counts of a topic that no stream has any more go with it."""
