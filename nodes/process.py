@@ -2,7 +2,8 @@
 
 The main thread does nothing but wait for SIGINT and SIGTERM, so no signal ever breaks into a
 callback and nothing needs to expect `KeyboardInterrupt`; the node lives on a thread of its own.
-While it ends, its context is still valid. A second signal ends the process at once.
+While it ends, its context is still valid. Further signals change nothing, since its end takes no
+longer than `PATIENCE_S`: after Ctrl-C a node gets two, the terminal's and the launch file's.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class StopRequests:
             signal.signal(number, lambda *_: None)
 
     def wait(self) -> None:
-        """Wait for the first one, even one from before; the next ends the process at once."""
+        """Wait for the first one, even one from before; the next ones change nothing."""
         os.read(self._reader, 1)
         for number in STOPPING:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
 
     def make(self) -> None:
@@ -83,6 +84,8 @@ def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> N
     gc.freeze()  # to go through all the rest again would take the interpreter a second
     if life.failure is not None and not isinstance(life.failure, VisionError):
         raise life.failure
+    if threading.active_count() > 1:  # left behind in there, where the interpreter might wait too
+        os._exit(life.exit_code)
     sys.exit(life.exit_code)
 
 

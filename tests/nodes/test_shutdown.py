@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vision_msgs.msg import Detection2DArray
 from nodes.image_messages import image_message
 
 NODES = ("camera_node", "detector_node", "vision_node", "classifier_node")
-WITHIN_S = 2.0
+WITHIN_S = 2.0  # times `crowding`, where others use the processors
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def images_at_30_hz(observer):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_every_node_ends_in_time_while_images_come(start_node, observer, images_at_30_hz, number):
+def test_every_node_ends_in_time_while_images_come(
+    start_node, observer, images_at_30_hz, number, crowding
+):
     outputs = {
         "camera_node": (Image, "scene"),
         "detector_node": (Detection2DArray, "found"),
@@ -57,5 +60,9 @@ def test_every_node_ends_in_time_while_images_come(start_node, observer, images_
     for name in NODES:
         inboxes[name].wait(timeout_s=60)
     for name in NODES:
-        assert nodes[name].stop(number, timeout_s=WITHIN_S) == 0, name
+        sent = time.monotonic()
+        nodes[name].send(number)
+        time.sleep(0.02)  # and once more into its end, as after Ctrl-C from a launch file
+        assert nodes[name].stop(number) == 0, name
+        assert time.monotonic() - sent < WITHIN_S * crowding(), name
         assert "Traceback" not in nodes[name].log
