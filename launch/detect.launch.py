@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
@@ -19,27 +20,33 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 PARAMS_FILE = Path(__file__).absolute().parents[1] / "config" / "vision.yaml"
 RESPAWN_DELAY_S = 2.0
-BOOLEAN = ("true", "false")
+BOOLEAN = ("true", "false", "True", "False")
 
 
 class Argument(NamedTuple):
     """One argument of this launch file.
 
-    Where `kind` is given it becomes the parameter of the same name, of that type, of the `nodes`
-    that have it; left empty, the parameter is as `params_file` says.
+    Where `convert` is given it makes the parameter of the same name of the `nodes` that have it;
+    left empty, the parameter is as `params_file` says.
     """
 
     name: str
     default: str
     description: str
     choices: tuple[str, ...] | None = None
-    kind: type | None = None
+    convert: Callable[[str], object] | None = None
     nodes: tuple[str, ...] = ()
+
+
+def truth(text: str) -> bool:
+    """What a choice of BOOLEAN means."""
+    return text.lower() == "true"
 
 
 INFERRING = ("vision_node", "detector_node", "classifier_node")
 DETECTING = ("vision_node", "detector_node")
 LISTENING = INFERRING
+ALL = ("camera_node", *INFERRING)
 AS_FILE = "; empty: as params_file says"
 
 ARGUMENTS = (
@@ -55,35 +62,35 @@ ARGUMENTS = (
         "detector",
         "",
         "the detector: a registered name or an ONNX file" + AS_FILE,
-        kind=str,
+        convert=str,
         nodes=DETECTING,
     ),
     Argument(
         "classifier",
         "",
         "the classifier: a registered name, an ONNX file, or none" + AS_FILE,
-        kind=str,
+        convert=str,
         nodes=("vision_node", "classifier_node"),
     ),
     Argument(
         "score_threshold",
         "",
         "the lowest score of an object, 0 to 1" + AS_FILE,
-        kind=float,
+        convert=float,
         nodes=DETECTING,
     ),
     Argument(
         "nms_threshold",
         "",
         "the overlap from which the weaker of two boxes goes, 0 to 1" + AS_FILE,
-        kind=float,
+        convert=float,
         nodes=DETECTING,
     ),
     Argument(
         "threads",
         "",
         "the cores that a node may use, 0 for all" + AS_FILE,
-        kind=int,
+        convert=int,
         nodes=INFERRING,
     ),
     Argument(
@@ -104,9 +111,16 @@ ARGUMENTS = (
     ),
     Argument("namespace", "", "the namespace of all nodes and topics"),
     Argument("params_file", str(PARAMS_FILE), "a YAML file of parameters, like this one"),
-    Argument("use_sim_time", "false", "take the time from /clock", BOOLEAN),
+    Argument("use_sim_time", "", "take the time from /clock" + AS_FILE, ("", *BOOLEAN), truth, ALL),
     Argument("log_level", "info", "debug, info, warn, error or fatal"),
-    Argument("autostart", "true", "configure and activate by themselves", BOOLEAN),
+    Argument(
+        "autostart",
+        "",
+        "configure and activate by themselves" + AS_FILE,
+        ("", *BOOLEAN),
+        truth,
+        ALL,
+    ),
     Argument("respawn", "false", "start a node again that has ended", BOOLEAN),
 )
 
@@ -129,12 +143,12 @@ def start_nodes(context: LaunchContext) -> list[Node]:
     """The nodes that the arguments ask for."""
     given = {a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS}
     source = chosen_source(given)
-    if given["composed"] == "true":
+    if truth(given["composed"]):
         return [node("vision_node", given, source=source)]
     nodes = [node("detector_node", given)]
     if given["classifier"] != "none":
         nodes.append(node("classifier_node", given))
-    if source:
+    if source or (not given["image_topic"] and names_a_source(Path(given["params_file"]))):
         nodes.insert(0, node("camera_node", given, source=source))
     return nodes
 
@@ -144,25 +158,34 @@ def chosen_source(given: dict[str, str]) -> str:
     is_told = given["image_topic"] or given["params_file"] != str(PARAMS_FILE)
     if given["source"] or is_told:
         return given["source"]
-    camera = min(Path("/dev").glob("video[0-9]*"), default=None)
-    if camera is None:
+    numbers = [path.name.removeprefix("video") for path in Path("/dev").glob("video[0-9]*")]
+    cameras = [int(number) for number in numbers if number.isdecimal()]
+    if not cameras:
         raise RuntimeError(
             "this machine has no camera (/dev/video*): pass source:=scene: for the built-in scene, "
             "source:=FILE, source:=rtsp://..., or image_topic:=/camera/image_raw for images that "
             "another node publishes"
         )
-    return str(camera)
+    return f"/dev/video{min(cameras)}"
+
+
+def names_a_source(file: Path) -> bool:
+    """Whether the file of parameters tells the camera node what to capture."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        sections = [content[name] for name in content if name.rpartition("/")[2] == "camera_node"]
+        return any(section["ros__parameters"].get("source") for section in sections)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
+        return False  # the nodes say what is wrong with it
 
 
 def node(executable: str, given: dict[str, str], source: str = "") -> Node:
     """One of our nodes, with the parameters and remappings that it takes."""
-    parameters: dict[str, object] = {
-        name: given[name] == "true" for name in ("use_sim_time", "autostart")
+    parameters = {
+        argument.name: parameter_value(argument.name, argument.convert, given[argument.name])
+        for argument in ARGUMENTS
+        if argument.convert is not None and executable in argument.nodes and given[argument.name]
     }
-    for argument in ARGUMENTS:
-        text = given[argument.name]
-        if argument.kind is not None and executable in argument.nodes and text:
-            parameters[argument.name] = parameter_value(argument, text)
     if source:
         parameters["source"] = ParameterValue(source, value_type=str)
     remappings = []
@@ -173,23 +196,20 @@ def node(executable: str, given: dict[str, str], source: str = "") -> Node:
         executable=executable,
         name=executable,
         namespace=given["namespace"],
-        parameters=[given["params_file"], parameters],
+        parameters=[given["params_file"], *([parameters] if parameters else [])],
         remappings=remappings,
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
         emulate_tty=True,
-        respawn=given["respawn"] == "true",
+        respawn=truth(given["respawn"]),
         respawn_delay=RESPAWN_DELAY_S,
     )
 
 
-def parameter_value(argument: Argument, text: str) -> object:
+def parameter_value(name: str, convert: Callable[[str], object], text: str) -> object:
     """The value of the type that the node expects: a name like 0 stays a text."""
-    convert: Callable[[str], object] = argument.kind or str
     try:
         value = convert(text)
     except ValueError:
-        raise RuntimeError(
-            f"{argument.name} must be a number, but got {argument.name}:={text}"
-        ) from None
+        raise RuntimeError(f"{name} must be a number, but got {name}:={text}") from None
     return ParameterValue(value, value_type=str) if convert is str else value

@@ -50,9 +50,9 @@ def started(launch_file):
 
 def given_parameters(node: Node) -> dict[str, object]:
     """Those that the arguments give, behind the file's."""
-    file, given = evaluate_parameters(LaunchContext(), node._Node__parameters)
+    file, *given = evaluate_parameters(LaunchContext(), node._Node__parameters)
     assert Path(file) == ROOT / "config" / "vision.yaml" or Path(file).name == "mine.yaml"
-    return {name: getattr(value, "value", value) for name, value in given.items()}
+    return {n: getattr(value, "value", value) for values in given for n, value in values.items()}
 
 
 def test_every_argument_is_described_and_has_a_default_without_running(launch_file):
@@ -68,7 +68,7 @@ def test_every_argument_is_described_and_has_a_default_without_running(launch_fi
 
 def test_composed_is_one_process_and_arguments_become_parameters(started):
     nodes = started(
-        source="0", detector="mine.onnx", score_threshold="0.5", threads="2", use_sim_time="true"
+        source="0", detector="mine.onnx", score_threshold="0.5", threads="2", use_sim_time="True"
     )
     assert list(nodes) == ["vision_node"]
     assert given_parameters(nodes["vision_node"]) == {
@@ -77,14 +77,19 @@ def test_composed_is_one_process_and_arguments_become_parameters(started):
         "score_threshold": 0.5,
         "threads": 2,
         "use_sim_time": True,
-        "autostart": True,
     }
 
 
 def test_apart_are_three_processes_each_with_what_it_has(started):
-    nodes = started(source="scene:", composed="false", threads="1", image_transport="compressed")
+    nodes = started(
+        source="scene:",
+        composed="false",
+        threads="1",
+        image_transport="compressed",
+        autostart="false",
+    )
     assert list(nodes) == ["camera_node", "detector_node", "classifier_node"]
-    common = {"use_sim_time": False, "autostart": True}
+    common = {"autostart": False}
     listening = {**common, "threads": 1, "image_transport": "compressed"}
     assert given_parameters(nodes["camera_node"]) == {**common, "source": "scene:"}
     assert given_parameters(nodes["detector_node"]) == listening
@@ -109,8 +114,36 @@ def test_without_camera_and_arguments_it_says_what_to_pass(started, monkeypatch)
         started()
 
 
+def test_the_first_camera_is_the_one_of_the_lowest_number(started, monkeypatch):
+    devices = ["video10", "video2", "video3", "video2-copy"]
+    monkeypatch.setattr(Path, "glob", lambda *_: (Path("/dev") / name for name in devices))
+    assert given_parameters(started()["vision_node"])["source"] == "/dev/video2"
+
+
 def test_a_file_of_parameters_says_it_all(started):
-    assert "source" not in given_parameters(started(params_file="/mine.yaml")["vision_node"])
+    assert given_parameters(started(params_file="/mine.yaml")["vision_node"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "camera_is_started"),
+    [
+        ("/**/camera_node:\n  ros__parameters:\n    source: /dev/video4\n", True),
+        ("/**/camera_node:\n  ros__parameters:\n    source: ''\n", False),
+        ("/**/vision_node:\n  ros__parameters:\n    source: '0'\n", False),
+        ("- no parameters", False),
+        ("{", False),
+    ],
+)
+def test_a_file_that_names_a_source_for_the_camera_node_has_it_started(
+    started, tmp_path, text, camera_is_started
+):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    nodes = started(params_file=str(file), composed="false")
+    assert ("camera_node" in nodes) == camera_is_started
+    assert "camera_node" not in started(
+        params_file=str(file), composed="false", image_topic="/images"
+    )
 
 
 def test_a_number_that_is_none_is_refused_by_name(started):
