@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pipeline.cli.console import short
 from pipeline.zoo.compare import Comparison, Contender, told
 
 UNKNOWN = "-"
@@ -50,7 +51,7 @@ def _answers(found: Comparison) -> Table:
 def _costs(found: Comparison) -> Table:
     columns = [
         "model", "task", "input", "classes", "ms a picture", "MB", "M parameters", "M MACs",
-        "published", "licence",
+        "published, %", "licence",
     ]  # fmt: skip
     rows = [
         [
@@ -58,8 +59,8 @@ def _costs(found: Comparison) -> Table:
             _ABLE[contender.task],
             contender.input_size,
             str(len(contender.labels)),
-            f"{contender.latency_ms:.1f}",
-            f"{contender.file_bytes / 1e6:.1f}",
+            short(contender.latency_ms),
+            short(contender.file_bytes / 1e6),
             _millions(contender.parameters, 2),
             _millions(contender.multiply_adds, 0),
             contender.published or UNKNOWN,

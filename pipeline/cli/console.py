@@ -88,6 +88,11 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(highlight=False, markup=False, width=width).print(table)
 
 
+def short(value: float) -> str:
+    """A measured number with one digit behind the point, of a small one with two."""
+    return f"{value:.1f}" if value >= 2 else f"{value:.2f}"
+
+
 def say(message: str) -> None:
     """One line on standard error, beginning with the command's name."""
     print(f"vision: {message}", file=sys.stderr)

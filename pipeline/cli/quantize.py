@@ -115,16 +115,16 @@ def _show(result: QuantizeReport, output: Path) -> None:
         ),
         (
             "size, MB",
-            f"{result.bytes_before / 1e6:.1f}",
-            f"{result.bytes_after / 1e6:.1f}",
+            console.short(result.bytes_before / 1e6),
+            console.short(result.bytes_after / 1e6),
             f"1/{result.bytes_before / result.bytes_after:.1f}",
         ),
     ]
     rows += [
         (
             f"ms a call, {timing.threads} thread{'s' if timing.threads > 1 else ''}",
-            f"{timing.float32_ms:.1f}",
-            f"{timing.int8_ms:.1f}",
+            console.short(timing.float32_ms),
+            console.short(timing.int8_ms),
             f"{timing.speedup:.2f} times as fast",
         )
         for timing in result.timings

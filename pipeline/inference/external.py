@@ -54,6 +54,13 @@ def refuse_outside_data(path: Path) -> None:
         raise ModelError(f"{path}: not a usable ONNX model: the file is damaged") from error
 
 
+def stored_bytes(path: Path) -> int:
+    """The bytes of a model file and of the files in its folder that hold its weights."""
+    data = path.read_bytes()
+    names = set(_locations(memoryview(data), "model")) if _MARK in data else set()
+    return len(data) + sum((path.parent / name).stat().st_size for name in names)
+
+
 def _locations(message: memoryview, kind: str) -> Iterator[str]:
     """The file names in a message of that kind and in all it holds."""
     for number, value in _fields(message):

@@ -144,10 +144,8 @@ def evaluate_detector(
 
     Raises `DependencyError` without pycocotools and `InputError` where there are no true boxes.
     """
-    _require_pycocotools()
     by_path = {picture.path: picture for picture in pictures}
-    if not any(_has_box(picture) for picture in by_path.values()):
-        raise InputError(_NO_BOXES)  # before all the work
+    check_measurable(by_path.values())  # before all the work
     images: list[dict[str, Any]] = []
     truths: list[dict[str, Any]] = []
     results: list[npt.NDArray[np.float64]] = [np.empty((0, 7))]
@@ -165,6 +163,16 @@ def evaluate_detector(
     if not any(not truth["iscrowd"] for truth in truths):
         raise InputError(_NO_BOXES)
     return _accuracy(images, truths, np.concatenate(results))
+
+
+def check_measurable(pictures: Iterable[LabelledPicture]) -> None:
+    """Raise `DependencyError` without pycocotools and `InputError` where there are no true boxes.
+
+    For who has much to do before `evaluate_detector`.
+    """
+    _require_pycocotools()
+    if not any(_has_box(picture) for picture in pictures):
+        raise InputError(_NO_BOXES)
 
 
 def _has_box(picture: LabelledPicture) -> bool:

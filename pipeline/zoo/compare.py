@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.inference.external import stored_bytes
 from pipeline.inference.registry import Registered, file_sha256, registered_models
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import ModelSpec
@@ -186,7 +187,7 @@ def _paths(images: Path) -> list[Path]:
             raise InputError(f"{images}: expected a picture or a folder of pictures")
         return [images]
     if not images.exists():
-        raise InputError(f"{images}: expected a picture or a folder of them, but there is no such")
+        raise InputError(f"{images}: expected a picture or a folder of them, but there is none")
     return find_pictures(images)
 
 
@@ -217,7 +218,7 @@ def _described(call: Detector | Classifier, latency_ms: float) -> Contender:
         task=model.spec.task,
         call=call,
         latency_ms=latency_ms,
-        file_bytes=model.path.stat().st_size,
+        file_bytes=stored_bytes(model.path),
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
         licence=model.spec.licence or (entry.licence if entry else ""),

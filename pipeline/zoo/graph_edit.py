@@ -163,8 +163,9 @@ class NodeWriter:
 
     def set_input(self, name: str, sizes: list[int]) -> None:
         """Make uint8 [batch, *sizes] the only input; the batch stays as it was."""
-        batch = self._graph.input[0].type.tensor_type.shape.dim[0]
-        shape = [batch.dim_value or batch.dim_param or "N", *sizes]
+        dims = self._graph.input[0].type.tensor_type.shape.dim  # none where nothing is said
+        batch = dims[0].dim_value or dims[0].dim_param if dims else ""
+        shape = [batch or "N", *sizes]
         kinds = self.onnx.TensorProto
         value = self.onnx.helper.make_tensor_value_info(name, kinds.UINT8, shape)
         del self._graph.input[:]

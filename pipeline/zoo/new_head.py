@@ -35,7 +35,7 @@ VIEWS = 8
 
 _LINEAR = ("MatMul", "Gemm", "Conv")
 _PASSING = (
-    *("Flatten", "Reshape", "Squeeze", "Identity", "Softmax", "Add", "Dropout"),
+    *("Flatten", "Reshape", "Squeeze", "Transpose", "Identity", "Softmax", "Add", "Dropout"),
     *("QuantizeLinear", "DequantizeLinear"),
 )
 """What may stand between the last linear layer and the answer."""

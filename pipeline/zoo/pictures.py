@@ -127,7 +127,7 @@ class UsablePictures:
 
     def __iter__(self) -> Iterator[tuple[Path, Image]]:
         self.damaged = []
-        self._check_presence()
+        self.check_presence()
         for path in self.paths:
             try:
                 with quiet_opencv():
@@ -148,7 +148,8 @@ class UsablePictures:
                 ", ..." if len(self.damaged) > 3 else "",
             )
 
-    def _check_presence(self) -> None:
+    def check_presence(self) -> None:
+        """Raise `InputError` where more than a tenth of the files are not there."""
         missing = [path for path in self.paths if not path.is_file()]
         if len(missing) > MAX_DAMAGED * len(self.paths):
             raise InputError(

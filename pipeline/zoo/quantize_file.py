@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.inference.classifier import crop_into
+from pipeline.inference.external import stored_bytes
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.types import Image
@@ -28,6 +29,7 @@ from pipeline.zoo.equalize import correct_biases
 from pipeline.zoo.float_layers import fewest_in_float, named_layers, rank_layers
 from pipeline.zoo.onnx_file import load_graph, save_model
 from pipeline.zoo.pictures import UsablePictures, find_pictures, spread
+from pipeline.zoo.qdq import QuantizationPlan
 from pipeline.zoo.quantize import Calibrated, calibrate, is_grouped
 from pipeline.zoo.rewrite import heads_as_products, widen_stem
 from pipeline.zoo.standard_form import standard_form
@@ -102,25 +104,29 @@ def quantize_file(request: Request, report: Report) -> QuantizeReport:
     spec = opened.spec
     pictures = _choose_pictures(request.images, hold_out=request.test is None)
     standard = standard_form(load_graph(opened.path), spec)
+    labelled = _yardstick_by_labels(request, standard.spec, pictures.measure)
     rewritten, heads = heads_as_products(widen_stem(standard.model))
+    keep_float = [*heads, *standard.float_nodes]
+    if request.keep_float != (AUTO,):  # names that there are not are said before the work
+        named_layers(QuantizationPlan(rewritten, keep_float).layers, request.keep_float)
     batches = _batches(request.images, pictures.calibrate, spec)
     has_groups = any(node.op_type == "Conv" and is_grouped(node) for node in rewritten.graph.node)
     if has_groups:  # their weights say little about one another: what rounding adds is taken off
         rewritten = correct_biases(rewritten, batches)
     calibrated = calibrate(
-        rewritten, batches, keep_float=[*heads, *standard.float_nodes], method=request.method,
+        rewritten, batches, keep_float=keep_float, method=request.method,
         jointly=not has_groups, for_any=True, report=report,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="vision-") as name:
         bench = _Bench(Path(name), standard.spec, calibrated, report)
         save_model(standard.model, standard.spec, bench.float32)
-        bench.choose_yardstick(request, pictures.measure)
+        bench.choose_yardstick(labelled, request.images, pictures.measure)
         kept = bench.choose_layers(request, batches)
         after = bench.measure(kept)
         timings = measure_speed(bench.float32, bench.int8)
         size = bench.int8.stat().st_size
         result = QuantizeReport(
-            bench.yardstick, bench.before, after, opened.path.stat().st_size, size, timings,
+            bench.yardstick, bench.before, after, stored_bytes(opened.path), size, timings,
             len(calibrated.layers), kept, len(pictures.calibrate),
         )  # fmt: skip
         final = msgspec.structs.replace(standard.spec, name=request.output.stem)
@@ -144,16 +150,14 @@ class _Bench:
         self._report = report
         self._measured: dict[tuple[str, ...], float] = {}
 
-    def choose_yardstick(self, request: Request, pictures: Sequence[Path]) -> None:
+    def choose_yardstick(
+        self, labelled: Yardstick | None, folder: Path, pictures: Sequence[Path]
+    ) -> None:
         """The labels if there are any, else the float network itself."""
-        folder = request.images
         self._report("measuring", 0, 1)
-        if request.test is not None:
-            self.yardstick = yardstick_by_labels(self._spec, request.test)
-        elif self._spec.task == "detect" and (folder / "labels").is_dir():
-            self.yardstick = yardstick_by_labels(self._spec, folder, pictures)
-        else:
-            self.yardstick = yardstick_by_reference(self._spec, self.float32, folder, pictures)
+        self.yardstick = labelled or yardstick_by_reference(
+            self._spec, self.float32, folder, pictures
+        )
         self.before = self.yardstick.measure(self.float32)
 
     def choose_layers(self, request: Request, batches: Sequence[Batch]) -> list[str]:
@@ -182,6 +186,17 @@ class _Bench:
         """The int8 form with some layers in float."""
         layers = self._calibrated.layers
         return self._calibrated.quantize([n for layer in float_layers for n in layers[layer]])
+
+
+def _yardstick_by_labels(
+    request: Request, spec: ModelSpec, pictures: Sequence[Path]
+) -> Yardstick | None:
+    """True answers to measure by, None where there are none."""
+    if request.test is not None:
+        return yardstick_by_labels(spec, request.test)
+    if spec.task == "detect" and (request.images / "labels").is_dir():
+        return yardstick_by_labels(spec, request.images, pictures)
+    return None
 
 
 def _choose_pictures(folder: Path, *, hold_out: bool) -> _Pictures:

@@ -51,10 +51,12 @@ def standard_form(model: onnx.ModelProto, spec: ModelSpec) -> Standard:
             f"{spec.name}: is an int8 model already; expected the float model it was made from"
         )
     onnx = require_onnx()
+    _check_precision(onnx, model, spec.name)
     is_ours = spec.input.dtype == "uint8"
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if not is_ours:
+        spec = _without_softmax(onnx, copy, spec)
         copy = _folded(onnx, _with_opset(onnx, copy, spec.name), spec)
     out = NodeWriter(copy)
     _check_weights(out, spec.name)
@@ -67,6 +69,35 @@ def standard_form(model: onnx.ModelProto, spec: ModelSpec) -> Standard:
     )
     standard = msgspec.structs.replace(spec, input=entry)
     return Standard(copy, standard, _unfit_nodes(onnx, copy))
+
+
+def _check_precision(onnx: Any, model: Any, name: str) -> None:
+    kinds = onnx.TensorProto
+    unfit = (kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in unfit:
+            found = kinds.DataType.Name(tensor.data_type).lower()
+            raise ModelError(
+                f"{name}: expected a network in float32, but '{tensor.name}' is {found}; export "
+                "the model in float32"
+            )
+
+
+def _without_softmax(onnx: Any, model: Any, spec: ModelSpec) -> ModelSpec:
+    """Take a softmax off the end of the classifier `model`; gives the spec with its new output.
+
+    What runs a classifier makes scores of its logits itself.
+    """
+    nodes = {name: node for node in model.graph.node for name in node.output}
+    last = nodes.get(spec.logits or "")
+    if last is None or last.op_type != "Softmax":
+        return spec
+    value = onnx.helper.make_tensor_value_info
+    logits = value(last.input[0], onnx.TensorProto.FLOAT, ["N", len(spec.labels)])
+    model.graph.node.remove(last)
+    del model.graph.output[:]
+    model.graph.output.append(logits)
+    return msgspec.structs.replace(spec, logits=logits.name)
 
 
 def _check_weights(out: NodeWriter, name: str) -> None:

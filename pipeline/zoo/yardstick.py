@@ -15,7 +15,7 @@ from pipeline.types import Detections
 from pipeline.zoo.agreement import Agreement, same_objects
 from pipeline.zoo.box_datasets import read_boxes
 from pipeline.zoo.classification import evaluate_pictures, read_classes
-from pipeline.zoo.coco import evaluate_detector
+from pipeline.zoo.coco import check_measurable, evaluate_detector
 from pipeline.zoo.crops import tested_crop
 from pipeline.zoo.detector_accuracy import open_to_evaluate
 from pipeline.zoo.pictures import UsablePictures
@@ -37,12 +37,15 @@ def yardstick_by_labels(
 ) -> Yardstick:
     """AP over true boxes, or top-1 over true classes; of `only` some of the pictures.
 
-    Raises `InputError` where `data` has no known form, or classes that the model does not know.
+    Raises `InputError` where `data` has no known form, or classes that the model does not know, or
+    pictures that are not there, and `DependencyError` without pycocotools where that is needed.
     """
     if spec.task == "detect":
         boxes = read_boxes(data, spec.labels)
         boxes = [picture for picture in boxes if only is None or picture.path in only]
+        check_measurable(boxes)
         usable = UsablePictures(data, [picture.path for picture in boxes])
+        usable.check_presence()
 
         def average_precision(path: Path) -> float:
             return evaluate_detector(open_to_evaluate(path), boxes, lambda: usable).ap
@@ -50,6 +53,7 @@ def yardstick_by_labels(
         return Yardstick("AP", len(boxes), average_precision)
     classes = read_classes(data, spec.labels)
     shown = UsablePictures(data, list(classes))
+    shown.check_presence()
 
     def top1(path: Path) -> float:
         model = open_model(path, task="classify")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,12 +13,19 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from pipeline.errors import ConfigError, InputError, ModelError
+from pipeline.errors import ConfigError, DependencyError, InputError, ModelError
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.external import stored_bytes
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.session import open_model
 from pipeline.zoo import crops
+from pipeline.zoo.architectures.yolov4_tiny import (
+    YoloV4Tiny,
+    build_yolov4_tiny,
+    make_yolo_spec,
+)
 from pipeline.zoo.float_layers import fewest_in_float, named_layers
+from pipeline.zoo.onnx_file import save_model
 from pipeline.zoo.quantize_file import AUTO, Request, quantize_file
 
 _spec = importlib.util.spec_from_file_location(
@@ -201,3 +209,47 @@ def test_an_int8_file_is_refused(request_for, tmp_path):
             silent,
         )
     assert not (tmp_path / "again.onnx").exists()
+
+
+SAID_AT_ONCE = {
+    "a layer that there is not": ({"keep_float": ("head99",)}, "no such layer"),
+    "labels that there are not": ({"test": Path("nowhere")}, "nowhere: expected a folder with"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), SAID_AT_ONCE.values(), ids=SAID_AT_ONCE)
+def test_what_is_wrong_is_said_before_the_work(request_for, changes, message):
+    with pytest.raises(InputError, match=message):
+        quantize_file(request_for(**changes), lambda job, *_: pytest.fail(job))
+
+
+def test_a_listed_picture_that_is_missing_is_said_before_the_work(request_for, tmp_path):
+    (tmp_path / "list.txt").write_text("gone.png, red\n")
+    with pytest.raises(InputError, match=r"1 of its 1 pictures are not there, .*gone\.png"):
+        quantize_file(request_for(test=tmp_path / "list.txt"), lambda job, *_: pytest.fail(job))
+
+
+def test_that_pycocotools_is_missing_is_said_before_the_work(request_for, tmp_path, monkeypatch):
+    folder = tmp_path / "labelled"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    (folder / "images/00.png").write_bytes((tmp_path / "pictures/00.png").read_bytes())
+    (folder / "labels/00.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    model = tmp_path / "yolo.onnx"
+    member = YoloV4Tiny(64, 1)
+    save_model(build_yolov4_tiny(member), make_yolo_spec(member), model)
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    request = request_for(model=model, spec=None, images=folder)
+    with pytest.raises(DependencyError, match="pycocotools: needed to evaluate"):
+        quantize_file(request, lambda job, *_: pytest.fail(job))
+
+
+def test_weights_beside_the_model_count_as_its_size(request_for, tmp_path):
+    model = onnx.load(tmp_path / "net.onnx")
+    whole = (tmp_path / "net.onnx").stat().st_size
+    onnx.save(
+        model, tmp_path / "apart.onnx", save_as_external_data=True, location="apart.data",
+        size_threshold=0,
+    )  # fmt: skip
+    assert stored_bytes(tmp_path / "apart.onnx") == pytest.approx(whole, rel=0.5)
+    assert stored_bytes(tmp_path / "apart.onnx") > (tmp_path / "apart.data").stat().st_size

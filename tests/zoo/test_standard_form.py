@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.session import open_model
+from pipeline.zoo.new_head import features_of
 from pipeline.zoo.onnx_file import load_graph, save_model
 from pipeline.zoo.quantize import quantize_model
 from pipeline.zoo.rewrite import heads_as_products
@@ -121,3 +123,44 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
     with pytest.raises(ModelError, match=r"expected finite weights, but '.*' has NaN or infinity"):
         standard_form(graph, model.spec)
+
+
+def test_a_softmax_at_the_end_is_taken_off(tmp_path):
+    model = opened(tmp_path)
+    graph = load_graph(model.path)
+    answer = graph.graph.output[0].name
+    graph.graph.node.append(onnx.helper.make_node("Softmax", [answer], ["shares"]))
+    graph.graph.output[0].name = "shares"
+    standard = standard_form(graph, msgspec.structs.replace(model.spec, logits="shares"))
+    save_model(standard.model, standard.spec, tmp_path / "standard.onnx")
+    pixels = pixels_for(model)
+    (found,) = open_model(tmp_path / "standard.onnx").run(pixels)
+    np.testing.assert_allclose(found, model.run(pixels)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_input_that_says_no_shape_becomes_ours(tmp_path):
+    model = opened(tmp_path)
+    graph = load_graph(model.path)
+    graph.graph.input[0].type.tensor_type.ClearField("shape")
+    standard = standard_form(graph, model.spec)
+    dims = standard.model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 32, 32, 3]
+
+
+def test_a_network_of_half_precision_is_refused(tmp_path):
+    model = opened(tmp_path)
+    graph = load_graph(model.path)
+    (stem,) = [tensor for tensor in graph.graph.initializer if tensor.name == "w0"]
+    halves = onnx.numpy_helper.to_array(stem).astype(np.float16)
+    stem.CopyFrom(onnx.numpy_helper.from_array(halves, "w0"))
+    with pytest.raises(ModelError, match="in float32, but 'w0' is float16; export the model in"):
+        standard_form(graph, model.spec)
+
+
+def test_what_the_rewritten_head_reads_is_found_for_a_new_one(tmp_path):
+    model = opened(tmp_path, tail="conv")
+    standard = standard_form(load_graph(model.path), model.spec)
+    rewritten, _ = heads_as_products(standard.model)
+    makers = {name: node for node in rewritten.graph.node for name in node.output}
+    rows = makers[features_of(rewritten, standard.spec)]  # a transposed copy of pooled features
+    assert makers[rows.input[0]].op_type == "GlobalAveragePool"
