@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import socket as unix
 import stat
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -85,18 +87,29 @@ class Endpoint:
         protect(self.socket, address, self._security, bind)
         if bind and self._security.keys is not None and self._doorkeeper is None:
             self._doorkeeper = Doorkeeper(self._context, self._security.peers)
-        if bind:
-            check_ipc_path(address)
-        else:
+        if not bind:
             _check_destination(address)
         try:
-            (self.socket.bind if bind else self.socket.connect)(address.endpoint)
+            if bind:
+                self._bind(address)
+            else:
+                self.socket.connect(address.endpoint)
         except zmq.ZMQError as error:
             raise ConfigError(f"address '{address.text}': {_why(error)}") from error
         self.addresses.append(address)
         self._opened.append((address.endpoint, bind))
         if bind:
             self.door.add(self.last_endpoint())
+
+    def _bind(self, address: Address) -> None:
+        """Bind, and over ipc see first that this takes nobody's place: libzmq would let it."""
+        path = address.endpoint.removeprefix("ipc://")
+        if path == address.endpoint or path.startswith("@"):
+            self.socket.bind(address.endpoint)
+            return
+        with _alone_at(path, address):
+            check_ipc_path(path, address)
+            self.socket.bind(address.endpoint)
 
     def last_endpoint(self) -> str:
         """The endpoint that was opened last, with its real port."""
@@ -175,14 +188,28 @@ def _check_destination(address: Address) -> None:
         )
 
 
-def check_ipc_path(address: Address) -> None:
+@contextlib.contextmanager
+def _alone_at(path: str, address: Address) -> Iterator[None]:
+    """Keeps two that start at once from each taking the path for free.
+
+    Raises `ConfigError` where another is just binding it. The lock is a name of the kernel's, which
+    ends with its process; systems without such names do without.
+    """
+    digest = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()
+    with contextlib.closing(unix.socket(unix.AF_UNIX)) as lock:
+        try:
+            lock.bind(f"\0vision-bind-{digest[:32]}")
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(f"address '{address.text}': {_WHY[error.errno]}") from error
+        yield
+
+
+def check_ipc_path(path: str, address: Address) -> None:
     """Binding removes what lies at the path, so make sure that this is nothing of value.
 
     Raises `ConfigError` where it is another's socket in use, or no socket.
     """
-    path = address.endpoint.removeprefix("ipc://")
-    if path == address.endpoint or path.startswith("@"):
-        return
     try:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except OSError:
@@ -190,8 +217,11 @@ def check_ipc_path(address: Address) -> None:
     if not is_socket:
         raise ConfigError(f"address '{address.text}': there is a file that is no socket")
     with contextlib.closing(unix.socket(unix.AF_UNIX)) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
+        except BlockingIOError:
+            pass  # of one that stands, with many who wait for it
         except OSError:
             return  # left behind by a process that died
     raise ConfigError(f"address '{address.text}': {_WHY[errno.EADDRINUSE]}")

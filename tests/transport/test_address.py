@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.transport import Publisher, Subscriber
+from pipeline.transport import Publisher, Subscriber, sockets
 from pipeline.transport.address import is_address, parse_address
 from pipeline.transport.security import KeyPair, Security, check_policy
 from pipeline.types import Frame
 
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = Security(KeyPair(b"p", b"s"), (b"q",))
 
 
@@ -126,3 +131,53 @@ def test_an_address_that_is_given_twice_counts_once(tmp_path):
         frame = Frame(np.zeros((4, 4, 3), np.uint8), 1, 0, "front")
         publisher.send_frame(frame)
         assert subscriber.receive(30.0) is not None
+
+
+RACE = """
+import sys, time
+from pipeline.errors import ConfigError
+from pipeline.transport import Publisher
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    publisher = Publisher(sys.argv[1])
+    print("bound", flush=True)
+    sys.stdin.readline()
+except ConfigError as error:
+    print(error, flush=True)
+"""
+
+
+def test_of_two_that_start_at_once_at_one_path_one_has_it(tmp_path):
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, f"zmq+ipc://{tmp_path}/race"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for _ in range(3)
+    ]
+    try:
+        assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 3
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        said = [racer.stdout.readline() for racer in racers]
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
+    assert said.count("bound\n") == 1, said
+    assert sum("is in use by another process" in line for line in said) == 2
+
+
+def test_a_path_that_another_is_binding_is_in_use(tmp_path):
+    path = f"{tmp_path}/busy"
+    with (
+        sockets._alone_at(path, parse_address(f"zmq+ipc://{path}")),
+        pytest.raises(ConfigError, match="in use by another process"),
+    ):
+        Publisher(f"zmq+ipc://{path}")
+    Publisher(f"zmq+ipc://{path}").close()
