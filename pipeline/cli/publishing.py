@@ -13,7 +13,7 @@ from pipeline.runtime.stamps import UNKNOWN_NS
 from pipeline.transport import Publisher, is_address
 from pipeline.transport.address import parse_address
 from pipeline.transport.clock import SAME_CLOCK, Offset
-from pipeline.transport.shared_memory import is_available, remove_leftovers
+from pipeline.transport.ring_file import is_available, remove_leftovers
 from pipeline.types import Frame, Result
 
 FLUSH_S = 0.5

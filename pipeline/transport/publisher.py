@@ -17,7 +17,7 @@ import numpy as np
 import zmq
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.transport import shared_memory, wire
+from pipeline.transport import ring_file, shared_memory, wire
 from pipeline.transport.address import Address, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
 from pipeline.transport.line import LineServer
@@ -366,7 +366,7 @@ def _choose(payload: PayloadKind, address: Address) -> Kind:
     if payload == "auto":
         if not address.is_local:
             return "jpeg"
-        return "shm" if shared_memory.is_available() else "raw"
+        return "shm" if ring_file.is_available() else "raw"
     if payload not in {"raw", "jpeg", "shm"}:
         raise ConfigError(f"payload: expected auto, raw, jpeg or shm, but got '{payload}'")
     if payload == "shm" and not address.is_local:

@@ -18,8 +18,9 @@ from pipeline.transport import payload, wire
 from pipeline.transport.address import Address, is_loopback, parse_address
 from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
 from pipeline.transport.line import Line, connect
+from pipeline.transport.ring_file import Gone, OutOfReach
 from pipeline.transport.security import Security
-from pipeline.transport.shared_memory import Gone, OutOfReach, RingReader
+from pipeline.transport.shared_memory import RingReader
 from pipeline.transport.sockets import Endpoint, is_readable
 from pipeline.transport.streams import Stream, Streams
 from pipeline.transport.turns import ready_message, turn_prefix

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from pipeline.transport.shared_memory import is_available
+from pipeline.transport.ring_file import is_available
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -272,8 +272,9 @@ def test_what_is_missing_or_wrong_is_said(vision, command, said):
 
 @pytest.mark.skipif(not is_available(), reason="needs /dev/shm")
 def test_what_a_killed_publisher_left_in_shared_memory_is_removed_by_the_next(vision, address):
-    made = "import os; from pipeline.transport.shared_memory import RingWriter, _path\n"
-    made += "print(_path(RingWriter(4096).ring), flush=True); os._exit(9)"
+    made = "import os; from pipeline.transport import ring_file, shared_memory\n"
+    made += "ring = shared_memory.RingWriter(4096).ring\n"
+    made += "print(ring_file.path_of(ring), flush=True); os._exit(9)"
     left = subprocess.run(
         [sys.executable, "-c", made], capture_output=True, cwd=ROOT, check=False, text=True
     ).stdout.strip()

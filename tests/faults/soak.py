@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.transport import Received, Subscriber, shared_memory
+from pipeline.transport import Received, Subscriber, ring_file
 
 from .processes import Command, json_of, last_lines, wait_for
 
@@ -284,9 +284,9 @@ class Soak:
 
     def leftovers(self) -> list[str]:
         """The rings in shared memory that any of the processes has left."""
-        ours = tuple(f"{shared_memory.PREFIX}{one.process.pid}-" for one in self._all)
+        ours = tuple(f"{ring_file.PREFIX}{one.process.pid}-" for one in self._all)
         return [
-            path.name for path in Path(shared_memory.FOLDER).iterdir() if path.name.startswith(ours)
+            path.name for path in Path(ring_file.FOLDER).iterdir() if path.name.startswith(ours)
         ]
 
     def summary(self) -> str:

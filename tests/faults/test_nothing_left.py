@@ -15,7 +15,7 @@ import sys
 import cv2
 import pytest
 
-from pipeline.transport import Subscriber, shared_memory
+from pipeline.transport import Subscriber, ring_file
 
 from .processes import NICE, ROOT, Command, last_lines, wait_for
 
@@ -71,7 +71,7 @@ def await_failure(command):
 
 
 needs_shm = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="shared memory needs Linux with /dev/shm"
+    not ring_file.is_available(), reason="shared memory needs Linux with /dev/shm"
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.transport import shared_memory
+from pipeline.transport import ring_file
 
 from .soak import Soak
 
@@ -14,7 +14,7 @@ SECONDS = 100  # with the start, and the account at the end, about two minutes
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not shared_memory.is_available(), reason="shared memory needs Linux"),
+    pytest.mark.skipif(not ring_file.is_available(), reason="shared memory needs Linux"),
 ]
 
 

@@ -7,11 +7,12 @@ import gc
 import numpy as np
 import pytest
 
-from pipeline.transport import shared_memory
-from pipeline.transport.shared_memory import Gone, NoFreeSlot, RingReader, RingWriter
+from pipeline.transport import ring_file
+from pipeline.transport.ring_file import Gone
+from pipeline.transport.shared_memory import NoFreeSlot, RingReader, RingWriter
 
 pytestmark = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="rings in shared memory need Linux with /dev/shm"
+    not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"
 )
 SHAPE = (48, 64, 3)
 

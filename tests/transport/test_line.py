@@ -10,12 +10,12 @@ import socket
 import numpy as np
 import pytest
 
-from pipeline.transport import Publisher, Subscriber, line, shared_memory
+from pipeline.transport import Publisher, Subscriber, line, ring_file
 from pipeline.transport.line import LineServer, connect
 from pipeline.types import Frame
 
 pytestmark = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="lines are Linux's, as rings in shared memory are"
+    not ring_file.is_available(), reason="lines are Linux's, as rings in shared memory are"
 )
 WAIT_S = 30.0
 RING = f"{os.getpid()}-0123456789abcdef"  # all of the machine see its name

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.transport import Subscriber, shared_memory
+from pipeline.transport import Subscriber, ring_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = Path(__file__).with_name("peer.py")
 WAIT_S = 30.0
 FPS = 30
 FRESH_MS = 500  # generous, as many processes share few cores; history would be seconds old
-KINDS = ["raw", "jpeg"] + (["shm"] if shared_memory.is_available() else [])
+KINDS = ["raw", "jpeg"] + (["shm"] if ring_file.is_available() else [])
 
 
 class Peer:
@@ -110,8 +110,8 @@ def start():
         peer.process.stdout.close()
         with contextlib.suppress(OSError):
             peer.process.stdin.close()
-    if shared_memory.is_available():
-        shared_memory.remove_leftovers()
+    if ring_file.is_available():
+        ring_file.remove_leftovers()
 
 
 def is_frame(said):
@@ -130,8 +130,8 @@ def sums(count):
 def our_rings(pids):
     return [
         name
-        for name in os.listdir(shared_memory.FOLDER)
-        if name.startswith(tuple(f"{shared_memory.PREFIX}{pid}-" for pid in pids))
+        for name in os.listdir(ring_file.FOLDER)
+        if name.startswith(tuple(f"{ring_file.PREFIX}{pid}-" for pid in pids))
     ]
 
 
@@ -278,7 +278,7 @@ def test_too_few_file_descriptors_are_an_error_and_no_abort(address, left):
     assert done.stdout.count("Too many open files; allow more (ulimit -n)") == 2
 
 
-@pytest.mark.skipif(not shared_memory.is_available(), reason="shared memory needs Linux")
+@pytest.mark.skipif(not ring_file.is_available(), reason="shared memory needs Linux")
 def test_a_frame_outlives_the_publisher_that_was_killed(start, address):
     sender = start("publish", address, "shm", FPS, "front")
     with Subscriber(address) as subscriber:

@@ -20,7 +20,7 @@ from pipeline.transport import (
     Subscriber,
     WireError,
     publisher,
-    shared_memory,
+    ring_file,
 )
 from pipeline.transport.clock import Offset
 from pipeline.types import Classifications, Detections, Frame, Header, Result
@@ -29,7 +29,7 @@ WAIT_S = 30.0
 SHAPE = (48, 64, 3)
 
 needs_shm = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="shared memory needs Linux with /dev/shm"
+    not ring_file.is_available(), reason="shared memory needs Linux with /dev/shm"
 )
 
 
@@ -215,7 +215,7 @@ def test_a_frame_drawn_in_the_publishers_memory_arrives(pair, payload):
 def test_a_full_shm_is_an_error_or_raw_pixels_where_the_choice_is_free(
     pair, payload, monkeypatch, caplog
 ):
-    monkeypatch.setattr(shared_memory, "_space", lambda: (1000, 2000))
+    monkeypatch.setattr(ring_file, "space", lambda: (1000, 2000))
     sender, receiver = pair(payload=payload)
     if payload == "shm":
         with pytest.raises(RunError, match="MiB free"):

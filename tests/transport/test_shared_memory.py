@@ -14,19 +14,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.transport import shared_memory
-from pipeline.transport.shared_memory import (
-    MAX_LEASES,
-    Gone,
-    NoFreeSlot,
-    OutOfReach,
-    RingReader,
-    RingWriter,
-)
+from pipeline.transport import ring_file
+from pipeline.transport.ring_file import Gone, OutOfReach
+from pipeline.transport.shared_memory import MAX_LEASES, NoFreeSlot, RingReader, RingWriter
 from pipeline.transport.wire import SharedReference
 
 pytestmark = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="rings in shared memory need Linux with /dev/shm"
+    not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"
 )
 SHAPE = (48, 64, 3)
 WAIT_S = 20
@@ -38,12 +32,12 @@ def picture(value):
 
 def ring_files():
     """This process's own; those of others come and go."""
-    own = f"{shared_memory.PREFIX}{os.getpid()}-"
-    return [name for name in os.listdir(shared_memory.FOLDER) if name.startswith(own)]
+    own = f"{ring_file.PREFIX}{os.getpid()}-"
+    return [name for name in os.listdir(ring_file.FOLDER) if name.startswith(own)]
 
 
 def is_there(ring):
-    return os.path.exists(shared_memory._path(ring))
+    return os.path.exists(ring_file.path_of(ring))
 
 
 def test_a_picture_is_read_in_place(writer):
@@ -162,7 +156,7 @@ def test_a_reader_knows_when_its_ring_was_abandoned():
 
 
 def test_only_the_owner_may_open_a_ring(writer):
-    assert os.stat(shared_memory._path(writer.ring)).st_mode & 0o777 == 0o600
+    assert os.stat(ring_file.path_of(writer.ring)).st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -244,7 +238,7 @@ def test_a_link_or_a_foreign_file_is_no_ring(tmp_path):
     target = tmp_path / "file"
     target.write_bytes(bytes(8192))
     ring = f"{os.getpid()}-{'0' * 16}"
-    path = Path(shared_memory._path(ring))
+    path = Path(ring_file.path_of(ring))
     try:
         path.symlink_to(target)
         with pytest.raises(Gone):

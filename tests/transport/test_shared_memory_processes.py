@@ -13,18 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.transport import shared_memory
-from pipeline.transport.shared_memory import (
-    Gone,
-    NoFreeSlot,
-    RingReader,
-    RingWriter,
-    remove_leftovers,
-)
+from pipeline.transport import ring_file
+from pipeline.transport.ring_file import Gone, remove_leftovers
+from pipeline.transport.shared_memory import NoFreeSlot, RingReader, RingWriter
 from pipeline.transport.wire import SharedReference
 
 pytestmark = pytest.mark.skipif(
-    not shared_memory.is_available(), reason="rings in shared memory need Linux with /dev/shm"
+    not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"
 )
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (48, 64, 3)
@@ -36,7 +31,7 @@ def picture(value):
 
 
 def is_there(ring):
-    return os.path.exists(shared_memory._path(ring))
+    return os.path.exists(ring_file.path_of(ring))
 
 
 def start(code):
@@ -62,10 +57,10 @@ def running(code):
 
 
 WRITE = """
-from pipeline.transport import shared_memory
+from pipeline.transport import ring_file
 from pipeline.transport.shared_memory import RingWriter
 import numpy as np
-shared_memory.FOLDER = {folder!r}
+ring_file.FOLDER = {folder!r}
 ring = RingWriter(9216)
 ring.write(np.full((48, 64, 3), 7, np.uint8))
 print(ring.ring, end="")
@@ -74,7 +69,7 @@ print(ring.ring, end="")
 
 def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch):
     # In a folder of its own, where no other process starts meanwhile.
-    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(ring_file, "FOLDER", str(tmp_path))
     with running(WRITE.format(folder=str(tmp_path))) as (process, ring):
         reference = SharedReference(ring=ring, slot=0, generation=2)
         image = RingReader(ring).read(reference, *SHAPE[:2])
