@@ -142,6 +142,10 @@ class ClassifierNode(ManagedNode):
                 self.get_logger().warning("the classifier did not end in time and is left behind")
         self._activity.settle()
 
+    def pause(self, paused: bool) -> None:
+        """Silence while it was paused is nobody's fault."""
+        self._activity.last_s = time.monotonic()
+
     def housekeep(self) -> None:
         """Follow the publishers, warn where nothing can be joined, and publish diagnostics."""
         if self.enabled and self._images is not None:

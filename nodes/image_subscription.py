@@ -56,7 +56,7 @@ class ImageSubscription:
         self._node = node
         self._kind, self._type_name = _TYPES[transport]
         resolved = node.resolve_topic_name(topic)
-        self.topic = resolved + COMPRESSED if transport == "compressed" else resolved
+        self._asked = resolved + COMPRESSED if transport == "compressed" else resolved
         self._on_message = on_message
         self._is_auto = reliability == "auto"
         self.reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
@@ -95,10 +95,15 @@ class ImageSubscription:
         """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
+    @property
+    def topic(self) -> str:
+        """Its full name, after all remappings."""
+        return str(self._subscription.topic_name)
+
     def _subscribe(self) -> Any:
         profile = _profile(self.reliability)
         return open_subscription(
-            self._node, self._kind, self.topic, self._take, profile, _OVERRIDABLE
+            self._node, self._kind, self._asked, self._take, profile, _OVERRIDABLE
         )
 
     def _take(self, message: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from nodes.detection_messages import stamp_ns
 
-KEPT = 16  # images, and detections, that wait for one another: half a second at 30 a second
+KEPT = 64  # images, and detections, that wait for one another: two seconds at 30 a second
+FEWEST, MOST_BYTES = 16, 2**26  # of large images fewer wait, as long as they take that much memory
 
 
 class Pair(NamedTuple):
@@ -35,6 +36,8 @@ class Join:
     def add_image(self, image: Any) -> Pair | None:
         """Take an image in; the pair that it completes, if any."""
         self._images.append(image)
+        while len(self._images) > FEWEST and sum(len(i.data) for i in self._images) > MOST_BYTES:
+            self._images.popleft()
         detections = self._nearest(self._waiting, image.header)
         return None if detections is None else self._joined(Pair(detections, image))
 

@@ -13,7 +13,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
 
 from pipeline.errors import ConfigError, VisionError
@@ -109,8 +109,26 @@ class Parameters:
 def _declare(node: Node, entry: Parameter) -> None:
     try:
         node.declare_parameter(entry.name, entry.default, entry.descriptor())
+    except InvalidParameterTypeException as error:
+        reason = _one_line(error).removesuffix(f": {entry.name}")
+        expected = _EXPECTED[type(entry.default)]
+        raise ConfigError(f"parameter {entry.name} must be {expected}: {reason}") from error
     except ParameterException as error:
-        raise ConfigError(f"parameter {entry.name}: {' '.join(str(error).split())}") from error
+        reason = _one_line(error).removesuffix(f": {entry.name}")
+        raise ConfigError(f"parameter {entry.name}: {reason}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+_EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number with a point, such as 1.0",
+    str: "a text, in its own quotes where YAML takes it for something else",
+    list: "a list of texts, such as [front, rear]",
+}
 
 
 AUTOSTART = Parameter(

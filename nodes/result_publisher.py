@@ -46,10 +46,14 @@ class ResultPublisher:
         """Send a result with `header` as it is; pictures only where somebody subscribes."""
         message = detection_array(header, result.detections, result.classifications)
         self._detections.publish(message)
-        if self._image.get_subscription_count():
-            self._image.publish(image_message(annotated(result), header))
-        if self._jpeg.get_subscription_count():
-            self._jpeg.publish(compressed_message(annotated(result), header))
+        to_raw, to_jpeg = (p.get_subscription_count() for p in (self._image, self._jpeg))
+        if not to_raw and not to_jpeg:
+            return
+        picture = annotated(result)
+        if to_raw:
+            self._image.publish(image_message(picture, header))
+        if to_jpeg:
+            self._jpeg.publish(compressed_message(picture, header))
 
     def announce(self, labels: Sequence[str], threshold: float) -> None:
         """Say what the detector's classes are; who subscribes later hears it too."""
