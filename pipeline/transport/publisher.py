@@ -33,7 +33,7 @@ PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
 NO_COPY_BYTES = 16384  # from this size on, handing memory over is cheaper than copying it
 GO_AHEAD_S = 0.001
-PROCESSORS = os.cpu_count() or 1
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 MAX_SUBSCRIPTION = 1024  # bytes; all that a subscriber may send
 MAX_SUBSCRIPTIONS = 1000
 
