@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 20.0
+WAIT_S = 60.0
 """How long a test waits for anything before it fails; nothing here should take that long."""
 HAVE_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "vision_msgs"))
 if HAVE_ROS:
@@ -145,7 +145,7 @@ class NodeProcess:
         return self.wait(timeout_s)
 
     def close(self) -> None:
-        """Leave nothing running, whatever a test left."""
+        """Leave nothing running, whatever a test left; pytest shows its log where that failed."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -154,6 +154,7 @@ class NodeProcess:
                 self._process.kill()
                 self._process.wait()
         self._reader.join(5)
+        sys.stdout.write(f"--- {' '.join(self._process.args)}\n{self.log}\n")
 
 
 class Starter:

@@ -37,7 +37,7 @@ def stamp(message) -> tuple[int, int]:
 
 
 def test_pictures_come_as_they_are_raw_and_as_jpeg_with_their_calibration(
-    start_node, observer, tmp_path
+    start_node, observer, wait_until, tmp_path
 ):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -66,13 +66,18 @@ def test_pictures_come_as_they_are_raw_and_as_jpeg_with_their_calibration(
         assert any((pixels == picture).all() for picture in pictures)
     stamps = [stamp(image) for image in images.messages]
     assert stamps == sorted(set(stamps)), "each frame once, and in order"
-    common = {stamp(i): i for i in images.messages}
-    jpeg = jpegs.wait_for(lambda message: stamp(message) in common)
+
+    def whole() -> list:
+        """A picture that came in every form; who subscribes is met in any order."""
+        forms = [{stamp(m): m for m in inbox.messages} for inbox in (images, jpegs, infos)]
+        common = set.intersection(*map(set, forms))
+        return [form[min(common)] for form in forms] if common else []
+
+    image, jpeg, info = wait_until(whole, "a picture in every form")
     decoded = cv2.imdecode(np.asarray(jpeg.data, np.uint8), cv2.IMREAD_COLOR)
-    original = np.asarray(common[stamp(jpeg)].data, np.uint8).reshape(240, 320, 3)
+    original = np.asarray(image.data, np.uint8).reshape(240, 320, 3)
     assert np.abs(decoded.astype(int) - original).mean() < 3
-    info = infos.wait_for(lambda message: stamp(message) in common)
-    assert info.header == common[stamp(info)].header
+    assert info.header == image.header
     assert (info.width, info.height, info.distortion_model) == (320, 240, "plumb_bob")
     assert list(info.k) == CALIBRATION["camera_matrix"]["data"]
     assert list(info.d) == CALIBRATION["distortion_coefficients"]["data"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from array import array as array_of_bytes
 
 import cv2
 import numpy as np
@@ -14,12 +16,13 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from nodes.image_messages import image_message
-from nodes.join import KEPT, Join
+from nodes.join import FEWEST, KEPT, MOST_BYTES, Join
 from pipeline.capture.scene import sample_photos
 from pipeline.inference.classifier import Classifier
 
 RELIABLE = ReliabilityPolicy.RELIABLE
 BOX = (40.0, 30.0, 300.0, 250.0)
+DATA = array_of_bytes("B", bytes(MOST_BYTES // 8))
 PARAMETERS = {"top": 3, "image_timeout": 1.0}
 
 
@@ -47,6 +50,16 @@ def topics(node, module_observer, wait_until):
     )
     detections = module_observer.publisher(Detection2DArray, "detections")
     classified = module_observer.subscribe(Detection2DArray, "classified_detections", heard_from=1)
+
+    def is_answered():
+        sent.append(header(1 + len(sent)))
+        detections.publish(array(sent[-1], boxes=()))
+        time.sleep(0.2)
+        return classified.messages
+
+    sent = []
+    wait_until(is_answered, "the first answer")  # now each end knows the other
+    classified.wait_for(lambda message: message.header == sent[-1])
     return images, detections, classified
 
 
@@ -135,6 +148,22 @@ def test_the_join_takes_the_nearest_image_within_its_tolerance(photo):
     pair = join.add_detections(array(header(5, 35 * 10**6)))
     assert pair.image.header == header(5, 36 * 10**6)
     assert join.add_detections(array(header(5, 45 * 10**6))) is None
+
+
+def test_the_join_keeps_small_images_for_a_slow_detector_and_fewer_large_ones():
+    small, large = Join(), Join()
+    for second in range(KEPT):
+        small.add_image(image_of(640 * 480 * 3, header(second)))
+        large.add_image(image_of(MOST_BYTES // 8, header(second)))
+    assert small.add_detections(array(header(0))) is not None
+    assert large.add_detections(array(header(KEPT - FEWEST - 1))) is None
+    assert large.add_detections(array(header(KEPT - FEWEST))) is not None
+
+
+def image_of(size, its_header):
+    message = Image(header=its_header)
+    message.data = DATA[:size]
+    return message
 
 
 def test_the_join_keeps_a_bounded_number_and_counts_what_it_gives_up(photo):

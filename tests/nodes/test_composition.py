@@ -41,7 +41,7 @@ def test_composed_and_apart_say_the_same_of_every_image(start_node, observer, wa
         both = by_stamp(composed.messages), by_stamp(apart.messages)
         return [(both[0][stamp], both[1][stamp]) for stamp in both[0].keys() & both[1].keys()]
 
-    pairs = wait_until(lambda: len(common()) >= FRAMES and common(), "images seen by both", 60)
+    pairs = wait_until(lambda: len(common()) >= FRAMES and common(), "images seen by both", 120)
     assert any(together.detections for together, _ in pairs)
     for together, separate in pairs:
         assert together == separate
@@ -115,7 +115,7 @@ def test_two_machines_find_what_one_process_finds(two_machines, start_process, n
     recorder = start(there, str(RECORDER), namespace, str(FRAMES), str(out))
     node(there, "detector_node", image_transport="compressed", **SCORE)
     node(here, "camera_node", source=SCENE, fps=3.0)
-    recorder.wait_for_log("recorded", timeout_s=60)
+    recorder.wait_for_log("recorded", timeout_s=120)
     assert recorder.wait() == 0
 
     detect = Detector(**SCORE)

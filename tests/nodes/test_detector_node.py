@@ -55,8 +55,20 @@ def images(process, module_observer, wait_until):
 
 
 @pytest.fixture(scope="module")
-def results(module_observer, process):
-    return module_observer.subscribe(Detection2DArray, "detections", heard_from=1)
+def results(module_observer, images, stamps, wait_until):
+    """What is found, once the node is known to hear us and we the node."""
+    inbox = module_observer.subscribe(Detection2DArray, "detections", heard_from=1)
+
+    def is_answered():
+        sent.append(next(stamps))
+        images.publish(image_message(np.zeros((48, 64, 3), np.uint8), sent[-1]))
+        time.sleep(0.2)
+        return inbox.messages
+
+    sent = []
+    wait_until(is_answered, "the first answer")
+    inbox.wait_for(lambda result: result.header == sent[-1])
+    return inbox
 
 
 @pytest.fixture(scope="module")
@@ -227,13 +239,15 @@ def test_rubbish_is_passed_over_with_one_line(kind, process, images, ask, result
     time.sleep(1.0)  # a second after the last such line there may be another
     lines = process.count("passed over an image")
     results.clear()
+    since_s = time.monotonic()
     for _ in range(3):
         images.publish(rubbish()[kind])
         time.sleep(0.1)
     answer = ask(picture)
     assert answer.detections
     assert [result.header for result in results.messages] == [answer.header]
-    assert process.count("passed over an image") == lines + 1
+    said = process.count("passed over an image") - lines
+    assert 1 <= said <= 1 + int(time.monotonic() - since_s)  # one a second
 
 
 def test_enable_pauses_and_goes_on(ask, images, results, stamps, picture, module_observer):

@@ -16,7 +16,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from nodes.detection_messages import header_message
+from nodes.detection_messages import header_message, stamp_ns
 from nodes.image_messages import image_message
 from nodes.topics import Publishers
 from pipeline.errors import ConfigError
@@ -80,10 +80,11 @@ def test_every_transition_does_what_it_says(start_node, observer, change, state,
         assert change("detector_node", DEACTIVATE)
         assert state("detector_node") == "inactive"
         wait_until(lambda: images.get_subscription_count() == 0, "the end of its subscription")
-        results.clear()
-        assert not answers()
+        since_ns = time.time_ns()
+        assert not any(stamp_ns(result.header) >= since_ns for result in answers())
         threads.append(threads_of(process))
-    assert threads[2] <= threads[0], "every activation leaves threads behind"
+    # The last ones may still be ending.
+    wait_until(lambda: threads_of(process) <= threads[0], "as few threads as the first time")
 
     assert change("detector_node", CLEANUP)
     assert state("detector_node") == "unconfigured"
@@ -135,7 +136,7 @@ def test_a_source_that_cannot_be_opened_leaves_the_node_inactive(start_node, sta
     ("parameters", "reason"),
     [
         ({"score_threshold": 1.5}, "score_threshold.*out of range"),
-        ({"score_threshold": "high"}, "score_threshold.*type"),
+        ({"max_rate": 10}, "max_rate must be a number with a point, such as 1.0: .*type"),
         ({"reliability": "perhaps"}, "must be one of auto, reliable, best_effort"),
         ({"cameras": ["front", "front"]}, "cameras must be different names"),
         ({"cameras": []}, "cameras must be different names"),

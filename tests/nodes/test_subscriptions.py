@@ -19,7 +19,7 @@ BLANK = np.zeros((120, 160, 3), np.uint8)
 PERIOD_S = 0.1
 
 
-def send_until(publisher, make, is_done, timeout_s=20.0):
+def send_until(publisher, make, is_done, timeout_s=60.0):
     """Publish again and again, as a camera does, until somebody has reacted."""
     deadline = time.monotonic() + timeout_s
     count = 0
