@@ -73,6 +73,7 @@ def compare(
 
     console.configure(debug=bool(debug))
     names = [*models, *context.args]  # an option takes one; those after it are left over
+    _refuse_pictures(names)
     if len(names) < 2:
         raise ConfigError(f"--models {' '.join(names)}: expected two models or more")
     offer_models(names, yes=bool(yes))
@@ -112,3 +113,19 @@ def _show(found: Comparison) -> None:
         for note in table.notes:
             print(note)
         print()
+
+
+def _refuse_pictures(names: list[str]) -> None:
+    """Raise `ConfigError` where pictures stand among the models; a model's folder is none."""
+    from pipeline.errors import ConfigError
+    from pipeline.inference.locate import installed_models
+    from pipeline.inference.registry import registered_models
+    from pipeline.zoo.pictures import is_picture
+
+    known = {*installed_models(), *registered_models()}
+    for name in names:
+        if name not in known and (is_picture(Path(name)) or Path(name).is_dir()):
+            raise ConfigError(
+                f"--models {name}: is a picture or a folder; expected 'vision compare PICTURE "
+                "--models MODEL MODEL', the one picture or folder first"
+            )

@@ -6,16 +6,18 @@ import base64
 import platform
 from html import escape
 
+from pipeline.cli.compare_picture import PANEL
 from pipeline.cli.compare_tables import Table, tables
 from pipeline.inference.processor import processor
 from pipeline.zoo.compare import Comparison
 
+_LEAST_PANEL = 14  # of the page's letters, so that names can be read; beyond, it is scrolled
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-img { max-width: 100%; height: auto; border-radius: .4rem; }
+img { width: 100%; height: auto; border-radius: .4rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .55rem;
@@ -31,11 +33,16 @@ footer { margin-top: 2rem; }
 def page(found: Comparison, picture: bytes | None) -> str:
     """The page; `picture` is the JPEG of the answers side by side, None where there is none."""
     names = ", ".join(contender.name for contender in found.contenders)
+    columns = len(found.contenders)
     parts = [f"<h1>{escape(names)}</h1>"]
     if picture is not None:
         data = base64.b64encode(picture).decode("ascii")
         alt = f"Answers of {names} side by side"
-        parts.append(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">')
+        width = f"max-width: {PANEL * columns}px; min-width: {_LEAST_PANEL * columns}rem"
+        parts.append(
+            f'<div class="wide"><img style="{width}" src="data:image/jpeg;base64,{data}" '
+            f'alt="{escape(alt)}"></div>'
+        )
     parts += [_table(table) for table in tables(found)]
     parts.append(f"<footer>{escape(_footer(found))}</footer>")
     body = "\n".join(parts)

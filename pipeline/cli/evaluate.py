@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,14 +81,19 @@ def evaluate(
     opened = _open(model, threads, manifest)
     if plot:
         check_plot_path(plot)
-    check_new_files({"--json": json, "--plot": plot}, [opened.path, data, manifest])
+
+    def check_targets(pictures: Iterable[Path]) -> None:
+        read = [opened.path, data, manifest, *pictures]
+        check_new_files({"--json": json, "--plot": plot}, read)
+
+    check_targets([])
     report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
     with interruptible(), progress_bar() as progress:
         if opened.spec.task == "detect":
             settings = {"score": score, "nms": nms, "nms_kind": nms_kind}
-            figures, drawing = _detector(opened, data, images, settings, progress)
+            figures, drawing = _detector(opened, data, images, settings, check_targets, progress)
         else:
-            figures, drawing = _classifier(opened, data, images, progress)
+            figures, drawing = _classifier(opened, data, images, check_targets, progress)
         report.update(figures)
         _write(report, json, drawing, plot)
     _show(report)
@@ -102,7 +107,12 @@ def _open(model: str, threads: int | None, manifest: str | None) -> Model:
 
 
 def _detector(
-    model: Model, data: Path, images: Path | None, settings: dict[str, Any], progress: Report
+    model: Model,
+    data: Path,
+    images: Path | None,
+    settings: dict[str, Any],
+    check_targets: Callable[[Iterable[Path]], None],
+    progress: Report,
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a detector, and what draws them."""
     from pipeline.inference.detector import Detector
@@ -122,6 +132,7 @@ def _detector(
     )
     labelled = read_boxes(data, model.spec.labels, images)
     pictures = UsablePictures(data, [picture.path for picture in labelled])
+    check_targets(pictures.paths)
     found = evaluate_detector(detect, labelled, lambda: _shown(pictures, "detecting", progress))
     labels = _distinct(model.spec.labels)
     figures = {
@@ -155,7 +166,11 @@ def _detector_metrics(found: Accuracy) -> dict[str, float | None]:
 
 
 def _classifier(
-    model: Model, data: Path, images: Path | None, progress: Report
+    model: Model,
+    data: Path,
+    images: Path | None,
+    check_targets: Callable[[Iterable[Path]], None],
+    progress: Report,
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a classifier, and what draws them."""
     from pipeline.zoo.classification import confusion, evaluate_pictures, read_classes
@@ -164,6 +179,7 @@ def _classifier(
 
     classes = read_classes(data, model.spec.labels, images)
     pictures = UsablePictures(data, list(classes))
+    check_targets(pictures.paths)
     found = evaluate_pictures(model, classes, _shown(pictures, "classifying", progress))
     labels = _distinct(model.spec.labels)
     figures = {
@@ -226,9 +242,8 @@ def _show(report: dict[str, Any]) -> None:
     """The figures of all, and of the classes that did worst."""
     metrics = report["metrics"]
     skipped = f", {report['skipped']} skipped" if report["skipped"] else ""
-    print(
-        f"{report['model']} on {report['pictures']} pictures of {report['data']}{skipped}, percent"
-    )
+    pictures = f"{report['pictures']} picture{'' if report['pictures'] == 1 else 's'}"
+    print(f"{report['model']} on {pictures} of {report['data']}{skipped}, percent")
     console.show_table(tuple(metrics), [tuple(_percent(value) for value in metrics.values())])
     classes = report["classes"]
     columns = list(next(iter(classes.values()), {}))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NOT_HERE = "to be pulled"
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", show_default=False)]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 
 app = typer.Typer(
@@ -64,13 +64,14 @@ def info(name: Name, debug: opt.Debug = None) -> None:
     Example: `vision models info yolov4-tiny`.
     """
     from pipeline.inference.locate import find_model, installed_models
-    from pipeline.inference.registry import registered_models
+    from pipeline.inference.registry import registered_as, registered_models
 
     console.configure(debug=bool(debug))
     model = registered_models().get(name)
     here = installed_models().get(name)
     if model is None and here is None:
         here = find_model(name)  # a path, or an error that lists the names
+        model = registered_as(here)
     rows = [] if model is None else _registered_facts(model)
     spec = read_spec(here) if here else model.spec() if model else None
     if spec is not None:
@@ -91,15 +92,12 @@ def pull(names: Names, debug: opt.Debug = None) -> None:
     from pipeline.cli.pulling import pull_models
 
     console.configure(debug=bool(debug))
-    for path in pull_models(names):
-        print(path)
+    pull_models(names, lambda path: print(path, flush=True))
 
 
 @app.command()
 def verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     debug: opt.Debug = None,
 ) -> None:
     """Check models that are here (all of them without NAME) against the registry's SHA-256.
@@ -146,14 +144,15 @@ def _described(path: Path) -> tuple[str, str, str]:
 
 
 def _verified(name: str, path: Path) -> tuple[bool, str]:
-    from pipeline.inference.registry import file_sha256, registered_models
+    from pipeline.inference.registry import file_sha256, registered_as, registered_models
     from pipeline.zoo.pull import is_intact
 
     model = registered_models().get(name)
     try:
         if model is None:
             read_spec(path)
-            return True, "not registered; opens"
+            known = registered_as(path)
+            return True, f"intact {known.name}" if known else "not registered; opens"
         if is_intact(model, path):
             return True, "opens; made here" if model.entry.made_by else "intact"
     except ModelError as error:
@@ -206,7 +205,12 @@ def _accuracy(model: Registered | None) -> str:
 
 
 def _size(path: Path) -> str:
-    return _megabytes(path.stat().st_size)
+    from pipeline.inference.external import stored_bytes
+
+    try:
+        return _megabytes(stored_bytes(path))
+    except (OSError, ValueError, IndexError):  # a damaged one, whose weights cannot be found
+        return _megabytes(path.stat().st_size)
 
 
 def _megabytes(count: int) -> str:

@@ -46,12 +46,16 @@ def offer_models(names: Sequence[str], *, yes: bool) -> None:
     pull_models(missing)
 
 
-def pull_models(names: Sequence[str]) -> list[Path]:
-    """Fetch each model unless it is here, showing how far it has come; returns their paths."""
-    from pipeline.zoo.pull import pull
+def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: None) -> None:
+    """Fetch each model unless it is here, showing how far it has come; `done` hears of its path."""
+    from pipeline.zoo.pull import pull, registered
 
+    for name in names:
+        registered(name)  # one that there is not is said before any is fetched
     with StopSignals(), _download_bar() as report:
-        return [pull(name, say=_log.warning, report=report) for name in names]
+        for name in names:
+            done(pull(name, say=_log.warning, report=report))
+        return
     console.say("stopped; what came so far is kept for the next pull")
     raise typer.Exit(EXIT_STOPPED)
 

@@ -171,10 +171,16 @@ def _read_once(path: Path, _mtime_ns: int) -> dict[str, Registered]:
 
 def known_spec(path: Path) -> ModelSpec | None:
     """What the registry says of the file with these contents; None where it does not know it."""
+    model = registered_as(path)
+    return None if model is None else model.spec()
+
+
+def registered_as(path: Path) -> Registered | None:
+    """The entry of the file with these contents, under whatever name; None where there is none."""
     digest = file_sha256(path)
     for model in registered_models().values():
         if not model.entry.made_by and model.entry.files[0].sha256 == digest:
-            return model.spec()
+            return model
     return None
 
 

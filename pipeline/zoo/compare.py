@@ -14,7 +14,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.external import stored_bytes
-from pipeline.inference.registry import Registered, file_sha256, registered_models
+from pipeline.inference.registry import Registered, registered_as, registered_models
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.paths import share_dirs
@@ -243,11 +243,7 @@ def _registered(path: Path) -> Registered | None:
     if same_name is not None and same_name.entry.made_by:
         is_ours = path.resolve().parent in {folder.resolve() for folder in share_dirs()}
         return same_name if is_ours else None
-    digest = file_sha256(path)
-    for model in models.values():
-        if not model.entry.made_by and model.entry.files[0].sha256 == digest:
-            return model
-    return None
+    return registered_as(path)
 
 
 def _leader(contenders: Sequence[Contender], index: int) -> int | None:

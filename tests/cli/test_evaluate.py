@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -116,6 +117,10 @@ WRONG = {
         "--plot a.png: is read or written already; choose another name",
     ),
     "pictures-twice": (["mobilenetv2-int8", ".", "--images", "."], "but the pictures lie in ."),
+    "over-a-picture": (
+        ["yolov4-tiny-int8", ".", "--plot", "images/cat.png"],
+        "--plot images/cat.png: is read or written already",
+    ),
     "over-its-data": (["yolov4-tiny-int8", "a.json", "--json", "a.json"], "choose another name"),
     "missing-manifest": (["mine.onnx", ".", "--manifest", "none.toml"], "none.toml: cannot be"),
     "empty-model": (["empty.onnx", "."], "empty.onnx: not a usable ONNX model"),
@@ -133,6 +138,7 @@ def test_what_is_wrong_is_said_on_one_line(vision, labelled, monkeypatch, argume
         Path(name, "images/cat.jpg").write_bytes(content)
         Path(name, "labels/cat.txt").write_text(labels[name])
     Path("empty.onnx").touch()
+    shutil.copy("images/cat.jpg", "images/cat.png")
     before = set(labelled.rglob("*"))
     outcome = vision("evaluate", *arguments)
     errors = [line for line in outcome.err.splitlines() if "error" in line]

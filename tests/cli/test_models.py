@@ -204,3 +204,17 @@ def test_a_manifest_that_nobody_would_use_is_refused(vision, tmp_path):
     outcome = vision(*RUN, "yolov4-tiny-int8", "--manifest", tmp_path / "c.toml")
     assert outcome.code == 2
     assert "c.toml: describes a classifier, but --classifier is none" in outcome.err
+
+
+def test_a_copy_of_a_registered_model_is_known_by_its_contents(vision, folder, tmp_path):
+    shutil.copy(DETECTOR, tmp_path / "copy.onnx")
+    assert "intact yolov4-tiny-int8" in vision("models", "verify", tmp_path / "copy.onnx").out
+    assert "licence" in vision("models", "info", tmp_path / "copy.onnx").out
+
+
+def test_a_model_that_came_is_told_though_another_does_not(vision, folder):
+    outcome = vision("models", "pull", "remote", "absent")
+    assert (outcome.code, outcome.out) == (1, f"{folder / 'remote.onnx'}\n")
+    (folder / "remote.onnx").unlink()
+    assert vision("models", "pull", "remote", "unheard-of").code == 2
+    assert not (folder / "remote.onnx").exists()
