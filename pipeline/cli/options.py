@@ -6,6 +6,7 @@ they are not given, and makes its `Settings` of them with `settings_of(locals())
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ from pipeline.config import Settings, settings_from
 from pipeline.errors import ConfigError
 
 _D = Settings()
+
+logger = logging.getLogger(__name__)
 
 
 def _option(*names: str, text: str, default: object = None, **more: Any) -> Any:
@@ -271,12 +274,26 @@ def settings_of(parameters: Mapping[str, object]) -> Settings:
     options = {name: None if value == [] else value for name, value in options.items()}
     config = parameters.get("config")
     settings = settings_from(options, config if isinstance(config, Path) else None)
+    settings, others = _of_command(settings, parameters)
     check_targets(settings, parameters)
     console.configure(quiet=settings.quiet, debug=settings.debug)
+    if others:
+        logger.info("config %s: not for this command: %s", config, ", ".join(others))
     warn_of_idle(settings, options)
     if "detector" in parameters:
         offer_models((settings.detector, settings.classifier), yes=bool(parameters.get("yes")))
     return settings
+
+
+def _of_command(settings: Settings, parameters: Mapping[str, object]) -> tuple[Settings, list[str]]:
+    """The settings that a command takes, and which others a file holds, as for other commands."""
+    taken, others = {}, []
+    for name in Settings.__struct_fields__:
+        if name in parameters:
+            taken[name] = getattr(settings, name)
+        elif getattr(settings, name) != getattr(_D, name):
+            others.append(name)
+    return Settings(**taken), others
 
 
 def require(settings: Settings, *names: str) -> None:

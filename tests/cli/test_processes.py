@@ -342,3 +342,13 @@ def test_what_help_shows_over_a_network_has_its_keys(vision, monkeypatch, tmp_pa
     (example,) = [line for line in lines if line.startswith("vision") and "zmq+tcp" in line]
     outcome = vision(*shlex.split(example.replace("*:5555", "*:0"))[1:], "--max-frames", 1)
     assert "key" not in outcome.err  # which leaves that there is no camera and no screen
+
+
+def test_commands_that_share_a_file_take_what_is_theirs(vision, address, tmp_path):
+    settings = tmp_path / "all.yaml"
+    settings.write_text(f"publish: {address('out')}\nsubscribe: ['{address('in')}']\nretry: true\n")
+    outcome = vision("view", "--jsonl", "-", "--config", settings, "--duration", 0.2)
+    assert outcome.code == 0
+    assert "all.yaml: not for this command: retry, publish" in outcome.err
+    assert "publishing at" not in outcome.err
+    assert "without effect" not in outcome.err
