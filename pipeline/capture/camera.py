@@ -26,8 +26,12 @@ log = logging.getLogger(__name__)
 MAX_STAMP_AGE_NS = 2_000_000_000
 
 # With one buffer the driver has nothing to fill while we hold it, which halves the rate of many
-# cameras; with two a picture can be at most one frame old when the reader comes late.
+# cameras; with two one picture waits, and is as old as its reader is late.
 _BUFFERS = 2
+# OpenCV waits so many whole seconds for a picture. It asks the environment when it first waits, and
+# keeps the answer for all cameras of the process, so that a longer wait is made of several.
+_SELECT_S = 1
+_PAUSE_S = 0.05  # between two questions, where the system's own capture does not wait
 _VIDEO_MAJOR = 81  # Linux's number for video devices
 _LINUX = sys.platform.startswith("linux")
 
@@ -62,19 +66,39 @@ class Camera(OpenCVSource):
     live = True
     frames = None
 
-    def __init__(self, capture: cv2.VideoCapture, camera: str, device: str) -> None:
+    def __init__(
+        self, capture: cv2.VideoCapture, camera: str, device: str, read_timeout_s: float
+    ) -> None:
         super().__init__(capture, camera)
         self._device = device
+        self._read_timeout_s = read_timeout_s
+
+    def await_picture(self, timeout_s: float) -> str | None:
+        """Wait for the next picture, or until closed; why none came, None where one did."""
+        began_s = time.monotonic()
+        while not self._closed.is_set():
+            asked_s = time.monotonic()
+            with quiet_opencv():
+                if self._capture.grab():
+                    return None
+            now_s = time.monotonic()
+            if _LINUX and now_s - asked_s < _SELECT_S / 2:
+                return "its driver failed" if self._is_there() else "it was unplugged"
+            if now_s - began_s >= timeout_s:
+                return f"no picture came for {now_s - began_s:.1f} s"
+            if not _LINUX:
+                self._closed.wait(_PAUSE_S)
+        return "it was closed"
+
+    def _is_there(self) -> bool:
+        return not self._device.startswith("/") or os.path.exists(self._device)
 
     def _read(self) -> Frame | None:
-        started = time.monotonic()
-        with quiet_opencv():
-            ok = self._capture.grab()
-        if not ok:
-            waited_s = time.monotonic() - started
-            gone = _LINUX and self._device.startswith("/") and not os.path.exists(self._device)
-            why = "it was unplugged" if gone else f"no picture came for {waited_s:.1f} s"
-            raise CaptureError(f"camera {self._device}: {why}; after {self._seq} frames")
+        problem = self.await_picture(self._read_timeout_s)
+        if self._closed.is_set():
+            return None
+        if problem:
+            raise CaptureError(f"camera {self._device}: {problem}; after {self._seq} frames")
         stamp_ns = driver_stamp_ns(
             self._capture.get(cv2.CAP_PROP_POS_MSEC), time.time_ns(), time.monotonic_ns()
         )
@@ -111,18 +135,15 @@ def lasting_path(device: str, links: Path = Path("/dev/v4l/by-path")) -> str:
     return device
 
 
-def connect_device(path: str, select_timeout_s: float) -> cv2.VideoCapture:
-    """OpenCV's capture of a device; a wait for a picture ends after `select_timeout_s` seconds.
+def connect_device(path: str) -> cv2.VideoCapture:
+    """OpenCV's capture of a device.
 
     Raises `SourceError` where there is no such camera or it may not be opened.
     """
     if _LINUX:
         _check_device(path)
-    # OpenCV reads this once; whole seconds, and 10 where it is not set.
-    select_s = str(max(1, math.ceil(select_timeout_s)))
-    with quiet_opening(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=select_s):
-        backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
-        return cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
+    backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
+    return cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
 
 
 def open_camera(
@@ -140,17 +161,18 @@ def open_camera(
     """
     settings = settings or CameraSettings()
     path = device_path(device)
-    capture = connect_device(path, min(open_timeout_s, read_timeout_s))
-    if not capture.isOpened():
-        raise SourceError(f"camera {path}: cannot be opened; {_why_not(path)}")
-    with quiet_opencv():
+    name = camera or safe_name(f"video{path}" if path.isdecimal() else Path(path).name)
+    # Up to the first picture, since only the wait for that makes OpenCV look for its setting.
+    with quiet_opening(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=str(_SELECT_S)):
+        capture = connect_device(path)
+        if not capture.isOpened():
+            raise SourceError(f"camera {path}: cannot be opened; {_why_not(path)}")
         _apply(capture, settings)
-        source = Camera(
-            capture,
-            camera or safe_name(f"video{path}" if path.isdecimal() else Path(path).name),
-            path,
-        )
-        _await_picture(source, capture, open_timeout_s)
+        source = Camera(capture, name, path, read_timeout_s)
+        problem = source.await_picture(open_timeout_s)
+    if problem:
+        source.close()
+        raise SourceError(f"camera {path}: opened, but {problem}; {_why_silent(path)}")
     _report(source.camera, capture, settings)
     return source
 
@@ -184,35 +206,27 @@ def _apply(capture: cv2.VideoCapture, settings: CameraSettings) -> None:
             capture.set(key, number)
 
 
-def _await_picture(source: Camera, capture: cv2.VideoCapture, timeout_s: float) -> None:
-    """Some cameras open at once and then need their time, or never deliver."""
-    deadline = time.monotonic() + timeout_s
-    while not capture.grab():
-        if time.monotonic() >= deadline:
-            source.close()
-            raise SourceError(
-                f"camera {source._device}: opened, but no picture came within {timeout_s:g} s; "
-                f"{_why_not(source._device)}"
-            )
-
-
 def _report(camera: str, capture: cv2.VideoCapture, settings: CameraSettings) -> None:
     """Say what the camera really gives, since drivers take the nearest they can."""
     width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
     height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     fps = capture.get(cv2.CAP_PROP_FPS)
-    fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
-    given = f"{width}x{height} at {fps:g} fps in {fourcc.decode('ascii', 'replace')}"
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+    fourcc = code.decode("ascii", "replace")
+    given = f"{width}x{height} at {fps:g} fps in {fourcc}"
     log.info("%s gives %s", camera, given)
     size_differs = (settings.width or width, settings.height or height) != (width, height)
-    if size_differs or (settings.fps and fps < 0.95 * settings.fps):
-        tip = "" if fourcc == b"MJPG" else "; many cameras are faster and larger with fourcc MJPG"
+    format_differs = settings.fourcc not in {None, fourcc}
+    if size_differs or format_differs or (settings.fps and fps < 0.95 * settings.fps):
+        is_told = "MJPG" in {fourcc, settings.fourcc}
+        tip = "" if is_told else "; many cameras are faster and larger with fourcc MJPG"
         log.warning(
-            "%s was asked for %sx%s at %s fps and gives %s%s",
+            "%s was asked for %sx%s at %s fps in %s and gives %s%s",
             camera,
             settings.width or "any",
             settings.height or "any",
             settings.fps or "any",
+            settings.fourcc or "any format",
             given,
             tip,
         )
@@ -237,6 +251,13 @@ def _why_not(path: str) -> str:
     if others:
         return f"it is in use by {', '.join(others)}"
     return f"it is busy, or not for capture; {_cameras_here()}"
+
+
+def _why_silent(path: str) -> str:
+    others = holders(path)
+    if others:
+        return f"it is in use by {', '.join(others)}"
+    return "where cameras share a USB bus, a smaller size or fourcc MJPG leaves room for all"
 
 
 def holders(path: str) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.capture.source import Source
 from pipeline.errors import FrameError
+from pipeline.quiet import quiet_opencv
 from pipeline.types import Frame, Image
 
 MAX_FPS = 1000.0
@@ -46,7 +47,8 @@ class OpenCVSource(Source):
         self._closed.set()
         if self._in_use.acquire(blocking=False):
             try:
-                self._capture.release()
+                with quiet_opencv():  # a camera that is gone makes it complain
+                    self._capture.release()
             finally:
                 self._in_use.release()
 

@@ -1,9 +1,14 @@
-"""What a camera can do wrong, told by a capture that plays the driver: no test has a camera."""
+"""What a camera can do wrong, told by a capture that plays the driver.
+
+Real Video4Linux, with the kernel's virtual camera, is in `test_vivid.py`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +41,14 @@ class Driver:
         self._is_open = is_open
         self._picture: np.ndarray | None = None
         self.is_released = False
+        self.waits_s: list[str | None] = []
+        """What OpenCV would find in the environment whenever it waits for a picture."""
 
     def isOpened(self) -> bool:
         return self._is_open
 
     def grab(self) -> bool:
+        self.waits_s.append(os.environ.get("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"))
         try:
             self._picture = next(self._pictures)
         except StopIteration:
@@ -69,7 +77,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
         opened: list[object] = []
         waiting = list(drivers)
 
-        def connect(path: str, select_timeout_s: float) -> Driver:
+        def connect(path: str) -> Driver:
             driver = waiting.pop(0) if len(waiting) > 1 else waiting[0]
             opened.append(driver)
             if isinstance(driver, Exception):
@@ -130,6 +138,68 @@ def test_camera_that_is_busy_is_bad_input_at_first_and_waited_for_later(
     plug(Driver(pictures(2)), busy, Driver(endless(noisy)))
     with open_source("7") as source:
         assert [frame.seq for frame in (source.read(), source.read()) if frame] == [0, 2]
+
+
+class Silence(Driver):
+    """A driver that lets OpenCV wait in vain, for as long as it does that at a time."""
+
+    def grab(self) -> bool:
+        is_grabbed = super().grab()
+        if not is_grabbed:
+            threading.Event().wait(cameras._SELECT_S)
+        return is_grabbed
+
+
+def test_silence_is_waited_out_for_as_long_as_told_and_no_longer(
+    plug: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cameras, "_SELECT_S", 0.05)
+    silence = Silence(pictures(2))
+    plug(silence)
+    with open_source("7", read_timeout_s=0.5, reconnect=False) as source:
+        assert source.read() is not None
+        with pytest.raises(
+            CaptureError, match=r"/dev/video7: no picture came for [\d.]+ s; after 1"
+        ):
+            source.read()
+    assert len(silence.waits_s) > 2 + 1
+    plug(Silence(pictures(0)))
+    with pytest.raises(SourceError, match=r"/dev/video7: opened, but no picture came for [\d.]+ s"):
+        open_source("7", open_timeout_s=0.2)
+
+
+def test_opencv_is_told_to_wait_briefly_when_it_waits_for_the_first_time(
+    plug: Callable[..., list[object]],
+) -> None:
+    driver = Driver(pictures(3))
+    plug(driver)
+    with open_source("7") as source:
+        source.read()
+    assert driver.waits_s == ["1", None]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere drivers do not wait")
+def test_driver_that_fails_is_not_waited_for(plug: Callable[..., list[object]]) -> None:
+    broken = Driver(pictures(0))
+    plug(broken)
+    with pytest.raises(SourceError, match="/dev/null: opened, but its driver failed; "):
+        open_source("/dev/null")
+    assert len(broken.waits_s) == 1
+    assert broken.is_released
+    plug(Driver(pictures(3)))
+    with open_source("/dev/null", reconnect=False) as source:
+        source.read(), source.read()
+        with pytest.raises(CaptureError, match="/dev/null: its driver failed; after 2 frames"):
+            source.read()
+
+
+def test_format_that_the_camera_does_not_give_is_told(
+    plug: Callable[..., list[object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    plug(Driver(endless(noisy)))
+    with open_source("7", fourcc="YUYV"):
+        pass
+    assert "video7 was asked for anyxany at any fps in YUYV and gives 64x48" in caplog.text
 
 
 def test_camera_that_repeats_its_last_picture_is_opened_again(
