@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from pipeline.cli import options as opt
 from pipeline.cli.signals import StopSignals
 
@@ -50,13 +52,16 @@ def camera(
     settings = opt.settings_of(locals())
     with StopSignals() as signals:
         from pipeline.capture import Source
+        from pipeline.capture.open import is_stored
         from pipeline.capture.paced import Paced
         from pipeline.cli.inputs import open_source
         from pipeline.cli.outputs import Outputs
         from pipeline.cli.session import pass_on
 
         opt.require(settings, "source", "publish")
-        with Outputs(settings, with_results=False) as outputs, open_source(settings) as opened:
+        # What is stored is not asked for a rate but played at it.
+        asked = replace(settings, fps=None) if is_stored(str(settings.source)) else settings
+        with Outputs(settings, with_results=False) as outputs, open_source(asked) as opened:
             if isinstance(opened, Source) and not opened.live:  # a file, or pictures
                 pass_on(Paced(opened, settings.fps), settings, outputs, signals)
             else:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from pipeline.transport.ring_file import is_available
@@ -352,3 +353,12 @@ def test_commands_that_share_a_file_take_what_is_theirs(vision, address, tmp_pat
     assert "all.yaml: not for this command: retry, publish" in outcome.err
     assert "publishing at" not in outcome.err
     assert "without effect" not in outcome.err
+
+
+def test_the_rate_that_pictures_are_played_at_is_not_said_to_be_ignored(vision, address, tmp_path):
+    for number in range(3):
+        cv2.imwrite(f"{tmp_path}/{number}.png", np.zeros((8, 8, 3), np.uint8))
+    outcome = vision("camera", f"{tmp_path}/*.png", "--fps", 100, "--publish", address("camera"))
+    assert outcome.code == 0
+    assert "3 frames" in outcome.err
+    assert "ignored" not in outcome.err
