@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CLASSIFY, DETECT = "classify", "detect"
 _UNKNOWN = "-"
+_TRAIN = "train at that size, then measure it with 'vision evaluate'"
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,9 @@ class ChoiceReport:
             print(f"most accurate within {budget_ms:g} ms: {_described(chosen)}")
             self._say_what_is_trained(chosen, budget_ms)
         else:
-            print(
-                f"largest input{of_group} within {budget_ms:g} ms: {_described(chosen)} "
-                "(train at that size, then measure it with 'vision evaluate')"
-            )
+            trained = chosen.candidate.trained
+            how = f"trained weights: vision models pull {trained}" if trained else _TRAIN
+            print(f"largest input{of_group} within {budget_ms:g} ms: {_described(chosen)} ({how})")
 
     def _say_what_is_trained(self, chosen: Choice, budget_ms: float) -> None:
         """Where trained weights of the chosen one are, or of the next best that has some."""

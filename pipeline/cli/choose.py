@@ -108,7 +108,7 @@ def _measure(
     machine = this_machine(threads)
     cache = LatencyCache(machine)
     cache.load()
-    with interruptible(), progress_bar() as progress:
+    with interruptible("what was measured is kept"), progress_bar() as progress:
         choices = measure_all(
             candidates, cache, threads=threads, int8=int8, fresh=fresh, report=progress
         )

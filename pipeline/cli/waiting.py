@@ -21,12 +21,15 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Leaves the block at the first signal, cleaning up, and ends the command with code 130."""
+def interruptible(outcome: str = "nothing was written") -> Iterator[None]:
+    """Leaves the block at the first signal, cleaning up, and ends the command with code 130.
+
+    `outcome` is what the user is told to have of it.
+    """
     with StopSignals():
         yield
         return
-    console.say("stopped; nothing was written")
+    console.say(f"stopped; {outcome}")
     raise typer.Exit(EXIT_STOPPED)
 
 

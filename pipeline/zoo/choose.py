@@ -6,11 +6,14 @@ accurate it is does, so that is the published figure of the trained float networ
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo.architectures import yolov4_tiny
@@ -33,6 +36,8 @@ _SECOND_ROUND_S = 90.0
 """Nothing is measured a second time after this."""
 
 Report = Callable[[str, int, int], None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,20 @@ def measure_all(
     end = clock() + _SECOND_ROUND_S
     kept = {c.name: None if fresh else cache.get(_key(c, int8)) for c in candidates}
     new = [candidate for candidate in candidates if kept[candidate.name] is None]
-    if new:
-        warn_if_busy()
+    is_rough = bool(new and warn_if_busy())
+    rough = sum(found is not None and found.is_rough for found in kept.values())
+    if rough and not is_rough:
+        logger.warning(
+            "%d of these times were measured while other programs used the processor, and are too "
+            "long; measure again without them (--fresh)", rough
+        )  # fmt: skip
     for step in range(_ROUNDS * len(new)):
         report("measuring", step, _ROUNDS * len(new))
         if step >= len(new) and clock() > end:
             break  # a slow machine: once has to do
         candidate = new[step % len(new)]
         measured = measure(candidate.build(int8), candidate.spec(), threads)
+        measured = msgspec.structs.replace(measured, is_rough=is_rough)
         before = kept[candidate.name]
         if before is None or measured.latency_ms < before.latency_ms:
             kept[candidate.name] = measured

@@ -43,12 +43,16 @@ whatever else was running for a moment."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One network here: milliseconds a call with one picture, what it costs, bytes of its file."""
+    """One network here: milliseconds a call with one picture, what it costs, bytes of its file.
+
+    `is_rough` where other programs took the processor's time meanwhile.
+    """
 
     latency_ms: float
     parameters: int
     multiply_adds: int
     file_bytes: int
+    is_rough: bool = False
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -138,7 +142,7 @@ def _open_through_file(model: onnx.ModelProto, spec: ModelSpec, threads: int) ->
         return open_model(path, threads=threads), path.stat().st_size
 
 
-def warn_if_busy() -> None:
+def warn_if_busy() -> bool:
     """Say so where other programs take the time that is about to be measured."""
     busy = psutil.cpu_percent(interval=_LOOK_S)
     if busy > _BUSY_PERCENT:
@@ -146,6 +150,7 @@ def warn_if_busy() -> None:
             "other programs use %.0f %% of the processor: times will be too long; "
             "measure again without them (--fresh)", busy
         )  # fmt: skip
+    return busy > _BUSY_PERCENT
 
 
 def time_calls(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:

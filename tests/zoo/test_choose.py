@@ -206,3 +206,19 @@ def test_no_room_for_the_networks_file_is_an_error_that_names_the_folder(monkeyp
     (candidate,) = choose.detectors((64,), (1,))
     with pytest.raises(OutputError, match=r"temporary folder: cannot be made .*no/such/folder"):
         latency.measure(candidate.build(False), candidate.spec(), 1)
+
+
+def test_times_of_a_busy_processor_are_told_again_when_they_are_used_again(
+    measured, tmp_path, monkeypatch, caplog
+):
+    times, _ = measured
+    times += [5.0, 5.0]
+    monkeypatch.setattr(choose, "warn_if_busy", lambda: True)
+    measure_all(
+        [candidate("a", 1)], LatencyCache(MACHINE, tmp_path), threads=1, int8=False, report=quiet
+    )
+    assert "measured while" not in caplog.text  # `warn_if_busy` itself has said it
+    again = LatencyCache(MACHINE, tmp_path)
+    again.load()
+    measure_all([candidate("a", 1)], again, threads=1, int8=False, report=quiet)
+    assert "1 of these times were measured while other programs used the processor" in caplog.text
