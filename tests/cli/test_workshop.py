@@ -152,7 +152,10 @@ def test_page_looks_right_in_a_browser(comparison):
     page = (comparison / "page.html").as_uri()
     size, shot = ["--window-size=1200,1600"], comparison / "shot.png"
     subprocess.run(
-        [*command, *size, f"--screenshot={shot}", page], check=True, capture_output=True, timeout=90
+        [*command, *size, f"--screenshot={shot}", page],
+        check=True,
+        capture_output=True,
+        timeout=300,
     )
     found = cv2.imread(str(shot))
     # The samples are in it: the astronaut's orange suit and the red saucer, on a light page.
@@ -160,7 +163,7 @@ def test_page_looks_right_in_a_browser(comparison):
     assert ((red > 150) & (green < 110) & (blue < 90)).mean() > 0.02
     assert (found.min(axis=2) > 235).mean() > 0.3
     text = subprocess.run(
-        [*command, "--dump-dom", page], check=True, capture_output=True, timeout=90
+        [*command, "--dump-dom", page], check=True, capture_output=True, timeout=300
     ).stdout.decode()
     assert "<title>broken" not in text
     assert text.count("<table>") == 2
@@ -353,7 +356,7 @@ def test_a_signal_ends_quantising_without_a_trace(start, workshop, tmp_path):
         if b"calibrating" in line:
             break
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert b"stopped; nothing was written" in errors
     assert {path.name for path in tmp_path.iterdir()} == before

@@ -113,7 +113,7 @@ def run(program: str, **kwargs: object) -> subprocess.Popen[bytes]:
 
 def test_standard_output_gets_the_lines_and_nothing_else() -> None:
     process = run("o = JsonLines('-'); o.write(make_result(seq=1)); o.write(make_result(seq=2))")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert [json.loads(line)["seq"] for line in out.splitlines()] == [1, 2]
     assert (process.returncode, err) == (0, b"")
 
@@ -155,7 +155,7 @@ def test_file_that_grows_past_a_quota_is_an_output_error(tmp_path: Path) -> None
         "o.close()"
     )
     assert resource.RLIMIT_FSIZE is not None
-    out, err = run(program).communicate(timeout=60)
+    out, err = run(program).communicate(timeout=120)
     assert b"cannot be written: File too large" in out
     assert err == b""
 

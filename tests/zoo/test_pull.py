@@ -15,7 +15,7 @@ from pipeline.errors import DependencyError, InputError, ModelError, OutputError
 from pipeline.zoo.pull import models_folder, pull
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 ENTRY = """
 version = 1
 [models.parcel]
