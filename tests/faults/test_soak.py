@@ -8,7 +8,7 @@ from pipeline.transport import ring_file
 
 from .soak import Soak
 
-STOPPED_S = 6
+STOPPED_S = 4
 SECONDS = 100  # with the start, and the account at the end, about two minutes
 
 
