@@ -54,7 +54,10 @@ def is_picture(path: Path) -> bool:
 
 def read_picture(path: Path) -> Image:
     """One picture as (H, W, 3) uint8 BGR. Raises `InputError` where it cannot be decoded."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # more pixels than OpenCV will make room for
+        image = None
     if image is None:
         raise InputError(f"{path}: expected a picture, but it cannot be decoded")
     return np.asarray(image, np.uint8)

@@ -7,6 +7,7 @@ A picture is made with `new_figure`, drawn on as matplotlib's users know it, and
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from pipeline.zoo.onnx_file import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf")
 _DPI = 120
+_AS_IT_IS = {"parse_math": False}  # else what stands between two dollar signs were a formula
+_LONGEST_NAME = 32
 _MOST_CELLS_NAMED = 30  # classes of a confusion matrix whose names can still be read
 
 
@@ -40,7 +43,8 @@ def new_figure(
     """A matplotlib figure of `size` inches and its axes, with a light grid; no window opens."""
     figure = _require_matplotlib()(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, **_AS_IT_IS)
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(visible=True, alpha=0.3)
     return figure, axes
 
@@ -57,7 +61,9 @@ def save_figure(figure: Any, path: str | Path) -> None:
 def picture_bytes(figure: Any, suffix: str = ".png") -> bytes:
     """A figure as the contents of a file of that ending, for a page that holds it inside."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix.lower().lstrip("."), dpi=_DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a script that the font does not have
+        figure.savefig(buffer, format=suffix.lower().lstrip("."), dpi=_DPI)
     return buffer.getvalue()
 
 
@@ -87,9 +93,15 @@ def plot_confusion(counts: npt.NDArray[np.int64], labels: Sequence[str], title: 
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     if len(labels) <= _MOST_CELLS_NAMED:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small")
-        axes.set_yticks(range(len(labels)), labels, fontsize="small")
+        names = [_cut(name) for name in names]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small", **_AS_IT_IS)
+        axes.set_yticks(range(len(labels)), names[: len(labels)], fontsize="small", **_AS_IT_IS)
     return figure
+
+
+def _cut(name: str) -> str:
+    """A name that leaves room for what it names."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _require_matplotlib() -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import msgspec
 import numpy as np
@@ -20,7 +23,7 @@ from pipeline.zoo.classification import (
     read_classes,
 )
 from pipeline.zoo.crops import tested_crop as crop_to_test
-from pipeline.zoo.pictures import UsablePictures
+from pipeline.zoo.pictures import UsablePictures, read_picture
 
 LABELS = ("blue", "green", "red, crimson")
 COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "crimson": (0, 0, 255)}
@@ -162,3 +165,16 @@ def write(root, text):
 def test_data_that_is_not_usable_is_refused(model, photos, make, message):
     with pytest.raises(InputError, match=message):
         measure(model, make(photos.parent))
+
+
+def test_a_picture_of_more_pixels_than_opencv_reads_is_a_damaged_one(tmp_path):
+    """A small file may say that it is huge."""
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", size), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(InputError, match=r"huge\.png: expected a picture, but it cannot be dec"):
+        read_picture(tmp_path / "huge.png")

@@ -47,3 +47,10 @@ def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(DependencyError, match="pip install matplotlib"):
         check_plot_path("a.png")
+
+
+def test_names_are_drawn_as_they_are_however_odd(tmp_path, recwarn):
+    odd = ["$5 and $6", "$\\frac$", "日本", "a name of " + 9 * "many words "]
+    save_figure(plot_confusion(np.eye(4, dtype=np.int64), odd, "$\\bad$"), tmp_path / "a.png")
+    assert cv2.imread(str(tmp_path / "a.png")).min() < 50
+    assert not recwarn.list
