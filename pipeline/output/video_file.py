@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 DEFAULT_FPS = 30.0
 LONGEST_GAP_S = 10.0
 """A live recording repeats the last picture for so long; a longer gap is cut out."""
+LONGEST_REPEAT_S = 1.0
+"""So long it may take to write the repetitions; those that are left then are cut out."""
 
 # The first that this OpenCV can write is taken. H.264 plays everywhere but often has no encoder.
 _CODECS = {
@@ -64,6 +67,7 @@ class VideoFile:
         self._start_ns = 0
         self._last: Image | None = None
         self._warned = False
+        self._is_cut = False
 
     def write(self, result: Result) -> None:
         image = self._fit(annotated(result))
@@ -71,7 +75,11 @@ class VideoFile:
             self._put(image)
             return
         due = self._due(result.header.stamp_ns)
+        until_s = time.monotonic() + LONGEST_REPEAT_S
         while self._last is not None and self._written < due:
+            if time.monotonic() > until_s:
+                due = self._cut(due)
+                break
             self._put(self._last)
         if self._written == due:
             self._put(image)
@@ -111,6 +119,21 @@ class VideoFile:
             self._start_ns += round(gap / self._fps * 1e9)
             return self._written
         return due
+
+    def _cut(self, due: int) -> int:
+        """Leave out time that cannot be filled in time; the frame that is due then.
+
+        Else every picture would come later than the one before, behind ever more repetitions.
+        """
+        if not self._is_cut:
+            log.warning(
+                "--record: encoding %dx%d at %g a second takes longer than that here; the "
+                "recording is shorter than what was seen",
+                *(*self._size, self._fps),
+            )
+            self._is_cut = True
+        self._start_ns += round((due - self._written) / self._fps * 1e9)
+        return self._written
 
     def _put(self, image: Image) -> None:
         # OpenCV does not report a failed write, so the disk is watched.

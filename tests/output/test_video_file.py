@@ -277,3 +277,31 @@ def test_opencv_says_nothing_of_the_codecs_that_it_lacks(
     output.write(grey(0))
     output.close()
     assert capfd.readouterr() == ("", "")
+
+
+def test_repetitions_that_take_too_long_are_cut_out_and_do_not_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A camera of one picture in 2 s, recorded at 10 a second by an encoder of 5 a second."""
+    now_s = 0.0
+    put = VideoFile._put
+
+    def slow(self: VideoFile, image: np.ndarray) -> None:
+        nonlocal now_s
+        now_s += 0.2
+        put(self, image)
+
+    monkeypatch.setattr(VideoFile, "_put", slow)
+    monkeypatch.setattr("pipeline.output.video_file.time.monotonic", lambda: now_s)
+    output = VideoFile(tmp_path / "out.mp4", fps=10.0, live=True)
+    for number in range(8):
+        before_s = now_s
+        output.write(grey(number, at_s=2.0 * number))
+        assert now_s - before_s < 2.0
+    output.close()
+    numbers, _, _ = read_back(tmp_path / "out.mp4")
+    assert sorted(set(numbers)) == list(range(8))
+    assert [record.message for record in caplog.records] == [
+        "--record: encoding 64x48 at 10 a second takes longer than that here; the recording is "
+        "shorter than what was seen"
+    ]
