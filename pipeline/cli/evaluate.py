@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,10 +118,9 @@ def _detector(
     """The figures of a detector, and what draws them."""
     from pipeline.inference.detector import Detector
     from pipeline.zoo.box_datasets import read_boxes
-    from pipeline.zoo.coco import RECALLS, evaluate_detector
+    from pipeline.zoo.coco import evaluate_detector
     from pipeline.zoo.detector_accuracy import open_to_evaluate
     from pipeline.zoo.pictures import UsablePictures
-    from pipeline.zoo.plots import plot_precision_recall
 
     detect: Detector = open_to_evaluate(
         model.path,
@@ -145,13 +145,16 @@ def _detector(
             for one in found.classes
         },
     }
+    return figures, partial(_draw_curves, found, f"{model.path.stem}: mean of the classes")
 
-    def draw() -> Any:
-        curves = {"IoU 0.50": found.precision50, "IoU 0.75": found.precision75}
-        known = {name: curve for name, curve in curves.items() if curve is not None}
-        return plot_precision_recall(known, RECALLS, f"{model.path.stem}: mean of the classes")
 
-    return figures, draw
+def _draw_curves(found: Accuracy, title: str) -> Any:
+    from pipeline.zoo.coco import RECALLS
+    from pipeline.zoo.plots import plot_precision_recall
+
+    curves = {"IoU 0.50": found.precision50, "IoU 0.75": found.precision75}
+    known = {name: curve for name, curve in curves.items() if curve is not None}
+    return plot_precision_recall(known, RECALLS, title)
 
 
 def _detector_metrics(found: Accuracy) -> dict[str, float | None]:
@@ -173,9 +176,8 @@ def _classifier(
     progress: Report,
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a classifier, and what draws them."""
-    from pipeline.zoo.classification import confusion, evaluate_pictures, read_classes
+    from pipeline.zoo.classification import evaluate_pictures, read_classes
     from pipeline.zoo.pictures import UsablePictures
-    from pipeline.zoo.plots import plot_confusion
 
     classes = read_classes(data, model.spec.labels, images)
     pictures = UsablePictures(data, list(classes))
@@ -188,15 +190,16 @@ def _classifier(
         "metrics": found.accuracy._asdict(),
         "classes": _per_class(found, labels),
     }
+    return figures, partial(_draw_confusion, found, labels, model.path.stem)
 
-    def draw() -> Any:
-        table = confusion(found)
-        names = [labels[class_id] for class_id in table.class_ids]
-        return plot_confusion(
-            table.counts, names, f"{model.path.stem}: {found.accuracy.top1:.1f} % right"
-        )
 
-    return figures, draw
+def _draw_confusion(found: ClassifierReport, labels: Sequence[str], name: str) -> Any:
+    from pipeline.zoo.classification import confusion
+    from pipeline.zoo.plots import plot_confusion
+
+    table = confusion(found)
+    names = [labels[class_id] for class_id in table.class_ids]
+    return plot_confusion(table.counts, names, f"{name}: {found.accuracy.top1:.1f} % right")
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
