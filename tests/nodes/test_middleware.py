@@ -8,6 +8,7 @@ import re
 import pytest
 from sensor_msgs.msg import Image
 
+from nodes import middleware
 from nodes.middleware import PROFILES, VARIABLE, VARIABLE_BEFORE, make_room_for_images
 
 CHOICES = (VARIABLE, VARIABLE_BEFORE, "FASTDDS_BUILTIN_TRANSPORTS", "ROS_LOCALHOST_ONLY")
@@ -36,6 +37,12 @@ def test_the_users_own_setting_is_left_alone(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     make_room_for_images()
     assert profiles() == (["1"] if name in CHOICES[:2] else [])
+
+
+def test_shared_memory_without_room_for_it_is_left_alone(monkeypatch):
+    monkeypatch.setattr(middleware, "NEEDED_BYTES", 2**60)
+    make_room_for_images()
+    assert profiles() == []
 
 
 def test_other_middleware_is_left_alone(monkeypatch):
