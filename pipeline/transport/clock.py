@@ -138,7 +138,7 @@ class ClockServer:
         self._thread.start()
         try:
             self.port = opened.result()
-        except ConfigError:
+        except BaseException:
             self.close()
             raise
 
@@ -152,16 +152,20 @@ class ClockServer:
         self._context.term()
 
     def _run(self, address: Address, security: Security, opened: Future[int]) -> None:
+        try:
+            self._serve(address, security, opened)
+        except BaseException as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)  # whatever it is, somebody waits for it
+
+    def _serve(self, address: Address, security: Security, opened: Future[int]) -> None:
         with self._context.socket(zmq.REP) as socket:
-            try:
-                set_common_options(socket)
-                socket.maxmsgsize = MAX_PART_BYTES
-                socket.ipv6 = address.host.startswith("[")
-                protect(socket, address, security, bind=True)
-                opened.set_result(_bind_beside(socket, address))
-            except ConfigError as error:
-                opened.set_exception(error)
-                return
+            set_common_options(socket)
+            socket.maxmsgsize = MAX_PART_BYTES
+            socket.ipv6 = address.host.startswith("[")
+            protect(socket, address, security, bind=True)
+            opened.set_result(_bind_beside(socket, address))
             while not self._stop.is_set():
                 if socket.poll(POLL_MS):
                     socket.send(answer_to(_received(socket), self._now_ns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import time
@@ -191,3 +192,12 @@ def test_the_next_port_is_taken_where_it_is_free():
 def test_no_port_at_all_is_an_error():
     with pytest.raises(ConfigError, match="no port can be had"):
         ClockServer(parse_address("zmq+tcp://192.0.2.1:5000"), Security(insecure=True))
+
+
+def test_a_clock_that_cannot_begin_says_so_and_holds_up_nobody(monkeypatch):
+    def fail(*_):
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr("pipeline.transport.clock.set_common_options", fail)
+    with pytest.raises(zmq.ZMQError):
+        ClockServer(parse_address("zmq+tcp://127.0.0.1:0"), Security())
