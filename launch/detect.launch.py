@@ -211,5 +211,6 @@ def parameter_value(name: str, convert: Callable[[str], object], text: str) -> o
     try:
         value = convert(text)
     except ValueError:
-        raise RuntimeError(f"{name} must be a number, but got {name}:={text}") from None
+        kind = "a whole number" if convert is int else "a number"
+        raise RuntimeError(f"{name} must be {kind}, but got {name}:={text}") from None
     return ParameterValue(value, value_type=str) if convert is str else value

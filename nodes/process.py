@@ -171,8 +171,11 @@ def _initialise(args: Sequence[str] | None) -> None:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # what rclpy's own derive from
         reason = " ".join(str(error).split())
-        hint = "; a value such as scene: needs its own quotes: -p \"source:='scene:'\""
-        problem = f"--ros-args cannot be read: {reason}{hint if ':=' in reason else ''}"
+        if reason.startswith("["):  # of rclpy, which says no more
+            reason = f"unknown {reason}"
+        elif "parameter override" in reason:
+            reason += "; a value such as scene: needs its own quotes: -p \"source:='scene:'\""
+        problem = f"--ros-args cannot be read: {reason}"
         # There is no log of ours yet.
         sys.stderr.write(f"{problem}\n")
         raise ConfigError(problem) from error

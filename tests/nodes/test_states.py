@@ -154,6 +154,21 @@ def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("-p", "source:=scene:"), r"override rule.*needs its own quotes: -p"),
+        (("-r", "image_raw:=front", "left"), r"unknown \['left'\]$"),
+    ],
+    ids=["no YAML", "unknown"],
+)
+def test_arguments_that_cannot_be_read_end_the_process_with_one_line(start_node, arguments, reason):
+    process = start_node("camera_node", {}, *arguments)
+    process.wait_for_log(f"--ros-args cannot be read: .*{reason}")
+    assert process.wait() == 2
+    assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize(
     ("parameters", "reason"),
     [
         ({"cameras": ["front left"]}, "topic front left/detections cannot be had"),
