@@ -220,7 +220,9 @@ class Pipeline:
     # --- what the stages do -----------------------------------------------------------------
 
     def _read(self) -> Job:
-        return Job(self._intake.read())
+        job = Job(self._intake.read())
+        self._record_age("capture", job)
+        return job
 
     def _offer(self, job: Job) -> None:
         displaced = self._captured.put(job)

@@ -101,7 +101,7 @@ class Feed:
             except Closed:
                 break
             self._stats.tally.add("processed")
-            self._stats.add_age("output", result.header.camera, result.header.stamp_ns)
+            self._record_age("output", result)
             self._intake.hand_out()
             return result
         raise StopIteration
@@ -136,7 +136,9 @@ class Feed:
 
     def _read(self) -> Result:
         item = self._intake.read()
-        return _result(item) if isinstance(item, Frame) else item
+        result = _result(item) if isinstance(item, Frame) else item
+        self._record_age("capture", result)
+        return result
 
     def _offer(self, result: Result) -> None:
         displaced = self._inbox.put(result)
@@ -145,6 +147,9 @@ class Feed:
 
     def _drop(self, result: Result) -> None:
         self._stats.tally.add("dropped")
+
+    def _record_age(self, stage: str, result: Result) -> None:
+        self._stats.add_age(stage, result.header.camera, result.header.stamp_ns)
 
 
 def _result(frame: Frame) -> Result:

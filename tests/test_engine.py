@@ -378,5 +378,6 @@ def test_statistics_have_the_promised_form():
     assert set(stats["age_ms"]) == {"p50", "p95", "p99", "max"}
     assert set(stats["stages"]) == {"capture", "preprocess", "detect", "classify", "output"}
     assert stats["stages"]["output"]["p50_ms"] == pytest.approx(2.0)
+    assert all(stage["age_ms"]["p99"] > 0 for stage in stats["stages"].values())
     assert stats["rss_mb"] > 0
     assert stats["fps"] > 0

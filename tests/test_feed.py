@@ -128,4 +128,5 @@ def test_statistics_have_the_form_of_a_pipelines():
     assert set(stats["age_ms"]) == {"p50", "p95", "p99", "max"}
     assert set(stats["stages"]) == {"capture", "output"}
     assert stats["stages"]["output"]["p50_ms"] == pytest.approx(2.0)
+    assert all(stage["age_ms"]["p50"] > 0 for stage in stats["stages"].values())
     assert stats["fps"] > 0
