@@ -129,12 +129,14 @@ class ImageSubscription:
         described = f"publisher {name} ({offered.reliability.name.lower()})"
         if publisher.topic_type != self._type_name:
             return f"{described} sends {publisher.topic_type}, expected {self._type_name}"
-        verdict, why = qos_check_compatible(offered, _profile(self.reliability))
+        wanted = self._subscription.qos_profile  # with what the user has overridden
+        verdict, why = qos_check_compatible(offered, wanted)
         if verdict == QoSCompatibility.ERROR:
+            is_strict = wanted.reliability == RELIABLE and offered.reliability != RELIABLE
+            remedy = "set the parameter reliability to auto" if is_strict else "see qos_overrides"
             return (
                 f"{described} does not fit this subscription "
-                f"({self.reliability.name.lower()}): {why.strip().rstrip(';')}; "
-                f"set the parameter reliability to auto"
+                f"({wanted.reliability.name.lower()}): {why.strip().rstrip(';')}; {remedy}"
             )
         return f"{described} fits but sends nothing, or nothing arrives"
 

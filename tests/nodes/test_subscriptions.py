@@ -65,12 +65,22 @@ def test_a_warning_names_the_topic_and_where_there_are_images(start_node, observ
     assert f"{namespace}/detections/image" not in line
 
 
-def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(start_node, observer):
+def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(
+    start_node, observer, namespace
+):
     observer.publisher(Image, "image_raw", reliable=False, heard_by=0)
+    observer.publisher(Image, "other", heard_by=0)
+    durability = f"qos_overrides.{namespace}/other.subscription.durability"
     process = start_node("detector_node", {"image_timeout": 1.0, "reliability": "reliable"})
+    another = start_node(
+        *("classifier_node", {"image_timeout": 1.0, durability: "transient_local"}),
+        *("-r", "image_raw:=other"),
+    )
     line = process.wait_for_log("no image.*does not fit")
     assert "/observer (best_effort) does not fit this subscription (reliable)" in line
     assert "set the parameter reliability to auto" in line
+    line = another.wait_for_log("no image.*does not fit")
+    assert "transient local subscription; see qos_overrides" in line
 
 
 def test_a_warning_names_publishers_of_another_type(start_node, observer):
