@@ -5,6 +5,7 @@ Names and QoS come from the user: what ROS refuses of them is one line, not a fa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,8 +38,9 @@ def open_publisher(
     overridable: QoSOverridingOptions | None = OVERRIDABLE,
 ) -> Any:
     """A publisher; raises `ConfigError` where the topic's name or its QoS cannot be used."""
+    own = copy.copy(qos)  # rclpy writes what is overridden into it
     with _told(topic):
-        return node.create_publisher(kind, topic, qos, qos_overriding_options=overridable)
+        return node.create_publisher(kind, topic, own, qos_overriding_options=overridable)
 
 
 class Publishers:
@@ -73,8 +75,9 @@ def open_subscription(
     overridable: QoSOverridingOptions = OVERRIDABLE,
 ) -> Any:
     """A subscription; raises `ConfigError` where the topic's name or its QoS cannot be used."""
+    own = copy.copy(qos)
     with _told(topic):
-        return node.create_subscription(kind, topic, take, qos, qos_overriding_options=overridable)
+        return node.create_subscription(kind, topic, take, own, qos_overriding_options=overridable)
 
 
 @contextmanager

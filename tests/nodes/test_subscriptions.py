@@ -106,6 +106,9 @@ def test_quality_of_service_can_be_overridden_by_parameters(start_node, observer
     observer.subscribe(Detection2DArray, "detections", heard_from=1, reliable=False)
     (info,) = observer.node.get_publishers_info_by_topic(f"{namespace}/detections")
     assert info.qos_profile.reliability.name == "BEST_EFFORT"
+    observer.subscribe(Image, "detections/image", heard_from=1)
+    (info,) = observer.node.get_publishers_info_by_topic(f"{namespace}/detections/image")
+    assert info.qos_profile.reliability.name == "RELIABLE", "of the one topic alone"
 
 
 def test_ages_go_by_simulated_time(start_node, observer, namespace):
