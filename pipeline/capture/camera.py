@@ -19,7 +19,7 @@ from pipeline.capture.opencv import OpenCVSource
 from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, ConfigError, SourceError
 from pipeline.quiet import quiet_opencv, quiet_opening
-from pipeline.types import Frame
+from pipeline.types import Frame, Image
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class Camera(OpenCVSource):
         super().__init__(capture, camera)
         self._device = device
         self._read_timeout_s = read_timeout_s
+        self._size = _size_of(capture)
 
     def await_picture(self, timeout_s: float) -> str | None:
         """Wait for the next picture, or until closed; why none came, None where one did."""
@@ -104,6 +105,18 @@ class Camera(OpenCVSource):
         )
         seq, self._seq = self._seq, self._seq + 1
         return Frame(self._retrieve(seq), stamp_ns, seq, self.camera)
+
+    def _arrange(self, image: Image) -> Image:
+        """OpenCV 4.11 gives the format BGR3 as one row with all the bytes."""
+        width, height = self._size
+        is_packed = image.ndim == 2 and len(image) == 1 and image.size == height * width * 3
+        return image.reshape(height, width, 3) if is_packed else image
+
+
+def _size_of(capture: cv2.VideoCapture) -> tuple[int, int]:
+    """Width and height in pixels."""
+    width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+    return int(capture.get(width)), int(capture.get(height))
 
 
 def driver_stamp_ns(position_ms: float, wall_ns: int, monotonic_ns: int) -> int:
@@ -208,8 +221,7 @@ def _apply(capture: cv2.VideoCapture, settings: CameraSettings) -> None:
 
 def _report(camera: str, capture: cv2.VideoCapture, settings: CameraSettings) -> None:
     """Say what the camera really gives, since drivers take the nearest they can."""
-    width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-    height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    width, height = _size_of(capture)
     fps = capture.get(cv2.CAP_PROP_FPS)
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
     fourcc = code.decode("ascii", "replace")

@@ -64,6 +64,7 @@ class OpenCVSource(Source):
             raise FrameError(f"{self.camera}: frame {seq} does not decode: {error.err}") from error
         if not ok or image is None or image.size == 0:
             raise FrameError(f"{self.camera}: frame {seq} does not decode")
+        image = self._arrange(image)
         channels = 1 if image.ndim == 2 else image.shape[2]
         if channels not in {1, 3} or image.dtype != np.uint8:
             raise FrameError(
@@ -72,6 +73,10 @@ class OpenCVSource(Source):
             )
         picture: Image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if channels == 1 else image
         return picture
+
+    def _arrange(self, image: Image) -> Image:
+        """The picture as rows and columns, where OpenCV hands out something else."""
+        return image
 
 
 def open_parameters(**properties: float) -> list[int]:

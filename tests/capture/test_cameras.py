@@ -140,6 +140,17 @@ def test_camera_that_is_busy_is_bad_input_at_first_and_waited_for_later(
         assert [frame.seq for frame in (source.read(), source.read()) if frame] == [0, 2]
 
 
+def test_picture_that_comes_as_one_row_of_bytes_is_put_in_rows(
+    plug: Callable[..., list[object]],
+) -> None:
+    picture = noisy()  # as OpenCV 4.11 gives the format BGR3
+    plug(Driver(iter([picture.reshape(1, -1)] * 2)))
+    with open_source("7") as source:
+        frame = source.read()
+    assert frame is not None
+    np.testing.assert_array_equal(frame.image, picture)
+
+
 class Silence(Driver):
     """A driver that lets OpenCV wait in vain, for as long as it does that at a time."""
 
