@@ -76,10 +76,11 @@ def read_classes(
     if data.is_dir():
         by_name = class_folders(data)
         named = {path: name for name, paths in by_name.items() for path in paths}
-    elif data.is_file():
+    elif data.is_file() and data.suffix != ".json":
         named = _read_list(data, Path(images or data.parent))
     else:
-        raise InputError(f"{data}: expected {FORMS}, but there is no such file")
+        found = "it is none of them" if data.exists() else "there is no such file"
+        raise InputError(f"{data}: expected {FORMS}, but {found}")
     names = sorted(set(named.values()))
     classes = dict(zip(names, match_names(names, labels, str(data)), strict=True))
     return {path: classes[name] for path, name in named.items()}
@@ -161,7 +162,12 @@ def _read_list(data: Path, folder: Path) -> dict[Path, str]:
             raise InputError(
                 f"{data}: line {number}: expected a picture and its class, but got '{line[:80]}'"
             )
-        found[folder / parts[0]] = parts[1]
+        path, name = folder / parts[0], parts[1]
+        if found.setdefault(path, name) != name:
+            raise InputError(
+                f"{data}: line {number}: {parts[0]} is '{name[:80]}', but was "
+                f"'{found[path][:80]}' before"
+            )
     if not found:
         raise InputError(f"{data}: expected lines of a picture and its class, but it has none")
     return found

@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_LONGEST = 60  # of a name in a message; what is longer may be anything
 BACKGROUND = "background"
 
 # Pascal VOC, Darknet and COCO call the same things by different names.
@@ -49,9 +50,10 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
         return list(range(first, len(labels)))
     near = difflib.get_close_matches(unknown[0].lower(), [label.lower() for label in labels], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
+    shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in unknown[:5]]
     raise InputError(
         f"{subject}: {len(unknown)} of its {len(names)} classes are none of the model's "
-        f"{len(labels)} labels: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}{hint}"
+        f"{len(labels)} labels: {', '.join(shown)}{', ...' if len(unknown) > 5 else ''}{hint}"
     )
 
 

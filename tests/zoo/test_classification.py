@@ -145,6 +145,18 @@ WRONG = {
         lambda root: write(root, "photos/blue/0.png,bleu\n"),
         "1 of its 1 classes are none of the model's 3 labels: bleu; did you mean blue",
     ),
+    "boxes": (
+        lambda root: write(root, "{}").rename(root / "boxes.json"),
+        "a text file of pictures and classes, but it is none of them",
+    ),
+    "two-classes": (
+        lambda root: write(root, "photos/blue/0.png,blue\nphotos/blue/0.png,green\n"),
+        "line 2: photos/blue/0.png is 'green', but was 'blue' before",
+    ),
+    "endless-name": (
+        lambda root: write(root, f"photos/blue/0.png,{'x' * 999}\n"),
+        "labels: x{60}\\.\\.\\.$",
+    ),
     "number-too-high": (
         lambda root: write(root, "photos/blue/0.png,3\n"),
         "expected classes 0 to 2, as the model has 3 labels, but got 3",
