@@ -190,6 +190,7 @@ class CaptureSource:
         if self.live and self.paused:
             return False
         activity.received += 1
-        if not self.live:
-            self._closed.wait(self._pace.wait_s(camera))
-        return self._pace.lets_pass(camera)
+        while not self._pace.lets_pass(camera):
+            if self.live or self._closed.wait(self._pace.wait_s(camera)):
+                return False
+        return True

@@ -13,6 +13,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
 
+from nodes.diagnostics import Activity
+from nodes.sources import CaptureSource, Pace
 from pipeline.capture import open_source
 
 SCENE = "scene:?size=320x240&fps=20"
@@ -127,6 +129,19 @@ def test_what_cannot_be_used_is_said_in_one_line_and_the_node_lives_on(
     assert "ERROR" in line
     assert node.stop() == 0
     assert "Traceback" not in node.log
+
+
+def test_no_picture_of_a_file_is_lost_where_a_wait_ends_too_early(tmp_path):
+    class Hasty(Pace):
+        def wait_s(self, camera: str) -> float:
+            return super().wait_s(camera) / 2
+
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    activity = Activity("images")
+    source = CaptureSource(open_source(str(tmp_path)), lambda _: activity, Hasty(100.0))
+    assert [frame.seq for frame in iter(source.read, None)] == [0, 1, 2, 3]
+    source.close()
 
 
 def test_the_password_of_a_stream_is_shown_to_nobody(start_node, observer, namespace):
