@@ -7,6 +7,7 @@ sensor_msgs/CameraInfo.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,24 +61,24 @@ def _local_path(url: str) -> Path:
         except (PackageNotFoundError, ValueError, OSError) as error:  # or no workspace at all
             raise ConfigError(f"camera_info_url: {url}: no package '{parts.netloc}'") from error
         return Path(share) / unquote(parts.path).lstrip("/")
-    return Path(unquote(parts.path) if parts.scheme == "file" else url).expanduser()
+    return Path(os.path.expanduser(unquote(parts.path) if parts.scheme == "file" else url))
 
 
 def _size(content: Mapping[Any, Any], key: str, path: Path) -> int:
     value = content.get(key)
-    if not isinstance(value, int) or not 0 < value < 2**16:
+    if type(value) is not int or not 0 < value < 2**16:  # True is an int, too
         raise ConfigError(f"camera_info_url: {path}: {key} must be pixels, but got {value!r}")
     return value
 
 
 def _model(content: Mapping[Any, Any], path: Path) -> str:
     model = content.get("distortion_model", "plumb_bob")
-    if model not in _FEWEST_DISTORTIONS:
+    if not isinstance(model, str) or model not in _FEWEST_DISTORTIONS:
         known = ", ".join(_FEWEST_DISTORTIONS)
         raise ConfigError(
             f"camera_info_url: {path}: distortion_model must be one of {known}, but got {model!r}"
         )
-    return str(model)
+    return model
 
 
 def _distortion(content: Mapping[Any, Any], model: str, path: Path) -> list[float]:
@@ -97,7 +98,7 @@ def _numbers(
     data = matrix.get("data") if isinstance(matrix, Mapping) else None
     expected = "numbers" if count is None else f"{count} numbers"
     try:
-        values = [float(value) for value in data]  # type: ignore[union-attr]
+        values = [float(value) for value in data] if isinstance(data, list) else [math.nan]
     except (TypeError, ValueError):
         values = [math.nan]
     if not all(map(math.isfinite, values)) or len(values) != (count or len(values)):

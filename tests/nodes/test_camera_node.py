@@ -13,9 +13,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
 
+from nodes.camera_info import read_camera_info
 from nodes.diagnostics import Activity
 from nodes.sources import CaptureSource, Pace
 from pipeline.capture import open_source
+from pipeline.errors import ConfigError
 
 SCENE = "scene:?size=320x240&fps=20"
 CALIBRATION = {
@@ -129,6 +131,29 @@ def test_what_cannot_be_used_is_said_in_one_line_and_the_node_lives_on(
     assert "ERROR" in line
     assert node.stop() == 0
     assert "Traceback" not in node.log
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_width": True},
+        {"distortion_model": ["plumb_bob"]},
+        {"camera_matrix": {"data": "123456789"}},
+        {"projection_matrix": {"data": [1.0] * 11}},
+        {"distortion_coefficients": {"data": [float("nan")] * 5}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_calibration_is_refused_by_the_name_of_its_entry(tmp_path, wrong):
+    file = tmp_path / "front.yaml"
+    file.write_text(yaml.safe_dump({**CALIBRATION, **wrong}))
+    with pytest.raises(ConfigError, match=f"front.yaml: {next(iter(wrong))} must"):
+        read_camera_info(str(file))
+
+
+def test_a_calibration_in_an_unknown_home_is_refused():
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_camera_info("~nobody-has-this-name/front.yaml")
 
 
 def test_no_picture_of_a_file_is_lost_where_a_wait_ends_too_early(tmp_path):
