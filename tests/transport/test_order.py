@@ -90,28 +90,28 @@ def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(mon
     assert drained(sequence) == [2]
 
 
-def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeypatch):
+def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeypatch, await_true):
     """All that was held back for it comes at once, to a reader that keeps the newest."""
     monkeypatch.setattr(results_of, "PACE_S", WAIT_S)
     addresses = [f"zmq+ipc://{tmp_path}/{name}" for name in ("a", "b")]
+    results = ResultSubscription(addresses, ordered=True, streams=2)
     with (
-        Publisher(addresses[0], streams=50) as steady,  # none is to be lost on the way
-        Publisher(addresses[1], streams=50) as mortal,
-        Feed(ResultSubscription(addresses, ordered=True, streams=2), capacity=2) as feed,
+        Publisher(addresses[0]) as steady,
+        Publisher(addresses[1]) as mortal,
+        Feed(results, capacity=2) as feed,
     ):
-        while not (steady.wants_results("front") and mortal.wants_results("front")):
-            time.sleep(0.01)
+        await_true(lambda: steady.wants_results("front") and mortal.wants_results("front"))
         seen = []
         reader = threading.Thread(target=lambda: seen.extend(feed))
         reader.start()
         sent = [*range(20), *range(21, 121, 2)]
-        for seq in sent:
+        for number, seq in enumerate(sent, 1):
             sender = mortal if seq % 2 and seq < 20 else steady
             sender.send_result(result(seq, stamp_ns=time.time_ns()))
             time.sleep(0.02)
-        deadline = time.monotonic() + WAIT_S
-        while feed.stats()["captured"] < len(sent) and time.monotonic() < deadline:
-            time.sleep(0.05)
+            # Whoever is slower than this may lose some, however they are held back.
+            await_true(lambda n=number: len(seen) + results.late + feed.stats()["dropped"] >= n)
+        await_true(lambda: len(seen) + feed.stats()["dropped"] >= len(sent))
         feed.stop()
         reader.join(WAIT_S)
     assert [one.header.seq for one in seen] == sent
