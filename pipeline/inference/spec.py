@@ -6,6 +6,7 @@ its own: no side file can be lost or mixed up.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -43,6 +44,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         neutral = self.scale == 1.0 and self.mean == (0.0,) * 3 and self.std == (1.0,) * 3
         if self.dtype == "uint8" and not neutral:
             raise ValueError("scale, mean and std need an input of float32")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
+            raise ValueError("scale, mean and std must be finite numbers")
 
 
 class YoloHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
