@@ -142,12 +142,17 @@ class Publisher:
         self._check_thread()
         header = frame.header
         topic = _topic(wire.frame_topic, header.camera)
-        is_wanted = not self._is_unwanted(topic)
+        is_wanted = self._find_wanted(topic)
         turns = self._take_turns(topic)
         if not is_wanted and not turns:
+            self._count(topic, "unwanted")
+        receivers = [(own, counted) for own, counted in turns if own]
+        if is_wanted:
+            receivers.insert(0, (topic, topic))
+        if not receivers:
             return False
         kind, payload = self._encode(topic, frame, clock, is_wanted)
-        for own_topic, counted in [*([(topic, topic)] if is_wanted else []), *turns]:
+        for own_topic, counted in receivers:
             if kind == "shm" and own_topic == topic and self._have_lines(topic, header.camera):
                 self._note_sent(topic, counted)  # told of it while it was copied
                 continue
@@ -163,7 +168,8 @@ class Publisher:
         """
         self._check_thread()
         topic = _topic(wire.result_topic, result.header.camera)
-        if self._is_unwanted(topic):
+        if not self._find_wanted(topic):
+            self._count(topic, "unwanted")
             return False
         fields = {**self._envelope(topic, result.header, clock), **result_fields(result)}
         self._send(topic, topic, wire.encode(ResultHeader(**fields)), result_payload(result))
@@ -196,31 +202,29 @@ class Publisher:
     def _is_wanted(self, topic: bytes) -> bool:
         return any(topic.startswith(prefix) for prefix in self._subscribed)
 
-    def _is_unwanted(self, topic: bytes) -> bool:
-        """Whether nobody wants what is about to be sent, which then counts.
+    def _find_wanted(self, topic: bytes) -> bool:
+        """Whether anybody wants what is about to be sent.
 
         Who has come or gone since is heard behind a message that is sent, to hold it up no longer.
         """
-        if self._is_wanted(topic):
-            return False
-        self._hear_subscriptions()
-        if self._is_wanted(topic):
-            return False
-        self._count(topic, "unwanted")
-        return True
+        if not self._is_wanted(topic):
+            self._hear_subscriptions()
+        return self._is_wanted(topic)
 
     def _take_turns(self, topic: bytes) -> list[tuple[bytes, bytes]]:
-        """The topics of the members whose turn it is, and what they count under."""
+        """Of each group that wants it, the topic of the member whose turn it is, if any is ready.
+
+        And what it counts under.
+        """
         if not self._turns:
             return []
         self._hear_subscriptions()  # a member that has just become ready
         taken = []
         for group, own_topic in self._turns.take(topic):
             counted = f"turn/{group}/".encode() + topic
-            if own_topic:
-                taken.append((own_topic, counted))
-            else:
+            if not own_topic:
                 self._count(counted, "busy")
+            taken.append((own_topic, counted))
         return taken
 
     def _hear_subscriptions(self) -> None:

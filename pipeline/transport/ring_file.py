@@ -68,7 +68,7 @@ def remove_leftovers() -> int:
             finally:
                 os.close(fd)
     if removed:
-        log.info("removed %d rings that dead writers left in %s", removed, FOLDER)
+        log.info("rings that dead writers left in %s: removed %d", FOLDER, removed)
     return removed
 
 

@@ -78,9 +78,11 @@ class Turns:
         subscription = message[len(READY) : -_NUMBER.size]
         (frames,) = _NUMBER.unpack(message[-_NUMBER.size :])
         member = self._members.get(subscription)
-        if member is None or subscription in self._waiting:
+        if member is None:
             return
-        if frames != member.served or time.monotonic() - member.served_at_s > FORGET_S:
+        if subscription in self._waiting:  # another publisher may have served the earlier wish
+            self._waiting[subscription] = max(self._waiting[subscription], frames)
+        elif frames > member.served or time.monotonic() - member.served_at_s > FORGET_S:
             self._waiting[subscription] = frames
 
     def take(self, topic: bytes) -> list[tuple[str, bytes]]:

@@ -144,6 +144,14 @@ def test_others_get_every_frame_beside_a_group(address):
         assert len(set(lost)) == 1  # what is overtaken on another way counts before the first
 
 
+def test_frames_that_only_a_group_wants_are_not_counted_as_unwanted(address, await_true):
+    with Publisher(address) as publisher, Subscriber(address, group="fleet") as subscriber:
+        await_true(lambda: subscriber.receive(0.01) or publisher.has_subscribers())
+        publisher.counts.clear()
+        publish_until(publisher, lambda: subscriber.receive(0.01))
+        assert set(publisher.counts) == {"turn/fleet/frame/front"}
+
+
 def test_no_frame_is_read_before_the_one_in_flight_is_done(address):
     stop = threading.Event()
 

@@ -55,6 +55,16 @@ def test_a_wish_that_is_repeated_is_granted_once(monkeypatch):
     assert taken_by(turns) == {"g": one}
 
 
+def test_a_wish_that_another_publisher_has_granted_is_not_granted_beside_the_next():
+    turns = Turns()
+    one = member(turns)
+    turns.hear(ready_message(one, 0))
+    turns.hear(ready_message(one, 1))  # it has had a frame, and not from here
+    assert taken_by(turns) == {"g": one}
+    turns.hear(ready_message(one, 1))
+    assert taken_by(turns) == {"g": None}
+
+
 def test_who_has_left_gets_nothing():
     turns = Turns()
     one = member(turns)
