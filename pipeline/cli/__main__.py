@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import signal
 import sys
@@ -39,11 +39,8 @@ def _open_what_is_closed() -> None:
 
 def _note(what: Any) -> None:
     """Keep to `--debug` what objects raise that a signal has left half made."""
-    with contextlib.suppress(Exception):
-        import logging
-
-        error = (what.exc_type, what.exc_value, what.exc_traceback)
-        logging.getLogger("pipeline.cli").debug("ignored in %r", what.object, exc_info=error)
+    error = (what.exc_type, what.exc_value, what.exc_traceback)
+    logging.getLogger("pipeline.cli").debug("ignored in %r", what.object, exc_info=error)
 
 
 if __name__ == "__main__":
