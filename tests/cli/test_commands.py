@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import pytest
 
+from pipeline.cli.console import show_table
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"cv2", "numpy", "numba", "onnxruntime", "yaml", "psutil", "onnx"}
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
@@ -114,3 +116,8 @@ def test_doctor_answers_in_json_as_well(vision):
     states = {finding["subject"]: finding["state"] for finding in findings}
     assert states["model yolov4-tiny-int8"] == states["model mobilenetv2-int8"] == "ok"
     assert all(finding["advice"] for finding in findings if finding["state"] == "warn")
+
+
+def test_a_table_shows_labels_as_they_are(capsys):
+    show_table(["label"], [[":smile: [bold]"]])
+    assert ":smile: [bold]" in capsys.readouterr().out
