@@ -31,6 +31,14 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S)
     return value
 
 
+def crowding(work_s: float = 0.2) -> float:
+    """How many times longer than alone work takes on this machine now; at least 1."""
+    start_s, start_cpu_s = time.monotonic(), time.thread_time()
+    while time.thread_time() - start_cpu_s < work_s:
+        pass
+    return max((time.monotonic() - start_s) / work_s, 1.0)
+
+
 class Command:
     """`vision ARGUMENTS...` as a process; a thread notes the lines of its standard error.
 

@@ -2,10 +2,11 @@
 
 `python -m tests.faults.soak [--minutes 60] [--seed 1] [--size 640x360]` runs it as long as wanted.
 Whoever is not killed has to go on: fresh results, flat memory, numbers that add up, and results
-again within `RECOVERY_S` of the other's return, where nobody else took the processors just then:
-what was slower is tried again. An observer in this process reads what goes over
-both hops and knows from the numbers in the headers what every sender has sent, also one that was
-killed before it could tell; what such a one sent after the last message that came, nobody knows.
+again within `RECOVERY_S` of the other's return, or as much later as others than these processes
+take of the processors; what is later still is tried once more. An observer in this process reads
+what goes over both hops and knows from the numbers in the headers what every sender has sent, also
+one that was killed before it could tell; what such a one sent after the last message that came,
+nobody knows.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from typing import Any
 
 from pipeline.transport import Received, Subscriber, ring_file
 
-from .processes import Command, json_of, last_lines, wait_for
+from .processes import Command, crowding, json_of, last_lines, wait_for
 
 FPS = 30
 RECOVERY_S = 2.0
-RETRIES = 2
 STALE_MS = 2000.0  # nobody's queue holds that much; starting processes take the cores for a while
 USUAL_MS = 1000.0
 GROWTH_MB = 40.0
@@ -155,16 +155,19 @@ class Soak:
                 victims = self._random.sample(
                     ["camera", "detector", "viewer"], self._random.choice([1, 1, 1, 2, 3])
                 )
-            took_s = self._kill_and_restart(victims)
-            for _ in range(RETRIES):
-                if took_s < RECOVERY_S:
-                    break
+            took_s = self._recovery_s(victims)
+            if took_s >= RECOVERY_S:
                 self.late_s.append(took_s)
-                took_s = min(took_s, self._kill_and_restart(victims))
+                took_s = min(took_s, self._recovery_s(victims))
             self.recoveries_s.append(took_s)
             self._let_run(self._random.uniform(0.5, 4.0))
         for observer in observers:
             observer.close()
+
+    def _recovery_s(self, victims: list[str]) -> float:
+        """How long results take to come after a kill, where nobody else uses the processors."""
+        took_s = self._kill_and_restart(victims)
+        return took_s if took_s < RECOVERY_S else took_s / self._crowding()
 
     def _kill_and_restart(self, victims: list[str]) -> float:
         """Kill and start them; how long results took to come, once all were back."""
@@ -183,6 +186,17 @@ class Soak:
         assert command.is_alive, f"{name} ended by itself: {command.said}"
         command.kill()
         self.kills += 1
+
+    def _crowding(self) -> float:
+        """What others than these processes make of a second; see `crowding`."""
+        processes = [command.process for command in self.running.values()]
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            return crowding()
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
 
     def _await_recovery(self, names: list[str]) -> float:
         """Wait until the results on new frames arrive, by way of those that came back."""
@@ -224,7 +238,7 @@ class Soak:
         wait_for(lambda: len(self._shown("viewer")) > had + 10, "results after SIGCONT")
         ages_ms = [line["age_ms"] for line in self._shown("viewer")[had : had + 10]]
         afterwards = results_in_time()
-        assert max(line["age_ms"] for line in meanwhile) < STALE_MS
+        assert max(line["age_ms"] for line in meanwhile) < STALE_MS * self._crowding()
         return [len(results) for results in (before, meanwhile, afterwards)], ages_ms
 
     def _newest_shown(self, name: str) -> int:
@@ -249,13 +263,14 @@ class Soak:
         assert survivor.is_alive, survivor.said
         assert "Traceback" not in "".join(command.said for command in self._all)
         assert max(self.recoveries_s) < RECOVERY_S, (self.recoveries_s, self.late_s)
-        assert len(self.late_s) <= len(self.recoveries_s) / 3, (self.recoveries_s, self.late_s)
+        assert len(self.late_s) <= len(self.recoveries_s) / 4, (self.recoveries_s, self.late_s)
         assert self.growth_mb() < GROWTH_MB
+        times = self._crowding()
         for name, ages_ms in (("frames", self.frames.ages_ms), ("results", self.results.ages_ms)):
-            assert max(ages_ms) < STALE_MS, (name, max(ages_ms))
-            assert percentile(ages_ms, 95) < USUAL_MS, (name, percentile(ages_ms, 95))
+            assert max(ages_ms) < STALE_MS * times, (name, max(ages_ms), times)
+            assert percentile(ages_ms, 95) < USUAL_MS * times, (name, percentile(ages_ms, 95))
         shown = self._shown("survivor")
-        assert max(line["age_ms"] for line in shown) < STALE_MS
+        assert max(line["age_ms"] for line in shown) < STALE_MS * times
         assert len({line["stamp_ns"] for line in shown}) == len(shown)
         assert len(shown) > 0.8 * self.results.seen  # it was there all the time, as we were
 
