@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import OutputError
 from pipeline.types import Image, Result
@@ -158,7 +159,7 @@ def _place(
 ) -> list[_Label]:
     """Find room for every label, best score first, where it hides the fewest others."""
     labels: list[_Label] = []
-    taken = np.empty((0, 4), int)
+    taken: npt.NDArray[np.int_] = np.empty((0, 4), int)
     class_ids = result.detections.class_ids.tolist()
     for lines, box, class_id in zip(texts, boxes, class_ids, strict=True):
         if box[3] - box[1] < 3 * (style.text + 2 * style.pad):
@@ -188,7 +189,7 @@ def _candidates(extent: tuple[int, int], box: Box, size: tuple[int, int]) -> lis
     return areas
 
 
-def _best_area(areas: list[Box], taken: np.ndarray) -> Box:
+def _best_area(areas: list[Box], taken: npt.NDArray[np.int_]) -> Box:
     """The first that covers nothing taken, else the one that covers least."""
     if not len(taken):
         return areas[0]

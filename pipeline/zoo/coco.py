@@ -73,7 +73,7 @@ class Accuracy(NamedTuple):
     precision75: npt.NDArray[np.float64] | None = None
 
 
-RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.arange(101) / 100
 """Where pycocotools takes the precision."""
 
 _ANY_SIZE, _MOST = 0, -1  # of pycocotools' areas and of its numbers of detections

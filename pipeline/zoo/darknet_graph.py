@@ -188,7 +188,7 @@ class _GraphWriter:
         elif kind == "relu":
             self._node("Relu", [tensor], output)
         elif kind == "relu6":
-            limits = [self._constant(f"{output}.{n}", np.float32(n)) for n in (0, 6)]
+            limits = [self._constant(f"{output}.{n}", np.array(n, np.float32)) for n in (0, 6)]
             self._node("Clip", [tensor, *limits], output)
         elif kind == "logistic":
             self._node("Sigmoid", [tensor], output)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.inference.decode import NmsKind
 from pipeline.inference.detector import Detector
@@ -89,7 +90,7 @@ def _pair(float32: Path, int8: Path, threads: int) -> PairedTiming:
     pixels = np.random.default_rng(0).integers(
         0, 256, (1, entry.height, entry.width, 3), dtype=np.uint8
     )
-    times = np.empty((_ROUNDS, 2))
+    times: npt.NDArray[np.float64] = np.empty((_ROUNDS, 2))
     for row in times:
         for index, model in enumerate(models):
             start = time.perf_counter()

@@ -129,8 +129,8 @@ def _rows(
     down, across = attributes["strides"]
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
     kernel = tuple(attributes["kernel_shape"])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
-    windows = windows[:, :, ::down, ::across]
+    window_view: Any = np.lib.stride_tricks.sliding_window_view  # NumPy 2.2 has a wrong type
+    windows = window_view(padded, kernel, axis=(2, 3))[:, :, ::down, ::across]
     shape = windows.shape[2:4]
     row, column = np.unravel_index(_places(shape[0] * shape[1], rng), shape)
     picked = windows[:, :, row, column].swapaxes(1, 2)

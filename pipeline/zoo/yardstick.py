@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.inference.detector import Detector
 from pipeline.inference.session import Model, open_model
@@ -93,7 +94,7 @@ def _objects(path: Path, pictures: UsablePictures) -> list[Detections]:
     return [detect(image) for _, image in pictures]
 
 
-def _answers(model: Model, pictures: UsablePictures) -> np.ndarray:
+def _answers(model: Model, pictures: UsablePictures) -> npt.NDArray[np.int_]:
     entry = model.spec.input
     crops = (tested_crop(image, entry.width, entry.height) for _, image in pictures)
     return np.array([int(model.run(crop[None])[0].argmax()) for crop in crops])
