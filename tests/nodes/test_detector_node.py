@@ -285,19 +285,19 @@ def test_pictures_with_boxes_are_drawn_for_who_subscribes(ask, picture, module_o
 
 
 def test_diagnostics_tell_of_rates_ages_and_models(
-    ask, picture, set_parameter, module_observer, module_namespace
+    ask, picture, set_parameter, module_observer, module_namespace, wait_until
 ):
     inbox = module_observer.subscribe(DiagnosticArray, "/diagnostics", heard_from=1)
 
     def status_at(level):
-        def fits(message):
-            status = status_of(message, module_namespace)
-            return status is not None and status.level == level
+        known = (status_of(message, module_namespace) for message in inbox.messages)
+        return next((status for status in known if status and status.level == level), None)
 
-        return status_of(inbox.wait_for(fits), module_namespace)
+    def is_ok():
+        ask(picture)  # again and again, as a camera would
+        return status_at(DiagnosticStatus.OK)
 
-    ask(picture)
-    known = values_of(status_at(DiagnosticStatus.OK))
+    known = values_of(wait_until(is_ok, "a status of all being well"))
     received, published, dropped, refused = (
         int(known[name]) for name in ("received", "published", "dropped", "refused")
     )
@@ -310,9 +310,11 @@ def test_diagnostics_tell_of_rates_ages_and_models(
     assert {"age p50 (ms)", "age p95 (ms)", "age p99 (ms)"} <= set(known)
     assert set_parameter("diagnostics.stale_after", 0.2).successful
     try:
-        assert "stale" in status_at(DiagnosticStatus.WARN).message
+        late = wait_until(lambda: status_at(DiagnosticStatus.WARN), "a warning")
+        assert "stale" in late.message
         assert set_parameter("diagnostics.stopped_after", 0.3).successful
-        assert "stopped" in status_at(DiagnosticStatus.ERROR).message
+        gone = wait_until(lambda: status_at(DiagnosticStatus.ERROR), "an error")
+        assert "stopped" in gone.message
     finally:
         set_parameter("diagnostics.stale_after", 2.0)
         set_parameter("diagnostics.stopped_after", 10.0)
