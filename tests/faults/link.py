@@ -23,6 +23,7 @@ from dataclasses import dataclass
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_WITHOUT_INFO = 0x0001 | 0x1000
 _MTU = 1500
+_CONGESTION = "net.ipv4.tcp_congestion_control"
 _QUEUE_S = 0.1  # so much waits at a link with a rate; further packets are dropped
 _numbers = itertools.count()
 
@@ -54,6 +55,13 @@ def run(*arguments: object) -> None:
         raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
+def takes_loss_for_a_full_link(namespace: str) -> bool:
+    """Whether TCP there slows down at every loss, as all but BBR do (N. Cardwell et al., 2016)."""
+    command = ["ip", "netns", "exec", namespace, "sysctl", "-n", _CONGESTION]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return done.stdout.strip() != "bbr"
+
+
 class Namespaces:
     """Makes namespaces and links between them; leaving deletes them all."""
 
@@ -67,6 +75,8 @@ class Namespaces:
         run("ip", "netns", "add", name)
         self._names.append(name)
         run("ip", "-n", name, "link", "set", "lo", "up")
+        with contextlib.suppress(Unavailable):  # not every kernel has it, or lets us choose
+            run("ip", "netns", "exec", name, "sysctl", "-qw", f"{_CONGESTION}=bbr")
         return name
 
     def join(self, near: str, shape: Shape) -> Link:

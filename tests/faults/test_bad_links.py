@@ -11,13 +11,14 @@ import time
 
 import pytest
 
-from .link import Link, Namespaces, Shape, Unavailable
+from .link import Link, Namespaces, Shape, Unavailable, takes_loss_for_a_full_link
 from .processes import ROOT, WAIT_S, Command, json_of, wait_for
 
 FPS = 30
 PORT = 5555
 OUTAGE_S = 5.0
 RECOVERY_S = 2.0
+MUCH_LOSS = 0.05  # with so much, ages are BBR's doing: others stand still for seconds
 SHAPES = {
     "good": Shape(),
     "loss-1%": Shape(loss=0.01),
@@ -78,6 +79,7 @@ class Scenario:
         with self.stack:
             network = self.stack.enter_context(Namespaces())
             hub = network.add()
+            self.slows_at_loss = takes_loss_for_a_full_link(hub)
             self.stats = folder / "camera.json"
             self.camera = Command(
                 *("camera", f"scene:?size={size}", "--fps", FPS, "--quality", quality),
@@ -153,8 +155,9 @@ def test_bad_links_cost_frames_but_no_freshness_and_nobody_else_anything(scenari
     for name, viewer in scene.viewers.items():
         delay_ms = SHAPES[name].delay_ms
         ages = viewer.ages_ms(begin_s)
-        assert percentile(ages, 95) < 700 + delay_ms, name
-        assert ages[-1] < 3000 + delay_ms, name
+        if SHAPES[name].loss < MUCH_LOSS or not scene.slows_at_loss:
+            assert percentile(ages, 95) < 700 + delay_ms, name
+            assert ages[-1] < 3000 + delay_ms, name
         for frame in viewer.since(begin_s + 2):
             # Both ends have the same clock in truth, so that the estimate can be judged.
             assert abs(frame["offset_ms"]) <= frame["error_ms"], name
