@@ -338,6 +338,9 @@ class Publisher:
 
     def _send(self, topic: bytes, counted: bytes, header: bytes, payload: Any) -> None:
         socket = self._endpoint.socket
+        # By itself libzmq looks only once in a while at what was taken out of its queues, and drops
+        # for one that seems full meanwhile.
+        is_readable(socket)
         socket.send(topic, zmq.SNDMORE)
         socket.send(header, zmq.SNDMORE)
         if len(payload) < NO_COPY_BYTES:
