@@ -31,6 +31,7 @@ RECOVERY_S = 2.0
 STALE_MS = 2000.0  # nobody's queue holds that much; starting processes take the cores for a while
 USUAL_MS = 1000.0
 GROWTH_MB = 40.0
+SHORTLY_S = 3.0
 SETTLED_S = 8.0  # after its start a process has what memory it needs
 FATES = ("given", "superseded", "gone", "invalid", "repeated")
 
@@ -213,11 +214,11 @@ class Soak:
             wait_for(lambda: self._newest_shown("viewer") > since_ns, "a result at the new viewer")
         return took_s
 
-    def stop_viewer(self, seconds: float) -> tuple[list[int], list[float]]:
+    def stop_viewer(self, seconds: float) -> tuple[list[float], list[float]]:
         """SIGSTOP the viewer for so long.
 
-        Gives how many results came to the others in that time before, meanwhile and afterwards, and
-        the ages in ms of the first that the viewer had afterwards.
+        Gives how many results a second came to the others shortly before, meanwhile and shortly
+        afterwards, and the ages in ms of the first that the viewer had afterwards.
         """
         for name in ("viewer", "survivor", "detector", "camera"):
             self.start(name)
@@ -225,21 +226,22 @@ class Soak:
             wait_for(lambda name=name: len(self._shown(name)) > 10, f"results at the {name}")
         viewer = self.running["viewer"].process
 
-        def results_in_time() -> list[dict[str, Any]]:
+        def results_in(span_s: float) -> list[dict[str, Any]]:
             before = len(self._shown("survivor"))
-            time.sleep(seconds)
+            time.sleep(span_s)
             return self._shown("survivor")[before:]
 
-        before = results_in_time()
+        before = results_in(SHORTLY_S)
         viewer.send_signal(signal.SIGSTOP)
         had = len(self._shown("viewer"))
-        meanwhile = results_in_time()
+        meanwhile = results_in(seconds)
         viewer.send_signal(signal.SIGCONT)
         wait_for(lambda: len(self._shown("viewer")) > had + 10, "results after SIGCONT")
         ages_ms = [line["age_ms"] for line in self._shown("viewer")[had : had + 10]]
-        afterwards = results_in_time()
+        afterwards = results_in(SHORTLY_S)
         assert max(line["age_ms"] for line in meanwhile) < STALE_MS * self._crowding()
-        return [len(results) for results in (before, meanwhile, afterwards)], ages_ms
+        spans = ((before, SHORTLY_S), (meanwhile, seconds), (afterwards, SHORTLY_S))
+        return [len(results) / span_s for results, span_s in spans], ages_ms
 
     def _newest_shown(self, name: str) -> int:
         return max((line["stamp_ns"] for line in last_lines(self.file(name, "jsonl"))), default=0)

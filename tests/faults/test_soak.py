@@ -8,7 +8,7 @@ from pipeline.transport import ring_file
 
 from .soak import Soak
 
-STOPPED_S = 4
+STOPPED_S = 10
 SECONDS = 100  # with the start, and the account at the end, about two minutes
 
 
@@ -38,7 +38,7 @@ def test_a_viewer_that_is_stopped_slows_nobody_and_goes_on_with_the_newest(tmp_p
     finally:
         soak.close()
     before, meanwhile, afterwards = others_had
-    assert meanwhile > 0.25 * min(before, afterwards), others_had  # on however few cores
+    assert meanwhile > 0.5 * min(before, afterwards), others_had  # on however few cores
     # History would be many seconds old; one result it may have had in its hands.
     old_ms = 1000 * crowding()
     assert sum(age > old_ms for age in ages_ms) <= 1, ages_ms
