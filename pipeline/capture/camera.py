@@ -67,7 +67,7 @@ class Camera(OpenCVSource):
     frames = None
 
     def __init__(
-        self, capture: cv2.VideoCapture, camera: str, device: str, read_timeout_s: float
+        self, capture: cv2.VideoCapture, camera: str, device: str, read_timeout_s: float = 5.0
     ) -> None:
         super().__init__(capture, camera)
         self._device = device
