@@ -50,7 +50,7 @@ from pipeline.types import Image
 DEFAULT_SLOTS = 8
 MAX_LEASES = 4
 """So many pictures a reader may hold in place; further ones are copied out of the ring."""
-SPIN_S = 0.001  # as long as a copy may well take; waking up again would take longer
+SPIN_S = 0.0002  # about as long as a copy takes; waking up again would take longer
 COPY_S = 0.1  # a writer that takes longer to copy has been stopped
 
 _GENERATIONS = 64  # where they begin in the first page
