@@ -120,9 +120,8 @@ def last_lines(path: Path, most: int = 65536) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - most, 0))
+        start = max(path.stat().st_size - most, 0)
+        file.seek(start)
         whole = file.read().rpartition(b"\n")[0]
-    lines = whole.split(b"\n")
-    return [
-        json.loads(line) for line in lines[1 if len(whole) == most else 0 :] if line[:1] == b"{"
-    ]
+    lines = whole.split(b"\n")[1 if start else 0 :]  # what is before the start is cut off
+    return [json.loads(line) for line in lines if line[:1] == b"{"]
