@@ -93,7 +93,7 @@ def test_a_slow_detector_always_looks_at_the_newest_image(start_node, observer, 
     start_node(SLOW, variables={"NODE": "detector", "DETECTION_S": 0.25})
     results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
     sender = Sender(observer.publisher(Image, "image_raw"), picture, "camera", 40)
-    answered = [stamp_ns(message.header) for message in results.wait(12)[2:]]
+    answered = [stamp_ns(message.header) for message in results.wait(22)[2:]]
     sender.end()
     # By stamps alone, so that a busy machine cannot make it fail: how many images there were from
     # one that was looked at to the next. A queue would give them one after the other.
@@ -133,7 +133,7 @@ def test_a_rate_limit_is_kept_and_can_be_changed(start_node, observer, picture):
     stamps = np.array([stamp_ns(message.header) for message in results.wait(12)]) / 1e9
     sender.end()
     # Not quite 0.2, because the first of these may have waited longer than the last.
-    assert (stamps[-1] - stamps[1]) / (len(stamps) - 2) >= 0.15
+    assert (stamps[-1] - stamps[1]) / (len(stamps) - 2) >= 0.175
 
 
 def test_frames_of_a_camera_that_is_not_named_are_told_of(start_node, observer):
