@@ -4,13 +4,8 @@ from pipeline.transport.address import is_address, parse_address
 from pipeline.transport.publisher import Publisher
 from pipeline.transport.results import ResultSubscription
 from pipeline.transport.security import KeyPair, Security, load_key_pair, load_public_key, make_keys
-from pipeline.transport.source import (
-    FrameSubscription,
-    check_subscription,
-    open_subscription,
-    subscribe_frames,
-)
-from pipeline.transport.subscriber import Received, Subscriber
+from pipeline.transport.source import FrameSubscription, open_subscription, subscribe_frames
+from pipeline.transport.subscriber import Received, Subscriber, check_subscription
 from pipeline.transport.wire import Limits, WireError
 
 __all__ = [

@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.transport.address import parse_address
 from pipeline.transport.clock import Offset
 from pipeline.transport.security import Security
-from pipeline.transport.subscriber import Subscriber
+from pipeline.transport.subscriber import check_subscription
 from pipeline.transport.subscription import POLL_S, Subscription, Turnstile
 from pipeline.transport.wire import Limits
 from pipeline.types import Frame
@@ -119,34 +119,27 @@ def open_subscription(
     frame comes within `open_timeout_s` seconds, `ConfigError` where the address cannot be used.
     """
     only = parse_address(address).camera
-    # Looked at with a socket of its own, which ends here: the source's belongs to its reader.
-    with Subscriber(address, limits=limits, security=security) as probe:
-        if probe.receive(open_timeout_s) is None:
-            refused = sum(count["invalid"] for count in probe.counts.values())
-            raise SourceError(
-                f"{address}: no frame{f' of {only}' if only else ''} came within "
-                f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "
-                f"is something publishing there, with the keys that are expected and pictures of "
-                f"at most {(limits or Limits()).max_frame_mb} MiB (--max-frame-mb)?"
-            )
+    subscription = Subscription(address, limits=limits, security=security)
+    if not subscription.await_message(open_timeout_s):
+        subscription.close()
+        refused = sum(count["invalid"] for count in subscription.counts().values())
+        raise SourceError(
+            f"{address}: no frame{f' of {only}' if only else ''} came within "
+            f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "
+            f"is something publishing there, with the keys that are expected and pictures of "
+            f"at most {(limits or Limits()).max_frame_mb} MiB (--max-frame-mb)?"
+        )
+    if group is not None:  # its turns are for when the reader is ready
+        subscription.close()
+        subscription = Subscription(address, group=group, limits=limits, security=security)
     return FrameSubscription(
-        Subscription(address, group=group, limits=limits, security=security),
+        subscription,
         camera or only or ALL_CAMERAS,
         rename=camera is not None,
         live=group is None,
         in_flight=in_flight,
         in_turn=in_turn,
     )
-
-
-def check_subscription(
-    addresses: Sequence[str], *, group: str | None = None, security: Security | None = None
-) -> None:
-    """Raise `ConfigError` where it cannot be subscribed to addresses so.
-
-    A subscription's own socket belongs to its reader, which would say it late.
-    """
-    Subscriber(addresses, group=group, security=security).close()
 
 
 def subscribe_frames(

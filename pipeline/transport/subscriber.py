@@ -74,8 +74,8 @@ class Subscriber:
 
     It belongs to one thread. What becomes of the messages is counted in `counts`, by topic:
     `received` (all that came), of them `given`, `superseded` (by a newer one), `gone` (no longer in
-    shared memory), `invalid` and `repeated`; and `lost` on the way. Messages that are not valid
-    count under the topic `?`.
+    shared memory), `invalid`, `repeated` and `unread` (nobody asked for them before `close`); and
+    `lost` on the way. Messages that are not valid count under the topic `?`.
 
     Raises `ConfigError` where an address cannot be used or needs keys.
     """
@@ -92,14 +92,13 @@ class Subscriber:
         limits: Limits | None = None,
         security: Security | None = None,
     ) -> None:
-        texts = [addresses] if isinstance(addresses, str) else addresses
-        parsed = [parse_address(text) for text in texts]
+        parsed = _parsed(addresses)
         self._limits = limits or Limits()
         self._security = security or Security()
         self._topics = _topics(parsed, frames, results)
         self._pending: dict[Stream, deque[Message]] = {}
         self._held = MAX_HELD if every else 1
-        self._turn = turn_prefix(group) if group is not None else b""
+        self._turn = _turn_of(group)
         self._frames_had = 0
         self._rings: dict[str, RingReader] = {}
         self._lines: dict[str, Line] = {}
@@ -109,17 +108,16 @@ class Subscriber:
         self.counts = self._streams.counts
         if group is not None and (results or not frames):
             raise ConfigError(f"group '{group}': its members take turns on frames, not on results")
-        # A member has something to say to the publisher, for which there is XSUB.
-        kind = zmq.XSUB if group is not None else zmq.SUB
-        self._endpoint = Endpoint(kind, self._security, self._limits.max_part_bytes, streams)
-        try:
-            for topic in self._topics:
-                self._subscribe(topic)
-            for address in parsed:
-                self._endpoint.open(address, address.bind is True)
-        except BaseException:
-            self._endpoint.close()
-            raise
+        self._endpoint = _open(parsed, self._turn, self._security, self._limits, streams)
+        for topic in self._topics:
+            self._subscribe(topic)
+
+    def await_message(self, timeout_s: float) -> bool:
+        """Wait for a message at most so long, and leave it to be received; whether there is one."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._pending and (left_s := deadline_s - time.monotonic()) > 0:
+            self._drain(left_s)
+        return bool(self._pending)
 
     def receive(self, timeout_s: float) -> Received | None:
         """The newest of the camera whose turn it is; None where nothing came in time."""
@@ -139,7 +137,11 @@ class Subscriber:
                 return None
 
     def close(self) -> None:
-        """Close at once; calling it again does nothing."""
+        """Close at once, and count what has come unread; calling it again does nothing."""
+        if not self._endpoint.socket.closed:
+            self._drain(0.0)
+        for stream, held in self._pending.items():
+            stream.count["unread"] += len(held)
         for line in self._lines.values():  # first, so that no publisher believes it in use any more
             line.close()
         self._lines.clear()
@@ -335,10 +337,46 @@ class Subscriber:
         return True
 
 
+def check_subscription(
+    addresses: str | Sequence[str], *, group: str | None = None, security: Security | None = None
+) -> None:
+    """Raise `ConfigError` where it cannot be subscribed to addresses so.
+
+    Nothing is subscribed to: a publisher that awaits a subscriber would begin, and nobody would
+    have what it sends.
+    """
+    _open(_parsed(addresses), _turn_of(group), security or Security(), Limits(), streams=1).close()
+
+
+def _parsed(addresses: str | Sequence[str]) -> list[Address]:
+    texts = [addresses] if isinstance(addresses, str) else addresses
+    if not texts:
+        raise ConfigError("subscribe: no address was given")
+    return [parse_address(text) for text in texts]
+
+
+def _turn_of(group: str | None) -> bytes:
+    return turn_prefix(group) if group is not None else b""
+
+
+def _open(
+    addresses: list[Address], turn: bytes, security: Security, limits: Limits, streams: int
+) -> Endpoint:
+    """The socket of a subscriber at all of the addresses, with no subscription yet."""
+    # A member of a group has something to say to the publisher, for which there is XSUB.
+    kind = zmq.XSUB if turn else zmq.SUB
+    endpoint = Endpoint(kind, security, limits.max_part_bytes, streams)
+    try:
+        for address in addresses:
+            endpoint.open(address, address.bind is True)
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
 def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[bytes]:
     """What to subscribe to: a topic, or a beginning of topics that ends with a slash."""
-    if not addresses:
-        raise ConfigError("subscribe: no address was given")
     cameras = {address.camera for address in addresses}
     topics = []
     for camera in {None} if None in cameras else cameras:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class Subscription:
     """A subscriber that may be closed from another thread than the one that reads.
 
-    The socket is made by the first `receive`, in its thread.
+    The socket is made by whoever needs it first, and used by one thread at a time.
     """
 
     def __init__(self, addresses: str | Sequence[str], **options: object) -> None:
@@ -36,6 +36,16 @@ class Subscription:
         self._clocks: dict[str, Offset | None] = {}
         self._newest_clock: Offset | None = None
 
+    def _opened(self) -> Subscriber:
+        if self._subscriber is None:
+            self._subscriber = Subscriber(self._addresses, **self._options)  # type: ignore[arg-type]
+        return self._subscriber
+
+    def await_message(self, timeout_s: float) -> bool:
+        """Wait for a message at most so long, and leave it to be received; whether there is one."""
+        with self._lock:
+            return self._opened().await_message(timeout_s)
+
     def receive(self, timeout_s: float | None = None) -> Received | None:
         """The newest message; None once closed, or where none came within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
@@ -46,9 +56,7 @@ class Subscription:
             with self._lock:
                 if self._closed.is_set():
                     return None
-                if self._subscriber is None:
-                    self._subscriber = Subscriber(self._addresses, **self._options)  # type: ignore[arg-type]
-                received = self._subscriber.receive(min(left_s, POLL_S))
+                received = self._opened().receive(min(left_s, POLL_S))
             self._silence.note(min(left_s, POLL_S), has_come=received is not None)
             if received is not None:
                 self._note_clock(received)

@@ -33,7 +33,7 @@ USUAL_MS = 1000.0
 GROWTH_MB = 40.0
 SHORTLY_S = 3.0
 SETTLED_S = 8.0  # after its start a process has what memory it needs
-FATES = ("given", "superseded", "gone", "invalid", "repeated")
+FATES = ("given", "superseded", "gone", "invalid", "repeated", "unread")
 
 
 class Observer:
@@ -246,6 +246,10 @@ class Soak:
     def _newest_shown(self, name: str) -> int:
         return max((line["stamp_ns"] for line in last_lines(self.file(name, "jsonl"))), default=0)
 
+    def _last_shown(self) -> int:
+        """The number of the frame whose result the viewer has last had."""
+        return int(last_lines(self.file("viewer", "jsonl"))[-1]["seq"])
+
     def _let_run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
@@ -288,13 +292,17 @@ class Soak:
             self.running.pop(name).kill()
         self.start("viewer")
         self.start("detector", "--await-subscriber")
-        self.start("camera", "--await-subscriber")
+        self.start("camera", "--await-subscriber", "--every-frame")
         since_ns = time.time_ns()
         wait_for(lambda: self._newest_shown("viewer") > since_ns, "a result at the last viewer")
         time.sleep(seconds)
+        stats = {}
         for name in ("camera", "detector", "viewer"):
             assert self.running[name].end() == 0, self.running[name].said
-        stats = {name: json_of(self.file(name, "json")) for name in self.running}
+            stats[name] = json_of(self.file(name, "json"))
+            if name == "camera":  # no frame of it was left out, so they are numbered in a row
+                last = stats[name]["processed"] - 1
+                wait_for(lambda last=last: self._last_shown() == last, "the last result")
         check_hop(stats["camera"], stats["detector"], "frame/scene")
         check_hop(stats["detector"], stats["viewer"], "result/scene")
         return stats

@@ -123,7 +123,7 @@ def is_fresh(said):
 
 
 def sums(count):
-    fates = ("given", "superseded", "gone", "invalid", "repeated")
+    fates = ("given", "superseded", "gone", "invalid", "repeated", "unread")
     return sum(count.get(fate, 0) for fate in fates)
 
 

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport import (
@@ -64,7 +65,7 @@ def result(seq=0, camera="front", n=2):
 
 def sums(count):
     """What became of the received messages, which must be all of them."""
-    fates = ("given", "superseded", "gone", "invalid", "repeated")
+    fates = ("given", "superseded", "gone", "invalid", "repeated", "unread")
     return sum(count[fate] for fate in fates)
 
 
@@ -153,6 +154,21 @@ def test_the_newest_is_given_and_the_older_ones_are_counted(pair, await_true):
     assert receiver.receive(WAIT_S).item.seq == 9
     assert count["superseded"] == 9
     assert sums(count) == count["received"] == sender.counts["frame/a"]["sent"]
+
+
+@pytest.mark.parametrize("payload", ["raw", pytest.param("shm", marks=needs_shm)])
+def test_what_came_and_was_never_asked_for_counts_as_unread(pair, exchanged, payload):
+    sender, receiver = pair(payload=payload)
+    exchanged(sender, receiver)
+    count = receiver.counts["frame/front"]
+    sender.send_frame(frame(1))
+    ways = [receiver._endpoint.socket, *receiver._lines.values()]
+    assert zmq.zmq_poll([(way, zmq.POLLIN) for way in ways], int(WAIT_S * 1000))
+    receiver.close()
+    receiver.close()
+    assert count["unread"] == 1
+    assert count["received"] + count["lost"] == sender.counts["frame/front"]["sent"]
+    assert sums(count) == count["received"]
 
 
 def test_a_queue_never_grows_and_what_it_dropped_is_counted(pair, exchanged):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import numpy as np
@@ -12,10 +13,21 @@ import pytest
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import open_source
-from pipeline.transport import Publisher, ResultSubscription, open_subscription
+from pipeline.transport import (
+    Publisher,
+    ResultSubscription,
+    Subscriber,
+    check_subscription,
+    open_subscription,
+)
+from pipeline.transport.sockets import Endpoint
 from pipeline.types import Detections, Frame, Result
 
 WAIT_S = 30.0
+
+
+def frame(seq, camera="front"):
+    return Frame(np.full((48, 64, 3), seq % 251, np.uint8), time.time_ns(), seq, camera)
 
 
 class Sender:
@@ -32,11 +44,10 @@ class Sender:
             for seq in count():
                 if self._stop.wait(1 / fps):
                     return
-                image = np.full((48, 64, 3), seq % 251, np.uint8)
-                frame = Frame(image, time.time_ns(), seq, camera)
-                publisher.send_frame(frame)
+                sent = frame(seq, camera)
+                publisher.send_frame(sent)
                 if what == "results":
-                    publisher.send_result(Result(frame.header, Detections.empty(("thing",))))
+                    publisher.send_result(Result(sent.header, Detections.empty(("thing",))))
 
     def __enter__(self):
         return self
@@ -100,6 +111,37 @@ def test_a_source_that_nobody_publishes_cannot_be_opened(address):
         pytest.raises(SourceError, match=r"no frame of front came within 0\.2 s"),
     ):
         open_source(f"{address}?camera=front", open_timeout_s=0.2)
+
+
+@pytest.mark.parametrize("group", [None, "crew"])
+def test_to_look_at_an_address_is_not_to_subscribe(address, group, await_true, monkeypatch):
+    looking: list[Endpoint] = []
+
+    def close_later(self):  # so that there would be time to hear of it
+        looking.append(self)
+
+    monkeypatch.setattr(Endpoint, "close", close_later)
+    with Publisher(address) as sender:
+        check_subscription(address, group=group)
+        monkeypatch.undo()
+        with Subscriber(address, frames=False, results=True):
+            await_true(lambda: sender.wants_results("front"))
+            assert not sender.wants_frames("front")
+            assert list(sender._subscribed) == [b"result/"]
+    for endpoint in looking:
+        endpoint.close()
+
+
+def test_what_came_while_a_source_was_opened_is_in_its_counts(address, await_true):
+    frames = (frame(seq) for seq in count())
+    with Publisher(address) as sender, ThreadPoolExecutor(1) as elsewhere:
+        opening = elsewhere.submit(open_subscription, address, open_timeout_s=WAIT_S)
+        await_true(lambda: sender.send_frame(next(frames)) and opening.done())
+        with opening.result() as source:
+            assert source.read() is not None
+        received, sent = source.counts()["frame/front"], sender.counts["frame/front"]["sent"]
+    assert received["received"] + received["lost"] == sent
+    assert received["given"] == 1
 
 
 def test_a_name_that_no_topic_can_have_is_refused(address):
