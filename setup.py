@@ -33,7 +33,7 @@ setup(
         "pyzmq>=25",
         "msgspec>=0.18",
         "pyyaml>=6",
-        "typer>=0.12.5",
+        "typer>=0.15.4",
         "rich>=13",
         "platformdirs>=4",
         "filelock>=3.12",
