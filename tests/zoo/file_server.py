@@ -12,10 +12,11 @@ class FileServer:
     """Serves `content` under any path; the path's first part says how.
 
     `good` and `plain` (which ignores ranges) are honest. `cut` ends after 1000 bytes of every
-    answer, `stuck` waits after them until the server ends, `shifted` resumes elsewhere than asked.
-    `gated` answers once `gate` is set. `wrong` and `short` give other bytes, `long` too many
-    without saying how many. `missing` and `broken` answer 404 and 500, `moved` leads to `good`,
-    `away` to an address without encryption, `astray` to none.
+    answer, `stuck` gives 1000 bytes and no more until the server ends, unless it is asked to go on
+    from somewhere, `shifted` resumes elsewhere than asked. `gated` gives a byte now and then, and
+    the others once `gate` is set. `wrong` and `short` give other bytes, `long` too many without
+    saying how many. `missing` and `broken` answer 404 and 500, `moved` leads to `good`, `away` to
+    an address without encryption, `astray` to none.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -48,8 +49,6 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         self.owner.requests.append((how, asked))
         self.owner.asked.set()
-        if how == "gated":
-            self.owner.gate.wait()
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         content = self.owner.content
         if how in ("missing", "broken"):
@@ -71,9 +70,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content + b"more")
         elif how == "shifted" and start:
             self._answer(content, start - 1, len(content))
-        elif how == "stuck":
-            self._answer(content, start, start + 1000)
+        elif how == "stuck" and not start:
+            self._answer(content, 0, 1000)
             self.owner.ending.wait()
+        elif how == "gated":
+            self._answer(content, start, start)
+            while not self.owner.gate.wait(0.2):  # lest the server be taken to be gone
+                self.wfile.write(content[start : start + 1])
+                start += 1
+            self.wfile.write(content[start:])
         else:
             self._answer(content, start, start + 1000 if how in ("cut", "shifted") else None)
 
