@@ -120,18 +120,19 @@ def deliver(source: Origin, runner: Runner, outputs: Outputs, signals: StopSigna
             try:
                 outputs.start(source, stats)
                 signals.stop = runner.stop
-                _deliver_all(runner, outputs)
+                _deliver_all(runner, outputs, signals)
             finally:
                 signals.be_patient()
     finally:
         outputs.finish(stats)
 
 
-def _deliver_all(runner: Runner, outputs: Outputs) -> None:
+def _deliver_all(runner: Runner, outputs: Outputs, signals: StopSignals) -> None:
     for result in runner:
         started_ns = time.perf_counter_ns()
         try:
-            outputs.write(result)
+            with signals.breakable():
+                outputs.write(result)
         except Stop as wish:
             logger.debug("%s", wish)
             return

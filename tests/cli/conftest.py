@@ -16,6 +16,7 @@ from pipeline.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
+COMMAND = ("-m", "pipeline.cli")
 
 
 class Outcome(NamedTuple):
@@ -49,12 +50,14 @@ def start(tmp_path):
     """Start the command as a process in an empty folder; it is ended with the test.
 
     One that says nothing more is ended before, so that a test that reads what it says cannot hang.
+    What it says is not buffered here: `communicate` gives all that was not read line by line.
     """
     processes, guards = [], []
 
-    def start(*arguments: object, **settings) -> subprocess.Popen:
+    def start(*arguments: object, program=COMMAND, **settings) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
+            bufsize=0,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings},
