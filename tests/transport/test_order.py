@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.feed import Feed
-from pipeline.transport import Publisher, ResultSubscription
+from pipeline.transport import Publisher, ResultSubscription, order
 from pipeline.transport import results as results_of
 from pipeline.transport.order import MAX_WAITING, RESTART_S, InSequence
 from pipeline.types import Detections, Header, Result
@@ -27,6 +29,15 @@ def drained(sequence):
     return [got.header.seq for got in iter(sequence.get, None)]
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that it is for whoever waits; it passes only where it is told to."""
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(order, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    return clock
+
+
+@pytest.mark.usefixtures("clock")
 def test_a_result_waits_for_the_one_before_it():
     sequence = InSequence()
     sequence.put(1, result(0))
@@ -46,18 +57,18 @@ def test_a_single_sender_is_never_waited_for():
         assert drained(sequence) == [seq]
 
 
-def test_a_sender_that_has_gone_is_not_waited_for_long(monkeypatch):
+def test_a_sender_that_has_gone_is_not_waited_for_long(clock):
     sequence = InSequence(hold_s=0.5)
     sequence.put(1, result(0))
     sequence.put(2, result(1))
     assert drained(sequence) == [0, 1]
     sequence.put(1, result(5))
     assert drained(sequence) == []
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + 0.6)
+    clock.now_s += 0.6
     assert drained(sequence) == [5]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_result_that_comes_too_late_is_dropped_and_counted():
     sequence = InSequence()
     sequence.put(1, result(5))
@@ -67,6 +78,7 @@ def test_a_result_that_comes_too_late_is_dropped_and_counted():
     assert sequence.late == 1
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
     sequence = InSequence(hold_s=1e9)
     sequence.put(1, result(10, stamp_ns=5))
@@ -78,14 +90,13 @@ def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
     assert sequence.late == 1
 
 
-def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(monkeypatch):
+def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(clock):
     sequence = InSequence()
     sequence.put(1, result(500, stamp_ns=10**15))
     assert drained(sequence) == [500]
     sequence.put(1, result(0, stamp_ns=5))
     assert drained(sequence) == []
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + RESTART_S)
+    clock.now_s += RESTART_S
     sequence.put(1, result(2, stamp_ns=7))
     assert drained(sequence) == [2]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.transport import ring_file
+from pipeline.transport import ring_file, shared_memory
 from pipeline.transport.ring_file import Gone, OutOfReach
 from pipeline.transport.shared_memory import MAX_LEASES, NoFreeSlot, RingReader, RingWriter
 from pipeline.transport.wire import SharedReference
@@ -196,7 +196,8 @@ def test_a_picture_that_was_never_finished_costs_no_other(writer):
         reader.read(told[0], *SHAPE[:2])
 
 
-def test_a_reader_that_is_told_early_waits_for_the_picture(writer):
+def test_a_reader_that_is_told_early_waits_for_the_picture(writer, monkeypatch):
+    monkeypatch.setattr(shared_memory, "COPY_S", WAIT_S)  # however slow the machine is
     sent = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
     reader = RingReader(writer.ring)
     got, is_reading = [], threading.Event()

@@ -40,6 +40,8 @@ def test_each_frame_goes_to_the_member_that_waits_longest():
 
 
 def test_a_wish_that_is_repeated_is_granted_once(monkeypatch):
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
     turns = Turns()
     one = member(turns)
     for _ in range(3):
@@ -49,8 +51,7 @@ def test_a_wish_that_is_repeated_is_granted_once(monkeypatch):
     assert taken_by(turns) == {"g": None}
     turns.hear(ready_message(one, 1))
     assert taken_by(turns) == {"g": one}
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + FORGET_S + 1)
+    now_s += FORGET_S + 1
     turns.hear(ready_message(one, 1))  # it still waits for what was sent long ago
     assert taken_by(turns) == {"g": one}
 
