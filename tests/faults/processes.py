@@ -23,12 +23,20 @@ NICE = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "PYTHONPATH": str(ROOT)}
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
     """What the condition gives once that is true; others bring it about."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not happen within {timeout_s:g} s")
-        time.sleep(0.01)
+    value = happens(condition, timeout_s)
+    assert value, f"{what} did not happen within {timeout_s:g} s"
     return value
+
+
+def happens(condition: Callable[[], Any], timeout_s: float) -> Any:
+    """What the condition gives once that is true, or when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        is_over = time.monotonic() >= deadline  # looked at first, in case that we stand just then
+        value = condition()
+        if value or is_over:
+            return value
+        time.sleep(0.01)
 
 
 def crowding(work_s: float = 0.2) -> float:

@@ -3,10 +3,11 @@
 `python -m tests.faults.soak [--minutes 60] [--seed 1] [--size 640x360]` runs it as long as wanted.
 Whoever is not killed has to go on: fresh results, flat memory, numbers that add up, and results
 again within `RECOVERY_S` of the other's return, or as much later as others than these processes
-take of the processors; what is later still is tried once more. An observer in this process reads
+take of the processors; what is later still is tried again. An observer in this process reads
 what goes over both hops and knows from the numbers in the headers what every sender has sent, also
 one that was killed before it could tell; what such a one sent after the last message that came,
-nobody knows.
+nobody knows. Neither does who stands still at the very end know what was dropped before him, so
+that such an end is tried again as well.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from typing import Any
 
 from pipeline.transport import Received, Subscriber, ring_file
 
-from .processes import Command, crowding, json_of, last_lines, wait_for
+from .processes import Command, crowding, happens, json_of, last_lines, wait_for
 
 FPS = 30
 RECOVERY_S = 2.0
+TRIES = 3  # whoever disturbs the machine for a moment does not do so each time
 STALE_MS = 2000.0  # nobody's queue holds that much; starting processes take the cores for a while
 USUAL_MS = 1000.0
+IN_HAND = 3  # so many were in hand where camera, detector and viewer stood still; not history
 GROWTH_MB = 40.0
 SHORTLY_S = 3.0
+LAST_S = 10.0  # more than a last result takes on its way
 SETTLED_S = 8.0  # after its start a process has what memory it needs
 FATES = ("given", "superseded", "gone", "invalid", "repeated", "unread")
 
@@ -70,21 +74,26 @@ class Ledger:
     def __init__(self) -> None:
         self.ages_ms: list[float] = []
         self.next_count: dict[int, int] = {}
-        self.newest_stamp_ns = 0
+        self.newest_ns: dict[int, int] = {}  # stamps
         self.seen = 0
         self.news: dict[int, float] = {}  # when each sender was first heard
 
     def check(self, received: Received) -> None:
         header = received.header
         assert header.count >= self.next_count.get(header.sender, 0), "a message came twice"
-        assert header.stamp_ns > self.newest_stamp_ns or header.seq < 5, "a frame came twice"
+        newest_ns = self.newest_ns.get(header.sender, 0)
+        assert header.stamp_ns > newest_ns or header.seq < 5, "a frame came twice"
         self.news.setdefault(header.sender, time.monotonic())
         self.next_count[header.sender] = header.count + 1
-        self.newest_stamp_ns = header.stamp_ns
+        self.newest_ns[header.sender] = header.stamp_ns
         self.seen += 1
         age_ns = received.age_ns()
         assert age_ns is not None
         self.ages_ms.append(age_ns / 1e6)
+
+    def has_newer(self, than_ns: int) -> bool:
+        """Whether something came of a frame that was taken later."""
+        return any(stamp_ns > than_ns for stamp_ns in tuple(self.newest_ns.values()))
 
 
 class Soak:
@@ -156,11 +165,12 @@ class Soak:
                 victims = self._random.sample(
                     ["camera", "detector", "viewer"], self._random.choice([1, 1, 1, 2, 3])
                 )
-            took_s = self._recovery_s(victims)
-            if took_s >= RECOVERY_S:
-                self.late_s.append(took_s)
-                took_s = min(took_s, self._recovery_s(victims))
-            self.recoveries_s.append(took_s)
+            took_s = [self._recovery_s(victims)]
+            if took_s[0] >= RECOVERY_S:
+                self.late_s.append(took_s[0])
+            while min(took_s) >= RECOVERY_S and len(took_s) < TRIES:
+                took_s.append(self._recovery_s(victims))
+            self.recoveries_s.append(min(took_s))
             self._let_run(self._random.uniform(0.5, 4.0))
         for observer in observers:
             observer.close()
@@ -205,9 +215,7 @@ class Soak:
         back = [self.running[name].await_ready() for name in names if name != "viewer"]
         if back:
             since_s, since_ns = max(back), time.time_ns()
-            wait_for(
-                lambda: self.results.newest_stamp_ns > since_ns, f"a result after {names} came back"
-            )
+            wait_for(lambda: self.results.has_newer(since_ns), f"a result after {names} came back")
             took_s = time.monotonic() - since_s
         if "viewer" in names:
             since_ns = time.time_ns()
@@ -226,22 +234,27 @@ class Soak:
             wait_for(lambda name=name: len(self._shown(name)) > 10, f"results at the {name}")
         viewer = self.running["viewer"].process
 
-        def results_in(span_s: float) -> list[dict[str, Any]]:
-            before = len(self._shown("survivor"))
-            time.sleep(span_s)
-            return self._shown("survivor")[before:]
+        meanwhile: list[dict[str, Any]] = []
 
-        before = results_in(SHORTLY_S)
+        def rate_for(span_s: float) -> float:
+            """How many results a second come to the survivor; noted in `meanwhile`."""
+            had, since_s = len(self._shown("survivor")), time.monotonic()
+            time.sleep(span_s)
+            span_s = time.monotonic() - since_s
+            meanwhile[:] = self._shown("survivor")[had:]
+            return len(meanwhile) / span_s
+
+        rates = [rate_for(SHORTLY_S)]
         viewer.send_signal(signal.SIGSTOP)
         had = len(self._shown("viewer"))
-        meanwhile = results_in(seconds)
+        rates.append(rate_for(seconds))
+        ages_ms = [line["age_ms"] for line in meanwhile]
         viewer.send_signal(signal.SIGCONT)
         wait_for(lambda: len(self._shown("viewer")) > had + 10, "results after SIGCONT")
-        ages_ms = [line["age_ms"] for line in self._shown("viewer")[had : had + 10]]
-        afterwards = results_in(SHORTLY_S)
-        assert max(line["age_ms"] for line in meanwhile) < STALE_MS * self._crowding()
-        spans = ((before, SHORTLY_S), (meanwhile, seconds), (afterwards, SHORTLY_S))
-        return [len(results) / span_s for results, span_s in spans], ages_ms
+        first_ms = [line["age_ms"] for line in self._shown("viewer")[had : had + 10]]
+        rates.append(rate_for(SHORTLY_S))
+        assert how_many_above(STALE_MS * self._crowding(), ages_ms) <= IN_HAND, ages_ms
+        return rates, first_ms
 
     def _newest_shown(self, name: str) -> int:
         return max((line["stamp_ns"] for line in last_lines(self.file(name, "jsonl"))), default=0)
@@ -273,39 +286,51 @@ class Soak:
         assert self.growth_mb() < GROWTH_MB
         times = self._crowding()
         for name, ages_ms in (("frames", self.frames.ages_ms), ("results", self.results.ages_ms)):
-            assert max(ages_ms) < STALE_MS * times, (name, max(ages_ms), times)
+            assert how_many_above(STALE_MS * times, ages_ms) <= IN_HAND, (name, max(ages_ms), times)
             assert percentile(ages_ms, 95) < USUAL_MS * times, (name, percentile(ages_ms, 95))
         shown = self._shown("survivor")
-        assert max(line["age_ms"] for line in shown) < STALE_MS * times
+        ages_ms = [line["age_ms"] for line in shown]
+        assert how_many_above(STALE_MS * times, ages_ms) <= IN_HAND, (max(ages_ms), times)
         assert len({line["stamp_ns"] for line in shown}) == len(shown)
         assert len(shown) > 0.8 * self.results.seen  # it was there all the time, as we were
 
     def _shown(self, name: str) -> list[dict[str, Any]]:
         return last_lines(self.file(name, "jsonl"), 1 << 30)
 
-    def account(self, seconds: float = 4.0) -> dict[str, dict[str, Any]]:
+    def account(self, seconds: float = 4.0) -> None:
         """Once more from the start and to an orderly end, from source to sink: every hop's counts.
+
+        What is dropped before one who stands still is known by what comes after it, of which there
+        is none at the end.
+        """
+        assert any(self._account(seconds) for _ in range(TRIES)), "the last result did not come"
+
+    def _account(self, seconds: float) -> bool:
+        """Whether the last frame's result has come to the viewer; the counts hold then.
 
         Each waits for the next one's subscription, so that nothing is sent before.
         """
         for name in tuple(self.running):
             self.running.pop(name).kill()
+        self.file("viewer", "jsonl").unlink(missing_ok=True)
         self.start("viewer")
         self.start("detector", "--await-subscriber")
         self.start("camera", "--await-subscriber", "--every-frame")
-        since_ns = time.time_ns()
-        wait_for(lambda: self._newest_shown("viewer") > since_ns, "a result at the last viewer")
+        wait_for(lambda: self._shown("viewer"), "a result at the last viewer")
         time.sleep(seconds)
-        stats = {}
-        for name in ("camera", "detector", "viewer"):
-            assert self.running[name].end() == 0, self.running[name].said
-            stats[name] = json_of(self.file(name, "json"))
-            if name == "camera":  # no frame of it was left out, so they are numbered in a row
-                last = stats[name]["processed"] - 1
-                wait_for(lambda last=last: self._last_shown() == last, "the last result")
-        check_hop(stats["camera"], stats["detector"], "frame/scene")
-        check_hop(stats["detector"], stats["viewer"], "result/scene")
-        return stats
+        camera = self._end("camera")
+        last = camera["processed"] - 1  # no frame was left out, so they are numbered in a row
+        if not happens(lambda: self._last_shown() == last, LAST_S):
+            return False
+        detector, viewer = self._end("detector"), self._end("viewer")
+        check_hop(camera, detector, "frame/scene")
+        check_hop(detector, viewer, "result/scene")
+        return True
+
+    def _end(self, name: str) -> dict[str, Any]:
+        """End a process in order; its figures."""
+        assert self.running[name].end() == 0, self.running[name].said
+        return json_of(self.file(name, "json"))
 
     def leftovers(self) -> list[str]:
         """The rings in shared memory that any of the processes has left."""
@@ -334,6 +359,10 @@ def check_hop(sender: dict[str, Any], receiver: dict[str, Any], topic: str) -> N
     assert sent["sent"] == received["received"] + received.get("lost", 0)
     assert received["received"] == sum(received.get(fate, 0) for fate in FATES)
     assert received["given"] == receiver["captured"]
+
+
+def how_many_above(limit: float, values: list[float]) -> int:
+    return sum(value >= limit for value in values)
 
 
 def percentile(values: list[float], of_100: int) -> float:
