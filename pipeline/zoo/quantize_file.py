@@ -7,7 +7,7 @@ the same form, taking the same pixels, so that the difference is what int8 does.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -102,14 +102,14 @@ def quantize_file(request: Request, report: Report) -> QuantizeReport:
     """
     opened = open_model(request.model, spec=request.spec)
     spec = opened.spec
-    pictures = _choose_pictures(request.images, hold_out=request.test is None)
+    pictures = _choose_pictures(request.images, report, hold_out=request.test is None)
     standard = standard_form(load_graph(opened.path), spec)
     labelled = _yardstick_by_labels(request, standard.spec, pictures.measure)
     rewritten, heads = heads_as_products(widen_stem(standard.model))
     keep_float = [*heads, *standard.float_nodes]
     if request.keep_float != (AUTO,):  # names that there are not are said before the work
         named_layers(QuantizationPlan(rewritten, keep_float).layers, request.keep_float)
-    batches = _batches(request.images, pictures.calibrate, spec)
+    batches = _batches(request.images, pictures.calibrate, spec, report)
     has_groups = any(node.op_type == "Conv" and is_grouped(node) for node in rewritten.graph.node)
     if has_groups:  # their weights say little about one another: what rounding adds is taken off
         rewritten = correct_biases(rewritten, batches)
@@ -199,10 +199,10 @@ def _yardstick_by_labels(
     return None
 
 
-def _choose_pictures(folder: Path, *, hold_out: bool) -> _Pictures:
+def _choose_pictures(folder: Path, report: Report, *, hold_out: bool) -> _Pictures:
     """Every fourth picture that decodes is measured with, unless there are too few."""
     some = spread(find_pictures(folder), 2 * CALIBRATION_PICTURES)
-    usable = [path for path, _ in UsablePictures(folder, some)]
+    usable = [path for path, _ in _read(folder, some, report, "checking pictures")]
     if not usable:
         raise InputError(f"{folder}: expected pictures to calibrate with, but none decodes")
     if not hold_out or len(usable) < _FEWEST_TO_HOLD_OUT:
@@ -212,16 +212,26 @@ def _choose_pictures(folder: Path, *, hold_out: bool) -> _Pictures:
     return _Pictures(spread(others, CALIBRATION_PICTURES), usable[::_HELD_OUT_EVERY])
 
 
-def _batches(folder: Path, paths: Sequence[Path], spec: ModelSpec) -> list[Batch]:
+def _batches(folder: Path, paths: Sequence[Path], spec: ModelSpec, report: Report) -> list[Batch]:
     """What the network gets of each picture (1, height, width, 3).
 
     Of a classifier's that is the middle of it and, as of a box in the pipeline, all of it.
     """
     batches: list[Batch] = []
-    for _, image in UsablePictures(folder, paths):
+    for _, image in _read(folder, paths, report, "reading pictures"):
         views = _crops if spec.task == "classify" else _whole
         batches += [view[None] for view in views(image, spec.input)]
     return batches
+
+
+def _read(
+    folder: Path, paths: Sequence[Path], report: Report, job: str
+) -> Iterator[tuple[Path, Image]]:
+    """Those that decode; `report` hears of each, since large ones take a while."""
+    report(job, 0, len(paths))
+    for done, found in enumerate(UsablePictures(folder, paths), 1):
+        yield found
+        report(job, done, len(paths))
 
 
 def _whole(image: Image, entry: InputSpec) -> list[Image]:

@@ -62,6 +62,11 @@ def silent(job, done, total):
     assert 0 <= done <= total
 
 
+def fail_beyond_pictures(job, done, total):
+    """What goes wrong before the work: pictures may have been looked at, and no more."""
+    assert job in ("checking pictures", "reading pictures")
+
+
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 def test_int8_file_runs_by_itself_and_agrees_with_float(request_for, method):
     request = request_for(method=method)
@@ -173,6 +178,17 @@ def test_few_damaged_pictures_are_skipped_with_a_count(request_for, caplog):
     assert len(caplog.records) == 1
 
 
+def test_the_first_look_at_the_pictures_is_reported_too(request_for):
+    """Large ones take a while."""
+    seen = []
+    quantize_file(request_for(), lambda *told: seen.append(told))
+    assert [told for told in seen if told[0] == "checking pictures"] == [
+        ("checking pictures", done, PICTURES) for done in range(PICTURES + 1)
+    ]
+    calibrated_on = PICTURES * 3 // 4
+    assert ("reading pictures", calibrated_on, calibrated_on) in seen
+
+
 def test_many_damaged_pictures_are_an_error_and_leave_nothing(request_for):
     request = request_for()
     for path in sorted(request.images.iterdir())[:8]:
@@ -220,13 +236,13 @@ SAID_AT_ONCE = {
 @pytest.mark.parametrize(("changes", "message"), SAID_AT_ONCE.values(), ids=SAID_AT_ONCE)
 def test_what_is_wrong_is_said_before_the_work(request_for, changes, message):
     with pytest.raises(InputError, match=message):
-        quantize_file(request_for(**changes), lambda job, *_: pytest.fail(job))
+        quantize_file(request_for(**changes), fail_beyond_pictures)
 
 
 def test_a_listed_picture_that_is_missing_is_said_before_the_work(request_for, tmp_path):
     (tmp_path / "list.txt").write_text("gone.png, red\n")
     with pytest.raises(InputError, match=r"1 of its 1 pictures are not there, .*gone\.png"):
-        quantize_file(request_for(test=tmp_path / "list.txt"), lambda job, *_: pytest.fail(job))
+        quantize_file(request_for(test=tmp_path / "list.txt"), fail_beyond_pictures)
 
 
 def test_that_pycocotools_is_missing_is_said_before_the_work(request_for, tmp_path, monkeypatch):
@@ -241,7 +257,7 @@ def test_that_pycocotools_is_missing_is_said_before_the_work(request_for, tmp_pa
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     request = request_for(model=model, spec=None, images=folder)
     with pytest.raises(DependencyError, match="pycocotools: needed to evaluate"):
-        quantize_file(request, lambda job, *_: pytest.fail(job))
+        quantize_file(request, fail_beyond_pictures)
 
 
 def test_weights_beside_the_model_count_as_its_size(request_for, tmp_path):
