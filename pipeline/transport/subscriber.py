@@ -34,6 +34,8 @@ REPEAT_S = 0.1  # how often a member says again that it is ready
 MAX_RINGS = 16
 MAX_CLOCKS = 16
 FRESHER_S = 0.1  # a message that was long on its way has a fresher one behind, to be waited for
+STEP_S = 0.02  # a process that is stopped while it waits has waited so long
+MAX_STEPS = 1000
 WARN_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -162,11 +164,17 @@ class Subscriber:
 
     def _drain(self, wait_s: float) -> None:
         """Take in all that is there, waiting for the first at most so long."""
-        socket = self._endpoint.socket
+        if self._wait(wait_s):
+            self._take_in()
+
+    def _wait(self, wait_s: float) -> bool:
+        """Wait for a message at most so long; whether there is one."""
         lines = [(line, zmq.POLLIN) for line in self._lines.values()]
-        ready = zmq.zmq_poll([(socket, zmq.POLLIN), *lines], int(wait_s * 1000))
-        if not ready:
-            return
+        ways = [(self._endpoint.socket, zmq.POLLIN), *lines]
+        return bool(zmq.zmq_poll(ways, int(wait_s * 1000)))
+
+    def _take_in(self) -> None:
+        socket = self._endpoint.socket
         for ring in tuple(self._lines):
             self._drain_line(ring)
         for _ in range(MAX_DRAIN):
@@ -260,11 +268,19 @@ class Subscriber:
     def _fresher(self, stream: Stream) -> Message | None:
         """The first message that is not late, or the newest where none comes soon.
 
-        None where another publisher of the same topic has something fresher.
+        None where another publisher of the same topic has something fresher. Only waiting counts
+        as time, not what it takes to take in all that came while this process stood, nor that it
+        stands again.
         """
-        deadline_s = time.monotonic() + FRESHER_S
-        while stream.is_late and time.monotonic() < deadline_s:
-            self._drain(max(deadline_s - time.monotonic(), 0.0))
+        waited_s = 0.0
+        for _ in range(MAX_STEPS):
+            if not stream.is_late or waited_s >= FRESHER_S:
+                break
+            start_s = time.monotonic()
+            is_there = self._wait(STEP_S)
+            waited_s += min(time.monotonic() - start_s, STEP_S)
+            if is_there:
+                self._take_in()
         message = self._next(stream)
         if stream.is_late:
             stream.settle()

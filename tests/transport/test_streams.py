@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import time
 
-from pipeline.transport.streams import MAX_STREAMS, Streams
+from pipeline.transport import Publisher, Subscriber
+from pipeline.transport.streams import LATE_NS, MAX_STREAMS, Streams
+from pipeline.transport.subscriber import FRESHER_S
 from pipeline.transport.wire import Envelope
+from pipeline.types import Detections, Header, Result
+
+NEWEST = 100
 
 
 def envelope(sender, camera="front"):
@@ -25,3 +30,32 @@ def test_who_calls_himself_another_every_time_fills_neither_the_log_nor_memory(c
     for number in range(2 * MAX_STREAMS):
         streams.admit(f"frame/c{number}", envelope(1, f"c{number}"), lambda: "localhost")
     assert len(streams.counts) <= MAX_STREAMS
+
+
+def test_who_stood_finds_the_newest_also_where_he_stands_again_while_looking(
+    address, await_true, monkeypatch
+):
+    empty = Detections.empty(())
+    with Publisher(address) as sender, Subscriber(address, frames=False, results=True) as receiver:
+
+        def send(seq):
+            sender.send_result(Result(Header("front", seq, time.time_ns(), 64, 48), empty))
+            return True
+
+        def take_in_and_stand():
+            take_in()
+            time.sleep(1.5 * FRESHER_S)
+
+        def attempt():
+            """Again where the machine was too slow to bring what has waited long enough."""
+            monkeypatch.undo()
+            await_true(lambda: send(0) and receiver.receive(0.1))
+            for seq in range(NEWEST + 1):  # more than are taken in at once
+                send(seq)
+                time.sleep(0.002)  # else most are dropped
+            time.sleep(1.5 * LATE_NS / 1e9)
+            monkeypatch.setattr(receiver, "_take_in", take_in_and_stand)
+            return receiver.receive(1.0).item.header.seq == NEWEST
+
+        take_in = receiver._take_in
+        await_true(attempt)
