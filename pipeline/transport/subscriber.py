@@ -170,8 +170,8 @@ class Subscriber:
     def _wait(self, wait_s: float) -> bool:
         """Wait for a message at most so long; whether there is one."""
         lines = [(line, zmq.POLLIN) for line in self._lines.values()]
-        ways = [(self._endpoint.socket, zmq.POLLIN), *lines]
-        return bool(zmq.zmq_poll(ways, int(wait_s * 1000)))
+        socket = self._endpoint.socket
+        return bool(zmq.zmq_poll([(socket, zmq.POLLIN), *lines], int(wait_s * 1000)))
 
     def _take_in(self) -> None:
         socket = self._endpoint.socket
