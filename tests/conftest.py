@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -39,3 +40,43 @@ def crowding():
         return max((time.monotonic() - start_s) / work_s, 1.0)
 
     return measure
+
+
+class Stalls:
+    """How long this process stood still since this was made: what it had no chance to do."""
+
+    TICK_S, LEAST_S = 0.02, 0.05
+
+    def __init__(self) -> None:
+        self._total_s = 0.0
+        self._ended = threading.Event()
+        self._ticked = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def total_s(self) -> float:
+        """Seconds so far, of stalls that are long enough to tell."""
+        with self._ticked:
+            self._ticked.wait()  # a stall that has just ended is known after the tick
+            return self._total_s
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        before_s = time.monotonic()
+        while not self._ended.wait(self.TICK_S):
+            late_s = time.monotonic() - before_s - self.TICK_S
+            before_s += late_s + self.TICK_S
+            with self._ticked:
+                self._total_s += late_s if late_s > self.LEAST_S else 0.0
+                self._ticked.notify_all()
+
+
+@pytest.fixture
+def stalls():
+    """What time a test must not hold against what it tests."""
+    stalls = Stalls()
+    yield stalls
+    stalls.end()

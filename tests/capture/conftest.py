@@ -18,6 +18,21 @@ FRAMES = 40
 BOUNDARY = "frame"
 
 
+class Clock:
+    """Takes the place of the module `time`: a clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def monotonic_ns(self) -> int:
+        return round(self.now_s * 1e9)
+
+    time_ns = monotonic_ns
+
+
 def picture_of(number: int) -> np.ndarray:
     """A picture that tells its number by its brightness, whatever a codec does to it."""
     return np.full((SIZE[1], SIZE[0], 3), min(20 + 5 * number, 255), np.uint8)
@@ -105,21 +120,28 @@ def send_file(path: Path) -> Callable[[BaseHTTPRequestHandler], None]:
     return answer
 
 
+def part_of(number: int) -> bytes:
+    """A picture as one part of what a network camera sends."""
+    jpeg = cv2.imencode(".jpg", picture_of(number))[1].tobytes()
+    head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    return head.encode() + jpeg + b"\r\n"
+
+
 def send_pictures(
-    count: int, after: Callable[[int], object] = lambda _: None
+    count: int, after: Callable[[int], object] = lambda _: None, *, kept: int = 0
 ) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Answer like a network camera, one JPEG after the other; `after` is called after each."""
+    """Answer like a network camera, one JPEG after the other; `after` is called after each.
+
+    The first `kept` of them lie ready and are sent at once, without a call.
+    """
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
         request.end_headers()
-        for number in range(count):
-            jpeg = cv2.imencode(".jpg", picture_of(number))[1].tobytes()
-            head = (
-                f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-            )
-            request.wfile.write(head.encode() + jpeg + b"\r\n")
+        request.wfile.write(b"".join(map(part_of, range(kept))))
+        for number in range(kept, count):
+            request.wfile.write(part_of(number))
             request.wfile.flush()
             after(number)
 

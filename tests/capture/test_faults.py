@@ -142,7 +142,7 @@ def test_close_ends_a_read_that_waits_for_a_late_frame() -> None:
     reader = threading.Thread(target=lambda: ended.append(source.read()))
     reader.start()
     source.close()
-    reader.join(10)
+    reader.join(30)
     assert ended == [None]
 
 
@@ -169,7 +169,7 @@ def test_scene_that_hangs_is_given_up_and_read_in_a_child(monkeypatch: pytest.Mo
             assert frame is not None
         assert type(source._reader).__name__ == "ChildReader"
     with (
-        open_source(text, isolate=True, read_timeout_s=0.5) as source,
+        open_source(text, isolate=True, open_timeout_s=30, read_timeout_s=0.5) as source,
         pytest.raises(HangError, match="the process that reads it is killed"),
     ):
         read_to_the_end(source)

@@ -19,9 +19,10 @@ from pipeline.capture.watchdog import ThreadReader
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.types import Frame
 
-from .conftest import Server, number_of, picture_of, send_pictures
+from .conftest import Clock, Server, number_of, picture_of, send_pictures
 
 RATE = 20.0
+SILENCE_S = 30.0
 
 
 def paced(server: Server) -> Callable[[int], object]:
@@ -35,9 +36,9 @@ def paced(server: Server) -> Callable[[int], object]:
 
 
 def read_frames(source: Source, count: int) -> list[Frame]:
-    """So many frames, or a failure where they do not come within 30 s."""
+    """So many frames, or a failure where they do not come within 60 s."""
     frames: list[Frame] = []
-    guard = threading.Timer(30, source.close)
+    guard = threading.Timer(60, source.close)
     guard.start()
     try:
         while len(frames) < count:
@@ -81,10 +82,12 @@ def test_stream_that_is_cut_goes_on_and_the_gap_is_counted(
 def test_frames_missed_in_the_gap_are_estimated_from_the_rate(server: Server) -> None:
     server.paths["/cam"] = send_pictures(40, paced(server))
     with open_source(server.url("/cam")) as source:
-        seqs = [frame.seq for frame in read_frames(source, 41)]
+        opened_s = time.monotonic()
+        last = read_frames(source, 40)[-1]
+        rate = 40 / (time.monotonic() - opened_s)  # as it really was
+        missed = read_frames(source, 1)[0].seq - last.seq - 1
         assert isinstance(source, Reconnecting)
-        missed = seqs[40] - seqs[39] - 1
-        assert missed == pytest.approx(RATE * source.gap_s, rel=0.35, abs=2)
+        assert missed == pytest.approx(rate * source.gap_s, rel=0.1, abs=2)
 
 
 def test_silent_stream_is_left_after_the_read_timeout_and_opened_again(server: Server) -> None:
@@ -94,14 +97,14 @@ def test_silent_stream_is_left_after_the_read_timeout_and_opened_again(server: S
         requests.append(request.path)
         if len(requests) > 1:
             send_pictures(1000, paced(server))(request)
-        send_pictures(9, lambda sent: server.gone.wait(30) if sent == 7 else None)(request)
+        send_pictures(9, lambda sent: server.gone.wait(SILENCE_S) if sent == 7 else None)(request)
 
     server.paths["/cam"] = fall_silent
     with open_source(server.url("/cam"), read_timeout_s=1.0) as source:
         read_frames(source, 20)
         assert isinstance(source, Reconnecting)
-        assert source.reconnects == 1
-        assert 1.0 <= source.gap_s < 8
+        assert source.reconnects >= 1
+        assert 1.0 <= source.gap_s < SILENCE_S
 
 
 def test_stream_cut_in_the_middle_of_a_picture_goes_on(server: Server) -> None:
@@ -149,7 +152,7 @@ def test_server_that_was_restarted_is_found_again(
 
 def test_pictures_that_the_server_had_kept_are_passed_over(server: Server) -> None:
     def kept_then_new(request: BaseHTTPRequestHandler) -> None:
-        send_pictures(40, lambda sent: server.gone.wait(1 / RATE) if sent >= 30 else None)(request)
+        send_pictures(60, paced(server), kept=30)(request)
 
     def first(request: BaseHTTPRequestHandler) -> None:
         server.paths["/cam"] = kept_then_new
@@ -171,7 +174,7 @@ def test_close_breaks_off_the_wait_for_the_next_attempt(server: Server) -> None:
     reader = threading.Thread(target=lambda: ended.append(source.read()))
     reader.start()
     source.close()
-    reader.join(5)
+    reader.join(30)
     assert ended == [None]
 
 
@@ -181,16 +184,21 @@ def test_first_opening_still_fails_as_bad_input() -> None:
 
 
 class Script(AnySource):
-    """Gives what it is told, one thing after the other: a frame, or an error to raise."""
+    """Gives what it is told, one thing after the other: a frame, or an error to raise.
+
+    Each takes an eighth of a second, by the clock.
+    """
 
     camera, live, frames, fps = "script", True, None, None
 
-    def __init__(self, *steps: object) -> None:
+    def __init__(self, *steps: object, clock: Clock | None = None) -> None:
         self._steps = list(steps)
+        self._clock = clock or Clock()
         self._seq = 0
 
     def read(self) -> Frame | None:
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+        self._clock.now_s += 0.125
         if isinstance(step, Exception):
             raise step
         self._seq += 1
@@ -200,22 +208,24 @@ class Script(AnySource):
         pass
 
 
-def reader_of(*steps: object) -> ThreadReader:
+def reader_of(*steps: object, clock: Clock | None = None) -> ThreadReader:
     def connect() -> AnySource:
         if isinstance(steps[0], SourceError):
             raise steps[0]
-        return Script(*steps)
+        return Script(*steps, clock=clock)
 
-    return ThreadReader(connect, "script", open_limit_s=5, read_limit_s=5)
+    return ThreadReader(connect, "script", open_limit_s=30, read_limit_s=30)
 
 
-def opened(*steps: object) -> ThreadReader:
-    reader = reader_of(*steps)
+def opened(*steps: object, clock: Clock | None = None) -> ThreadReader:
+    reader = reader_of(*steps, clock=clock)
     reader.open()
     return reader
 
 
-def test_source_whose_frames_never_decode_is_opened_again() -> None:
+def test_source_whose_frames_never_decode_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("pipeline.capture.reconnect.time", clock)
     damaged = FrameError("script: frame 1 does not decode")
     dialled: list[Exception] = []
 
@@ -223,7 +233,9 @@ def test_source_whose_frames_never_decode_is_opened_again() -> None:
         dialled.append(failure)
         return reader_of("frame")
 
-    source = Reconnecting(opened("frame", damaged), dial, patience_s=0.2, backoff=Backoff(0.01))
+    source = Reconnecting(
+        opened("frame", damaged, clock=clock), dial, patience_s=0.5, backoff=Backoff(0.01)
+    )
     with source:
         assert source.read() is not None
         failed, frame = 0, None
@@ -232,7 +244,7 @@ def test_source_whose_frames_never_decode_is_opened_again() -> None:
                 frame = source.read()
             except FrameError:
                 failed += 1
-    assert failed > 0
+    assert failed == 4
     assert "nor has any for" in str(dialled[0])
 
 

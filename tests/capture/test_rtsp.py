@@ -150,7 +150,7 @@ def address(server: RtspServer | Proxy) -> str:
     return f"rtsp://127.0.0.1:{server.port}/cam"
 
 
-def age_ms(frame: Frame) -> float:
+def age_ms(frame: Frame) -> int:
     """How long before its stamp the picture was made, by the clock that it shows."""
     cell = frame.image.shape[1] // 10
     shown = 0
@@ -161,9 +161,15 @@ def age_ms(frame: Frame) -> float:
     return (frame.stamp_ns // 1_000_000 - shown) % (1 << 30)
 
 
+@pytest.fixture
+def is_fresh(stalls) -> Callable[[Frame], bool]:
+    """Whether a frame is no older than one that the server did not keep."""
+    return lambda frame: age_ms(frame) < FRESH_MS + 1000 * stalls.total_s()
+
+
 def read_until(source: Source, wanted: Callable[[Frame], bool]) -> Frame:
-    """The first frame that is as wanted, or a failure where none comes within 30 s."""
-    guard = threading.Timer(30, source.close)
+    """The first frame that is as wanted, or a failure where none comes within 60 s."""
+    guard = threading.Timer(60, source.close)
     guard.start()
     try:
         while True:
@@ -175,22 +181,25 @@ def read_until(source: Source, wanted: Callable[[Frame], bool]) -> Frame:
         guard.cancel()
 
 
-def test_frames_are_live_and_as_fresh_as_they_say(rtsp: RtspServer) -> None:
+def test_frames_are_live_and_as_fresh_as_they_say(rtsp: RtspServer, stalls) -> None:
     with open_source(address(rtsp)) as source:
         assert source.live
         ages = [age_ms(read_until(source, lambda _: True)) for _ in range(30)]
-    assert np.median(ages) < FRESH_MS / 4
-    assert ages[0] < FRESH_MS / 4
+    limit_ms = FRESH_MS / 4 + 1000 * stalls.total_s()
+    assert np.median(ages) < limit_ms
+    assert ages[0] < limit_ms
 
 
-def test_server_that_is_killed_and_started_again_is_found(rtsp: RtspServer) -> None:
+def test_server_that_is_killed_and_started_again_is_found(
+    rtsp: RtspServer, is_fresh: Callable[[Frame], bool]
+) -> None:
     with open_source(address(rtsp)) as source:
         last = read_until(source, lambda frame: frame.seq >= 30)
         rtsp.kill()
         rtsp.start()
         frame = read_until(source, lambda frame: frame.seq > last.seq + 200 or restarted(source))
         assert frame.seq > last.seq + 1
-        assert age_ms(frame) < FRESH_MS
+        assert is_fresh(frame)
 
 
 def restarted(source: Source) -> bool:
@@ -204,7 +213,9 @@ def test_server_that_accepts_and_sends_nothing_is_bad_input(proxy: Proxy) -> Non
         open_source(address(proxy), open_timeout_s=1)
 
 
-def test_stream_that_stalls_is_opened_again(proxy: Proxy) -> None:
+def test_stream_that_stalls_is_opened_again(
+    proxy: Proxy, is_fresh: Callable[[Frame], bool]
+) -> None:
     with open_source(address(proxy), read_timeout_s=1.0, open_timeout_s=1.0) as source:
         read_until(source, lambda frame: frame.seq >= 30)
         proxy.flowing.clear()
@@ -214,7 +225,7 @@ def test_stream_that_stalls_is_opened_again(proxy: Proxy) -> None:
         resume.join()
         assert isinstance(source, Reconnecting)
         assert source.gap_s > 1.0
-        assert age_ms(frame) < FRESH_MS
+        assert is_fresh(frame)
 
 
 def test_stream_that_stalls_is_an_error_without_reconnecting(proxy: Proxy) -> None:
@@ -226,7 +237,9 @@ def test_stream_that_stalls_is_an_error_without_reconnecting(proxy: Proxy) -> No
             read_until(source, lambda _: False)
 
 
-def test_frames_held_back_while_opening_are_passed_over(proxy: Proxy) -> None:
+def test_frames_held_back_while_opening_are_passed_over(
+    proxy: Proxy, is_fresh: Callable[[Frame], bool]
+) -> None:
     proxy.sent, held = 0, threading.Event()
 
     def hold() -> None:
@@ -241,35 +254,41 @@ def test_frames_held_back_while_opening_are_passed_over(proxy: Proxy) -> None:
     with open_source(address(proxy), open_timeout_s=10.0) as source:
         frame = read_until(source, lambda _: True)
         holder.join()
-        assert age_ms(frame) < FRESH_MS
+        assert is_fresh(frame)
 
 
-def test_stream_cut_in_the_middle_of_a_frame_goes_on(proxy: Proxy) -> None:
+def test_stream_cut_in_the_middle_of_a_frame_goes_on(
+    proxy: Proxy, is_fresh: Callable[[Frame], bool]
+) -> None:
     with open_source(address(proxy)) as source:
         read_until(source, lambda frame: frame.seq >= 30)
         proxy.cut_after = proxy.sent + 1000
         frame = read_until(source, lambda _: restarted(source))
-        assert age_ms(frame) < FRESH_MS
+        assert is_fresh(frame)
 
 
 @pytest.mark.skipif(
     int(cv2.__version__.partition(".")[0]) < 5,
     reason="OpenCV 4 repeats the last picture once the size of a running stream changes",
 )
-def test_new_size_of_a_running_stream_leaves_the_pictures_whole(rtsp: RtspServer) -> None:
+def test_new_size_of_a_running_stream_leaves_the_pictures_whole(
+    rtsp: RtspServer, is_fresh: Callable[[Frame], bool]
+) -> None:
     with open_source(address(rtsp)) as source:
         last = read_until(source, lambda frame: frame.seq >= 10)
         rtsp.resize(320, 240)
         late = read_until(source, lambda frame: frame.seq >= last.seq + 60)
         assert late.image.shape in {(120, 160, 3), (240, 320, 3)}  # OpenCV 5 scales to the first
-        assert age_ms(late) < FRESH_MS
+        assert is_fresh(late)
 
 
-def test_new_size_after_a_restart_is_passed_on_also_in_a_child(rtsp: RtspServer) -> None:
+def test_new_size_after_a_restart_is_passed_on_also_in_a_child(
+    rtsp: RtspServer, is_fresh: Callable[[Frame], bool]
+) -> None:
     with open_source(address(rtsp), isolate=True) as source:
         assert read_until(source, lambda _: True).image.shape == (120, 160, 3)
         rtsp.kill()
         rtsp.start()
         rtsp.resize(640, 480)
         frame = read_until(source, lambda frame: frame.image.shape == (480, 640, 3))
-        assert age_ms(frame) < FRESH_MS
+        assert is_fresh(frame)

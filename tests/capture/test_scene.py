@@ -131,12 +131,13 @@ def test_late_reader_skips_numbers_and_gets_the_stamp_of_the_newest() -> None:
     scene = Scene(photos(), SceneSettings(64, 48, fps=100), "scene", clock)
     first = scene.read()
     clock.now_ns += 57_000_000  # frame 5 is due at 50 ms, frame 6 at 60 ms
+    before_ns = time.time_ns()
     second = scene.read()
-    now_ns = time.time_ns()
+    after_ns = time.time_ns()
     assert first is not None
     assert second is not None
     assert (first.seq, second.seq) == (0, 5)
-    assert 7_000_000 <= now_ns - second.stamp_ns < 1_000_000_000
+    assert before_ns <= second.stamp_ns + 7_000_000 <= after_ns
 
 
 def test_live_scene_gives_no_frame_before_its_time() -> None:
@@ -162,9 +163,9 @@ def test_close_interrupts_the_wait_for_the_next_frame() -> None:
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert reading.wait(5)
+    assert reading.wait(30)
     source.close()
-    assert ended.wait(5)
+    assert ended.wait(30)
     thread.join()
 
 
