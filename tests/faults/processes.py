@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
+IN_HAND = 3
+"""So many messages may be old where some of the processes stood still with one in hand."""
 NICE = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "PYTHONPATH": str(ROOT)}
 
 
@@ -37,6 +39,11 @@ def happens(condition: Callable[[], Any], timeout_s: float) -> Any:
         if value or is_over:
             return value
         time.sleep(0.01)
+
+
+def how_many_above(limit: float, values: Iterable[float]) -> int:
+    """How many values reach the limit."""
+    return sum(value >= limit for value in values)
 
 
 def crowding(work_s: float = 0.2) -> float:

@@ -25,14 +25,22 @@ from typing import Any
 
 from pipeline.transport import Received, Subscriber, ring_file
 
-from .processes import Command, crowding, happens, json_of, last_lines, wait_for
+from .processes import (
+    IN_HAND,
+    Command,
+    crowding,
+    happens,
+    how_many_above,
+    json_of,
+    last_lines,
+    wait_for,
+)
 
 FPS = 30
 RECOVERY_S = 2.0
 TRIES = 3  # whoever disturbs the machine for a moment does not do so each time
 STALE_MS = 2000.0  # nobody's queue holds that much; starting processes take the cores for a while
 USUAL_MS = 1000.0
-IN_HAND = 3  # so many were in hand where camera, detector and viewer stood still; not history
 GROWTH_MB = 40.0
 SHORTLY_S = 3.0
 LAST_S = 10.0  # more than a last result takes on its way
@@ -359,10 +367,6 @@ def check_hop(sender: dict[str, Any], receiver: dict[str, Any], topic: str) -> N
     assert sent["sent"] == received["received"] + received.get("lost", 0)
     assert received["received"] == sum(received.get(fate, 0) for fate in FATES)
     assert received["given"] == receiver["captured"]
-
-
-def how_many_above(limit: float, values: list[float]) -> int:
-    return sum(value >= limit for value in values)
 
 
 def percentile(values: list[float], of_100: int) -> float:

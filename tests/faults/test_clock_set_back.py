@@ -13,6 +13,7 @@ import pytest
 from .processes import Command, json_of, last_lines, wait_for
 
 HOUR_S = 3600
+TRIES = 3  # whoever disturbs the machine for a moment does not do so each time
 MOST_MS = 10_000  # an age; one by two clocks would be an hour, or none
 LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")
 
@@ -63,6 +64,16 @@ def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp
         lines = last_lines(shown, 1 << 24)
         return [line for line in lines if is_wanted(line["stamp_ns"])]
 
+    def set_back_to(offset_s):
+        """How long it takes until a result by the new time comes; more of them have to follow."""
+        clock.set(offset_s)
+        start_s = time.monotonic()
+        limit_ns = time.time_ns() + (offset_s + HOUR_S // 2) * 10**9
+        wait_for(lambda: shown_at(limit_ns.__gt__), "a result by the new time")
+        took_s = time.monotonic() - start_s
+        wait_for(lambda: len(shown_at(limit_ns.__gt__)) > 30, "more of them")
+        return took_s
+
     with contextlib.ExitStack() as stack:
         commands = []
         for name, those in arguments.items():
@@ -70,12 +81,12 @@ def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp
             stack.callback(command.kill)
             commands.append(command)
         wait_for(lambda: len(shown_at(bool)) > 20, "the first results")
-        clock.set(-HOUR_S)
-        set_back_s = time.monotonic()
-        limit_ns = time.time_ns() - HOUR_S * 10**9 // 2
-        wait_for(lambda: shown_at(limit_ns.__gt__), "a result by the new time")
-        assert time.monotonic() - set_back_s < 2 * crowding()
-        wait_for(lambda: len(shown_at(limit_ns.__gt__)) > 30, "more of them")
+        for hours in range(1, 1 + TRIES):
+            took_s = set_back_to(-hours * HOUR_S)
+            if took_s < 2 * crowding():
+                break
+        else:
+            pytest.fail(f"the first result came after {took_s:.1f} s")
         for command in commands:
             assert command.end() == 0, command.said
 

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.transport import ring_file
 
-from .soak import IN_HAND, Soak, how_many_above
+from .processes import IN_HAND, how_many_above
+from .soak import Soak
 
 STOPPED_S = 10
 SECONDS = 100  # with the start, and the account at the end, about two minutes
