@@ -18,10 +18,15 @@ def main() -> NoReturn:
     _open_what_is_closed()
     sys.unraisablehook = _note
     from pipeline.cli.main import main as run  # which takes its time
+    from pipeline.cli.waiting import EXIT_STOPPED
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(run())
+    try:
+        code = run()
+    except KeyboardInterrupt:  # in the last moments, when nothing is left to be broken off
+        os._exit(EXIT_STOPPED)
+    sys.exit(code)
 
 
 def _open_what_is_closed() -> None:
