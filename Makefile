@@ -16,7 +16,7 @@ ROS_BIN := $(ROS_VENV)/bin
 # Pictures to train, calibrate and measure with; `make models` says what is missing without them.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros soak-ros bench-ros lint types format models accuracy bench bench-transport clean
+.PHONY: demo test test-ros environments soak-ros bench-ros lint types format models accuracy bench bench-transport clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -29,6 +29,10 @@ test: $(VENV)/.test
 test-ros: $(VENV)/.venv
 	@if $(BIN)/python tests/ros/possible.py; then \
 		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
+
+# All that lint, types and test install.
+environments: $(VENV)/.dev
+	@if $(BIN)/python tests/ros/possible.py; then $(MAKE) --no-print-directory $(ROS_VENV)/.ros; fi
 
 # What ROS 2 adds to the engine: ages, conversions, an idle node, one process against three.
 bench-ros: $(ROS_VENV)/.ros
