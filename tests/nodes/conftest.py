@@ -28,8 +28,9 @@ HAVE_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "vision_msgs
 if HAVE_ROS:
     import rclpy
     from rclpy.context import Context
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+    from rclpy.task import Future
 
 
 class _WithoutRos(pytest.Module):
@@ -46,10 +47,14 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_domain():
-    """A ROS domain for this run alone, not heard outside this machine; ROS_DOMAIN_ID overrides."""
+    """A ROS domain for this run alone, not heard outside this machine; ROS_DOMAIN_ID overrides.
+
+    Gives the lock of it, for the processes of this run to hold too: where the run is killed, what
+    it leaves behind is not met by the next one.
+    """
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if "ROS_DOMAIN_ID" in os.environ:
-        yield int(os.environ["ROS_DOMAIN_ID"])
+        yield None
         return
     for number in range(100, 0, -1):  # above, the ports would be those of outgoing connections
         with (Path(tempfile.gettempdir()) / f"vision-test-domain-{number}").open("w") as lock:
@@ -58,19 +63,28 @@ def own_domain():
             except BlockingIOError:
                 continue
             os.environ["ROS_DOMAIN_ID"] = str(number)
-            yield number
+            yield lock
             return
     pytest.fail("expected a free ROS domain, but other test runs hold all of them")
 
 
 @pytest.fixture(scope="session")
 def wait_until():
-    """Waits for a condition that other threads or processes bring about; gives its value."""
+    """Waits for a condition that other threads or processes bring about; gives its value.
 
-    def wait(condition, what: str, timeout_s: float = WAIT_S):
+    `again` is called at once and then every second: what is sent only once may be lost, or
+    displaced by something newer, where the one who is to hear it stands still.
+    """
+
+    def wait(condition, what: str, timeout_s: float = WAIT_S, again=None, every_s: float = 1.0):
         deadline = time.monotonic() + timeout_s
+        due = time.monotonic() if again else deadline
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+            now = time.monotonic()
+            assert now < deadline, f"waited {timeout_s:g} s for {what}"
+            if now >= due:
+                again()
+                due = time.monotonic() + every_s
             time.sleep(0.01)
         return value
 
@@ -80,11 +94,12 @@ def wait_until():
 class NodeProcess:
     """A process, its log, and its end."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], lock=None) -> None:
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment,
+            pass_fds=[] if lock is None else [lock.fileno()],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -160,8 +175,9 @@ class NodeProcess:
 class Starter:
     """Starts processes, and leaves none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, domain_lock) -> None:
         self._folder = folder
+        self._domain_lock = domain_lock
         self._started: list[NodeProcess] = []
 
     def start(self, *command: object, **variables: object) -> NodeProcess:
@@ -170,7 +186,7 @@ class Starter:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(logs)}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment |= {name: str(value) for name, value in variables.items()}
-        process = NodeProcess([str(part) for part in command], environment)
+        process = NodeProcess([str(part) for part in command], environment, self._domain_lock)
         self._started.append(process)
         return process
 
@@ -201,7 +217,7 @@ class Starter:
 
 @pytest.fixture
 def starter(tmp_path, own_domain):
-    starter = Starter(tmp_path)
+    starter = Starter(tmp_path, own_domain)
     yield starter
     starter.close()
 
@@ -287,14 +303,11 @@ class Observer:
         self._wait_until = wait_until
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._ended = Future(executor=self._executor)
+        self._thread = threading.Thread(
+            target=self._executor.spin_until_future_complete, args=(self._ended,), daemon=True
+        )
         self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     @staticmethod
     def qos(depth: int = 10, *, reliable: bool = True, latched: bool = False) -> QoSProfile:
@@ -326,6 +339,13 @@ class Observer:
         )
         return publisher
 
+    def withdraw(self, publisher) -> None:
+        """Take a publisher away, on the executor's thread, which would stumble over it else."""
+        done = threading.Event()
+        task = self._executor.create_task(self.node.destroy_publisher, publisher)
+        task.add_done_callback(lambda _: done.set())
+        assert done.wait(WAIT_S), f"{publisher.topic_name} is not taken away in {WAIT_S:g} s"
+
     def call(self, kind, service: str, request, timeout_s: float = WAIT_S):
         """The answer of a service."""
         client = self.node.create_client(kind, service)
@@ -339,10 +359,12 @@ class Observer:
         return future.result()
 
     def close(self) -> None:
-        self._context.try_shutdown()
+        self._ended.set_result(None)
         self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), f"the observer does not end in {WAIT_S:g} s"
         self._executor.shutdown()
         self.node.destroy_node()
+        self._context.try_shutdown()
 
 
 @pytest.fixture
@@ -362,7 +384,7 @@ def module_namespace(request) -> str:
 @pytest.fixture(scope="module")
 def start_module_node(own_domain, tmp_path_factory, module_namespace):
     """As `start_node`, for a process that all tests of a file share."""
-    starter = Starter(tmp_path_factory.mktemp("nodes"))
+    starter = Starter(tmp_path_factory.mktemp("nodes"), own_domain)
     yield functools.partial(starter.start_node, module_namespace)
     starter.close()
 
