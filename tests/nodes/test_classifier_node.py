@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from array import array as array_of_bytes
 
 import cv2
@@ -40,7 +39,7 @@ def node(start_module_node, module_observer):
 
 
 @pytest.fixture(scope="module")
-def topics(node, module_observer, wait_until):
+def topics(node, module_observer, wait_until, photo):
     """The publishers of images and detections, and what comes of them."""
     images = module_observer.publisher(Image, "image_raw")
     infos = module_observer.node.get_subscriptions_info_by_topic
@@ -51,16 +50,29 @@ def topics(node, module_observer, wait_until):
     detections = module_observer.publisher(Detection2DArray, "detections")
     classified = module_observer.subscribe(Detection2DArray, "classified_detections", heard_from=1)
 
-    def is_answered():
+    def send():
         sent.append(header(1 + len(sent)))
-        detections.publish(array(sent[-1], boxes=()))
-        time.sleep(0.2)
-        return classified.messages
+        images.publish(image_message(photo, sent[-1]))
+        detections.publish(array(sent[-1]))
 
     sent = []
-    wait_until(is_answered, "the first answer")  # now each end knows the other
-    classified.wait_for(lambda message: message.header == sent[-1])
+    # Now each end knows the other.
+    wait_until(lambda: classified.messages, "the first answer", again=send)
     return images, detections, classified
+
+
+@pytest.fixture
+def answer_to(topics, wait_until):
+    """The answer to a header's messages; detections are not sent again by the middleware."""
+    classified = topics[2]
+
+    def ask(of, send):
+        def found():
+            return next((m for m in classified.messages if m.header == of), None)
+
+        return wait_until(found, f"an answer to {of.stamp}", again=send)
+
+    return ask
 
 
 def header(seconds: int, nanoseconds: int = 7, frame_id: str = "front/left") -> Header:
@@ -85,15 +97,20 @@ def array(of: Header, boxes=(BOX,)) -> Detection2DArray:
 
 
 @pytest.mark.parametrize("image_first", [True, False], ids=["image_first", "detections_first"])
-def test_everything_comes_back_as_it_was_with_the_finer_names_behind(topics, photo, image_first):
-    images, detections, classified = topics
-    classified.clear()
+def test_everything_comes_back_as_it_was_with_the_finer_names_behind(
+    topics, answer_to, photo, image_first
+):
+    images, detections, _ = topics
     of = header(1000 + image_first, 123456789)
     boxes = (BOX, (0.0, 0.0, 60.0, 60.0))
     sent, image = array(of, boxes), image_message(photo, of)
-    for publisher, message in [(images, image), (detections, sent)][:: 1 if image_first else -1]:
-        publisher.publish(message)
-    (got,) = classified.wait()
+
+    def send():
+        pair = [(images, image), (detections, sent)]
+        for publisher, message in pair[:: 1 if image_first else -1]:
+            publisher.publish(message)
+
+    got = answer_to(of, send)
     finer = [[r.hypothesis for r in d.results[1:]] for d in got.detections]
     bare = copy.deepcopy(got)
     for detection in bare.detections:
@@ -106,38 +123,47 @@ def test_everything_comes_back_as_it_was_with_the_finer_names_behind(topics, pho
         assert [h.score for h in hypotheses] == pytest.approx(expected.scores[row], abs=1e-5)
 
 
-def test_an_empty_array_passes_at_once(topics):
-    _, detections, classified = topics
-    classified.clear()
-    detections.publish(array(header(2000), boxes=()))
-    assert classified.wait() == [array(header(2000), boxes=())]
+def test_an_empty_array_passes_at_once(topics, answer_to):
+    sent = array(header(2000), boxes=())
+    assert answer_to(sent.header, lambda: topics[1].publish(sent)) == sent
 
 
-def test_a_stamp_or_frame_that_differs_is_not_joined_and_said_aloud(topics, photo, node):
+def test_a_stamp_or_frame_that_differs_is_not_joined_and_said_aloud(
+    topics, photo, node, wait_until
+):
     images, detections, classified = topics
-    classified.clear()
-    detections.publish(array(header(3000, 0)))
-    detections.publish(array(header(3000, 0, "rear")))
-    images.publish(image_message(photo, header(3000, 1)))
-    line = node.wait_for_log("no image of the same stamp and frame_id")
-    assert "3000.000000000 of frame_id 'rear'" in line
-    assert "3000.000000001 of frame_id 'front/left'" in line
-    assert classified.messages == []
+
+    def send():
+        detections.publish(array(header(3000, 0)))
+        detections.publish(array(header(3000, 0, "rear")))
+        images.publish(image_message(photo, header(3000, 1)))
+
+    image, rear = (
+        rf"3000\.00000000{nanosecond} of frame_id '{name}'"
+        for nanosecond, name in ((1, "front/left"), (0, "rear"))
+    )
+    said = f"no image of the same stamp and frame_id: newest image {image}, .* detections {rear}"
+    wait_until(lambda: node.count(said), "a warning of both", again=send)
+    assert all(message.header.stamp.sec != 3000 for message in classified.messages)
 
 
-def test_rubbish_in_the_messages_stops_nothing(topics, photo, node):
-    images, detections, classified = topics
-    classified.clear()
+def test_rubbish_in_the_messages_stops_nothing(topics, answer_to, photo, node, wait_until):
+    images, detections, _ = topics
     broken = image_message(photo, header(4000))
     broken.step = 3
-    images.publish(broken)
-    detections.publish(array(header(4000)))
-    node.wait_for_log("passed over an image: step")
+
+    def send_broken():
+        images.publish(broken)
+        detections.publish(array(header(4000)))
+
+    def send_wild():
+        images.publish(image_message(photo, header(4001)))
+        detections.publish(array(header(4001), boxes=(nowhere, BOX)))
+
     nowhere = (float("nan"), float("inf"), -1e30, 1e30)
-    images.publish(image_message(photo, header(4001)))
-    detections.publish(array(header(4001), boxes=(nowhere, BOX)))
-    (got,) = classified.wait()
-    assert got.header == header(4001)
+    said = "passed over an image: step"
+    wait_until(lambda: node.count(said), "a word of the broken image", again=send_broken)
+    got = answer_to(header(4001), send_wild)
     assert len(got.detections[1].results) == 4
 
 

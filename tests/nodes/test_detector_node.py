@@ -235,19 +235,27 @@ def rubbish():
 
 
 @pytest.mark.parametrize("kind", list(rubbish()))
-def test_rubbish_is_passed_over_with_one_line(kind, process, images, ask, results, picture):
+def test_rubbish_is_passed_over_with_one_line(
+    kind, process, images, ask, results, picture, wait_until
+):
     time.sleep(1.0)  # a second after the last such line there may be another
     lines = process.count("passed over an image")
+
+    def said():
+        return process.count("passed over an image") - lines
+
+    def send():
+        for _ in range(3):
+            images.publish(rubbish()[kind])
+            time.sleep(0.1)
+
     results.clear()
     since_s = time.monotonic()
-    for _ in range(3):
-        images.publish(rubbish()[kind])
-        time.sleep(0.1)
+    wait_until(said, "a word of it", again=send)  # all may be displaced where the node stands still
     answer = ask(picture)
     assert answer.detections
     assert [result.header for result in results.messages] == [answer.header]
-    said = process.count("passed over an image") - lines
-    assert 1 <= said <= 1 + int(time.monotonic() - since_s)  # one a second
+    assert said() <= 1 + int(time.monotonic() - since_s)  # one a second
 
 
 def test_enable_pauses_and_goes_on(ask, images, results, stamps, picture, module_observer):
@@ -271,7 +279,7 @@ def test_pictures_with_boxes_are_drawn_for_who_subscribes(ask, picture, module_o
     raw = module_observer.subscribe(Image, "detections/image", heard_from=1)
     jpeg = module_observer.subscribe(CompressedImage, "detections/image/compressed", heard_from=1)
     # The node may hear of its new subscribers only after the first picture.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (raw.messages and jpeg.messages):
         assert time.monotonic() < deadline
         answer = ask(picture)
@@ -289,9 +297,10 @@ def test_diagnostics_tell_of_rates_ages_and_models(
 ):
     inbox = module_observer.subscribe(DiagnosticArray, "/diagnostics", heard_from=1)
 
-    def status_at(level):
+    def status_at(level, words=""):
         known = (status_of(message, module_namespace) for message in inbox.messages)
-        return next((status for status in known if status and status.level == level), None)
+        fits = (status for status in known if status and status.level == level)
+        return next((status for status in fits if words in status.message), None)
 
     def is_ok():
         ask(picture)  # again and again, as a camera would
@@ -310,11 +319,9 @@ def test_diagnostics_tell_of_rates_ages_and_models(
     assert {"age p50 (ms)", "age p95 (ms)", "age p99 (ms)"} <= set(known)
     assert set_parameter("diagnostics.stale_after", 0.2).successful
     try:
-        late = wait_until(lambda: status_at(DiagnosticStatus.WARN), "a warning")
-        assert "stale" in late.message
+        wait_until(lambda: status_at(DiagnosticStatus.WARN, "stale"), "a warning")
         assert set_parameter("diagnostics.stopped_after", 0.3).successful
-        gone = wait_until(lambda: status_at(DiagnosticStatus.ERROR), "an error")
-        assert "stopped" in gone.message
+        wait_until(lambda: status_at(DiagnosticStatus.ERROR, "stopped"), "an error")
     finally:
         set_parameter("diagnostics.stale_after", 2.0)
         set_parameter("diagnostics.stopped_after", 10.0)

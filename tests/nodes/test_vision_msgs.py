@@ -21,7 +21,7 @@ except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
 
 
 def test_a_detection_array_comes_back_from_another_process_as_it_was(
-    observer, start_process, namespace
+    observer, start_process, namespace, wait_until
 ):
     start_process(sys.executable, "-c", TALKER, namespace)
     inbox = observer.subscribe(Detection2DArray, "back", heard_from=1)
@@ -29,5 +29,6 @@ def test_a_detection_array_comes_back_from_another_process_as_it_was(
     box = BoundingBox2D(size_x=320.5, size_y=0.25)
     sent = Detection2DArray(detections=[Detection2D(id="7", bbox=box)])
     sent.header.frame_id = "front/left"
-    publisher.publish(sent)
-    assert inbox.wait() == [sent]
+    # The other process may know our publisher sooner than our subscription.
+    wait_until(lambda: inbox.messages, "an echo", again=lambda: publisher.publish(sent))
+    assert inbox.messages[0] == sent

@@ -16,6 +16,8 @@ import pytest
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
+from nodes.detection_messages import stamp_ns
+
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = Path(sys.prefix)
 NODES = ("vision_node", "camera_node", "detector_node", "classifier_node")
@@ -112,7 +114,7 @@ def test_the_workspace_uses_its_own_modules_and_models(workspace, start_installe
 
 
 def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
-    workspace, start_installed, observer, namespace
+    workspace, start_installed, observer, namespace, wait_until
 ):
     found = observer.subscribe(Detection2DArray, "detections")
     images = observer.subscribe(Image, "image_raw")
@@ -122,9 +124,16 @@ def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
         *("--params-file", str(workspace / "install/vision/share/vision/config/vision.yaml")),
         *("-p", SCENE, "-p", "score_threshold:=0.1"),
     )
-    message = found.wait_for(lambda message: message.detections, timeout_s=120)
+
+    def both() -> list:
+        """A message with objects and its image; who subscribes is met in any order."""
+        stamps = {stamp_ns(image.header): image for image in images.messages}
+        of = ((message, stamps.get(stamp_ns(message.header))) for message in found.messages)
+        return next(([m, image] for m, image in of if m.detections and image is not None), [])
+
+    message, image = wait_until(both, "objects and their image", 120)
     assert message.header.frame_id == "scene"
-    assert images.wait_for(lambda image: image.header == message.header).width == 320
+    assert (image.header, image.width) == (message.header, 320)
     assert node.stop(signal.SIGINT) == 0
     assert "Traceback" not in node.log
 

@@ -18,7 +18,7 @@ RECEIVED = Path("/sys/class/net/eth0/statistics/rx_bytes")
 
 
 def main() -> None:
-    """Record until `COUNT` images have their detections."""
+    """Record until `COUNT` images have their detections, and there is an object in one of them."""
     namespace, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     rclpy.init(args=[])
     node = rclpy.create_node("recorder", namespace=namespace)
@@ -29,11 +29,11 @@ def main() -> None:
         (Detection2DArray, "detections", arrays),
     ):
         node.create_subscription(kind, topic, _keeper(kept), QoSProfile(depth=50))
-    while len(jpegs.keys() & arrays.keys()) < count:
+    while not _is_enough(jpegs.keys() & arrays.keys(), arrays, count):
         rclpy.spin_once(node)
         sys.stdout.write(f"{len(jpegs)} images, {len(arrays)} of detections\n")
     content: dict[str, object] = {"received_bytes": int(RECEIVED.read_text())}
-    for i, stamp in enumerate(sorted(jpegs.keys() & arrays.keys())[:count]):
+    for i, stamp in enumerate(sorted(jpegs.keys() & arrays.keys())):
         content[f"jpeg{i}"] = np.asarray(jpegs[stamp].data, np.uint8)
         boxes = [d.bbox for d in arrays[stamp].detections]
         content[f"boxes{i}"] = np.array(
@@ -44,6 +44,10 @@ def main() -> None:
     np.savez(out, **content)
     sys.stdout.write("recorded\n")
     rclpy.shutdown()
+
+
+def _is_enough(stamps: set, arrays: dict, count: int) -> bool:
+    return len(stamps) >= count and any(arrays[stamp].detections for stamp in stamps)
 
 
 def _keeper(kept: dict):
