@@ -15,6 +15,7 @@ SECONDS = float(os.environ.get("VISION_SOAK_S", "10"))
 SETTLED_AFTER = 60  # results, by when buffers have their size and models are warm
 GROWTH_MB = 12.0  # what an allocator may do; one picture a second kept would show in ten seconds
 PERIOD_S = 0.2
+FEWEST = 15  # looks, however long one takes
 
 
 def test_memory_does_not_grow_at_30_images_a_second(start_node, observer, wait_until):
@@ -26,21 +27,34 @@ def test_memory_does_not_grow_at_30_images_a_second(start_node, observer, wait_u
         "classifier_node": start_node("classifier_node"),
     }
     found.wait(SETTLED_AFTER, timeout_s=120)
-    sizes: dict[str, list[float]] = {name: [] for name in nodes}
     processes = {name: psutil.Process(node.pid) for name, node in nodes.items()}
-    end_s = time.monotonic() + SECONDS
-    while time.monotonic() < end_s:
-        for name, process in processes.items():
-            sizes[name].append(process.memory_info().rss / 2**20)
-        found.clear()
-        pictures.clear()
-        found.wait(timeout_s=60)
-        wait_until(_after(PERIOD_S), "the next look")
-    for name, values in sizes.items():
-        third = len(values) // 3
-        before, after = statistics.median(values[:third]), statistics.median(values[-third:])
-        sys.stdout.write(f"{name}: {before:.1f} MB, after {SECONDS:g} s {after:.1f} MB\n")
-        assert after - before < GROWTH_MB, (name, values)
+
+    def growth() -> dict[str, float]:
+        """Of each process, in MB, from the first third of the time to the last."""
+        sizes: dict[str, list[float]] = {name: [] for name in nodes}
+        end_s = time.monotonic() + SECONDS
+        while time.monotonic() < end_s or len(sizes["camera_node"]) < FEWEST:
+            for name, process in processes.items():
+                sizes[name].append(process.memory_info().rss / 2**20)
+            found.clear()
+            pictures.clear()
+            found.wait(timeout_s=60)
+            wait_until(_after(PERIOD_S), "the next look")
+        return {name: _grown(name, values) for name, values in sizes.items()}
+
+    # What waits for a node that stands still is kept, up to its bound, and the memory with it: so
+    # it may grow once in a while, but not time after time.
+    grown = [growth()]
+    while len(grown) < 3 and max(grown[-1].values()) >= GROWTH_MB:
+        grown.append(growth())
+    assert max(grown[-1].values()) < GROWTH_MB, grown
+
+
+def _grown(name: str, values: list[float]) -> float:
+    third = len(values) // 3
+    before, after = statistics.median(values[:third]), statistics.median(values[-third:])
+    sys.stdout.write(f"{name}: {before:.1f} MB, after {SECONDS:g} s {after:.1f} MB\n")
+    return after - before
 
 
 def _after(seconds: float):

@@ -50,19 +50,39 @@ def test_every_node_ends_in_time_while_images_come(
         "classifier_node": (Detection2DArray, "classified_detections"),
     }
     inboxes = {name: observer.subscribe(*output) for name, output in outputs.items()}
-    scene = {"source": "scene:?size=640x480&fps=30"}
-    nodes = {
-        "camera_node": start_node("camera_node", scene, "-r", "image_raw:=scene"),
-        "detector_node": start_node("detector_node", {}, "-r", "detections:=found"),
-        "vision_node": start_node("vision_node", {}, "-r", "detections:=all"),
-        "classifier_node": start_node("classifier_node"),
+    started_with = {
+        "camera_node": ({"source": "scene:?size=640x480&fps=30"}, "-r", "image_raw:=scene"),
+        "detector_node": ({}, "-r", "detections:=found"),
+        "vision_node": ({}, "-r", "detections:=all"),
+        "classifier_node": ({},),
     }
-    for name in NODES:
-        inboxes[name].wait(timeout_s=60)
-    for name in NODES:
-        sent = time.monotonic()
-        nodes[name].send(number)
-        time.sleep(0.02)  # and once more into its end, as after Ctrl-C from a launch file
-        assert nodes[name].stop(number) == 0, name
-        assert time.monotonic() - sent < WITHIN_S * crowding(), name
-        assert "Traceback" not in nodes[name].log
+
+    def late(names: list[str]) -> list[str]:
+        """Those that took too long to end, once all are at work."""
+        nodes = {name: start_node(name, *started_with[name]) for name in names}
+        for name in names:
+            inboxes[name].wait(timeout_s=120)
+        slow = []
+        for name in names:
+            took_s = took_to_end(nodes[name], number)
+            if took_s >= WITHIN_S and took_s >= WITHIN_S * crowding():
+                slow.append(name)
+            inboxes[name].clear()
+        return slow
+
+    remaining = list(NODES)
+    for _ in range(3):  # the machine may have stood still meanwhile, but not time after time
+        remaining = late(remaining)
+    assert not remaining
+
+
+def took_to_end(node, number) -> float:
+    """Seconds from the signal to the end, which is to be a clean one."""
+    sent_s = time.monotonic()
+    node.send(number)
+    time.sleep(0.02)  # and once more into its end, as after Ctrl-C from a launch file
+    code = node.stop(number)
+    ended_s = time.monotonic()
+    assert code == 0, node.log
+    assert "Traceback" not in node.log
+    return ended_s - sent_s
