@@ -126,7 +126,10 @@ def test_every_layer_becomes_an_integer_kernel(network, tmp_path):
     assert kinds["QLinearConv"] == convolutions
     assert kinds["QLinearLeakyRelu"] == convolutions
     assert kinds["MatMulIntegerToFloat"] == 2
-    assert not {"Conv", "LeakyRelu", "Cast", "QuantizeLinear", "Concat"} & set(kinds)
+    assert not {"Conv", "LeakyRelu", "Cast", "Concat"} & set(kinds)
+    # ONNX Runtime before 1.20 cuts no integers: each cut costs a conversion there.
+    cuts_integers = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 20)
+    assert kinds["QuantizeLinear"] == (0 if cuts_integers else kinds_of(rewritten)["Slice"])
 
 
 def test_nodes_kept_in_float_keep_their_weights(network):
