@@ -67,7 +67,6 @@ class Command:
         prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.started_s = time.monotonic()
         self.ready_s: float | None = None
         self.lines: list[str] = []
         self.process = subprocess.Popen(

@@ -44,7 +44,7 @@ USUAL_MS = 1000.0
 GROWTH_MB = 40.0
 SHORTLY_S = 3.0
 LAST_S = 10.0  # more than a last result takes on its way
-SETTLED_S = 8.0  # after its start a process has what memory it needs
+SETTLED_S = 7.0  # after its first results a process has what memory it needs
 FATES = ("given", "superseded", "gone", "invalid", "repeated", "unread")
 
 
@@ -115,6 +115,7 @@ class Soak:
         self._size = size
         self._all: list[Command] = []
         self._memory: dict[Command, list[float]] = {}
+        self._at_work_s: dict[Command, float] = {}  # since when
         self.running: dict[str, Command] = {}
         self.frames, self.results = Ledger(), Ledger()
         self.recoveries_s: list[float] = []
@@ -275,7 +276,7 @@ class Soak:
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
             for command in self.running.values():
-                if now - command.started_s > SETTLED_S:
+                if now - self._at_work_s.setdefault(command, now) > SETTLED_S:
                     self._memory.setdefault(command, []).append(command.rss_mb())
             time.sleep(min(0.5, max(until - now, 0)))
 
