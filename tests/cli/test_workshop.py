@@ -143,31 +143,45 @@ def test_side_by_side_picture_has_a_column_for_each_model(comparison):
     assert height > 3 * 200
 
 
-def test_page_looks_right_in_a_browser(comparison):
+@pytest.fixture
+def browse(tmp_path_factory):
+    """Start a browser without a window; gives what it prints.
+
+    One that breaks is started anew, three times in all: that says nothing of the page.
+    """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-        f"--user-data-dir={comparison / 'profile'}", "--force-color-profile=srgb",
-        "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
-    ]  # fmt: skip
-    page = (comparison / "page.html").as_uri()
-    size, shot = ["--window-size=1200,1600"], comparison / "shot.png"
-    subprocess.run(
-        [*command, *size, f"--screenshot={shot}", page],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+
+    def browse(*arguments: object) -> str:
+        failures = []
+        for _ in range(3):
+            command = [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                "--force-color-profile=srgb", "--disable-dev-shm-usage", "--no-first-run",
+                "--disable-background-networking",
+                f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+            ]  # fmt: skip
+            try:
+                return subprocess.run(
+                    [*command, *map(str, arguments)], check=True, capture_output=True, timeout=120
+                ).stdout.decode()
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                failures.append(f"{error}: {error.stderr}")
+        pytest.fail("\n".join(failures))
+
+    return browse
+
+
+def test_page_looks_right_in_a_browser(comparison, browse):
+    page, shot = (comparison / "page.html").as_uri(), comparison / "shot.png"
+    browse("--window-size=1200,1600", f"--screenshot={shot}", page)
     found = cv2.imread(str(shot))
     # The samples are in it: the astronaut's orange suit and the red saucer, on a light page.
     blue, green, red = (found[..., channel].astype(int) for channel in range(3))
     assert ((red > 150) & (green < 110) & (blue < 90)).mean() > 0.02
     assert (found.min(axis=2) > 235).mean() > 0.3
-    text = subprocess.run(
-        [*command, "--dump-dom", page], check=True, capture_output=True, timeout=300
-    ).stdout.decode()
+    text = browse("--dump-dom", page)
     assert "<title>broken" not in text
     assert text.count("<table>") == 2
 
