@@ -54,8 +54,8 @@ class Dialer:
         if isinstance(failure, HangError):
             self._isolate = True
         request = self.request
-        open_limit_s = request.open_timeout_s + HANG_GRACE_S
         read_limit_s = request.read_timeout_s + HANG_GRACE_S
+        open_limit_s = request.open_timeout_s + read_limit_s  # a stream's first frames are read
         if self._isolate:
             return ChildReader(
                 dataclasses.asdict(request),

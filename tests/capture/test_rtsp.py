@@ -216,7 +216,7 @@ def test_server_that_accepts_and_sends_nothing_is_bad_input(proxy: Proxy) -> Non
 def test_stream_that_stalls_is_opened_again(
     proxy: Proxy, is_fresh: Callable[[Frame], bool]
 ) -> None:
-    with open_source(address(proxy), read_timeout_s=1.0, open_timeout_s=1.0) as source:
+    with open_source(address(proxy), read_timeout_s=1.0) as source:
         read_until(source, lambda frame: frame.seq >= 30)
         proxy.flowing.clear()
         resume = threading.Timer(4.0, proxy.flowing.set)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -138,6 +140,38 @@ def test_server_that_never_answers_is_given_up_after_the_open_timeout(server: Se
     server.paths["/mute"] = lambda _: server.gone.wait(30)
     with pytest.raises(SourceError, match=r"no video came within \d+\.\d s"):
         open_source(server.url("/mute"), open_timeout_s=1.0)
+
+
+class Mute(socketserver.StreamRequestHandler):
+    """An rtsp server that agrees to everything and then sends no picture."""
+
+    SDP = "v=0\r\ns=mute\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+    ANSWERS: ClassVar[dict[str, str]] = {
+        "DESCRIBE": f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n\r\n{SDP}",
+        "SETUP": "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n\r\n",
+    }
+
+    def handle(self) -> None:
+        while request := self.rfile.readline().decode():
+            number = "0"
+            while line := self.rfile.readline().decode().strip():
+                if line.startswith("CSeq:"):
+                    number = line[5:].strip()
+            answer = self.ANSWERS.get(request.split()[0], "\r\n")
+            self.wfile.write(f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{answer}".encode())
+
+
+def test_server_that_agrees_and_sends_nothing_is_not_taken_for_a_decoder_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.capture.live.HANG_GRACE_S", 1.5)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mute) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"rtsp://127.0.0.1:{server.server_address[1]}/cam"
+        with pytest.raises(SourceError, match=r"sent nothing for \d\.\d s; after 0 frames"):
+            open_source(url, open_timeout_s=1.0, read_timeout_s=2.0)
+        server.shutdown()
 
 
 def test_opening_leaves_the_environment_as_it_was(server: Server) -> None:
