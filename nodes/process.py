@@ -82,8 +82,8 @@ def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> N
         os._exit(0)
     gc.collect()  # rclpy's own circles keep the participant, and its shared memory
     gc.freeze()  # to go through all the rest again would take the interpreter a second
-    if life.failure is not None and not isinstance(life.failure, VisionError):
-        raise life.failure
+    if life.fault is not None:
+        raise life.fault
     if threading.active_count() > 1:  # left behind in there, where the interpreter might wait too
         os._exit(life.exit_code)
     sys.exit(life.exit_code)
@@ -102,14 +102,8 @@ class _Life(threading.Thread):
         self._wake: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._is_ending = False
-        self.failure: BaseException | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """What the process ends with."""
-        if self.failure is None:
-            return 0
-        return 2 if isinstance(self.failure, InputError) else 1
+        self.exit_code = 0
+        self.fault: BaseException | None = None
 
     def end(self) -> None:
         """Ask for the end, from another thread."""
@@ -122,8 +116,11 @@ class _Life(threading.Thread):
         """The whole life; whatever ends it early wakes the main thread."""
         try:
             self._live()
+        except VisionError as error:
+            # Not the error itself: its traceback keeps the node, and with it its shared memory.
+            self.exit_code = 2 if isinstance(error, InputError) else 1
         except BaseException as error:  # the main thread shows it
-            self.failure = error
+            self.fault = error
         if not self._is_ending:
             self._stop_requests.make()
 

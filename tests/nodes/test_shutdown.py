@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +76,29 @@ def test_every_node_ends_in_time_while_images_come(
     for _ in range(3):  # the machine may have stood still meanwhile, but not time after time
         remaining = late(remaining)
     assert not remaining
+
+
+HELD = """
+from nodes.process import run
+from nodes.vision_node import VisionNode
+
+try:
+    run(VisionNode, ["--ros-args", "-p", "max_rate:=10"])
+except SystemExit as end:
+    with open("/proc/self/maps") as maps:
+        held = [line.split()[-1] for line in maps if "/fastdds_" in line]
+    print("ended with", end.code, "and holds", held)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").is_file(), reason="needs /proc to see what it holds"
+)
+def test_a_node_that_cannot_begin_lets_go_of_its_shared_memory(start_process):
+    """It is 32 MB each time, and a launch file may start such a node again and again."""
+    process = start_process(sys.executable, "-c", HELD)
+    assert process.wait() == 0
+    assert process.count(r"ended with 2 and holds \[\]"), process.log
 
 
 def took_to_end(node, number) -> float:
