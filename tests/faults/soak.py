@@ -92,8 +92,8 @@ class Ledger:
         newest_ns = self.newest_ns.get(header.sender, 0)
         assert header.stamp_ns > newest_ns or header.seq < 5, "a frame came twice"
         self.news.setdefault(header.sender, time.monotonic())
-        self.next_count[header.sender] = header.count + 1
         self.newest_ns[header.sender] = header.stamp_ns
+        self.next_count[header.sender] = header.count + 1
         self.seen += 1
         age_ns = received.age_ns()
         assert age_ns is not None
@@ -268,10 +268,6 @@ class Soak:
     def _newest_shown(self, name: str) -> int:
         return max((line["stamp_ns"] for line in last_lines(self.file(name, "jsonl"))), default=0)
 
-    def _last_shown(self) -> int:
-        """The number of the frame whose result the viewer has last had."""
-        return int(last_lines(self.file("viewer", "jsonl"))[-1]["seq"])
-
     def _let_run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
@@ -324,12 +320,21 @@ class Soak:
         self.file("viewer", "jsonl").unlink(missing_ok=True)
         self.start("viewer")
         self.start("detector", "--await-subscriber")
-        self.start("camera", "--await-subscriber", "--every-frame")
+        self.start("camera", "--await-subscriber")
         wait_for(lambda: self._shown("viewer"), "a result at the last viewer")
+        frames = Ledger()
+        observer = Observer(self._frames_at, frames.check)
         time.sleep(seconds)
         camera = self._end("camera")
-        last = camera["processed"] - 1  # no frame was left out, so they are numbered in a row
-        if not happens(lambda: self._last_shown() == last, LAST_S):
+        sent = camera["sent"]["frame/scene"]["sent"]
+
+        def has_last() -> bool:
+            is_known = sent in frames.next_count.values()
+            return is_known and self._newest_shown("viewer") in frames.newest_ns.values()
+
+        has_come = happens(has_last, LAST_S)
+        observer.close()
+        if not has_come:
             return False
         detector, viewer = self._end("detector"), self._end("viewer")
         check_hop(camera, detector, "frame/scene")
