@@ -12,7 +12,7 @@ import time
 import pytest
 
 from .link import Link, Namespaces, Shape, Unavailable, takes_loss_for_a_full_link
-from .processes import IN_HAND, ROOT, WAIT_S, Command, how_many_above, json_of, wait_for
+from .processes import ROOT, WAIT_S, Command, json_of, wait_for
 
 FPS = 30
 PORT = 5555
@@ -100,20 +100,25 @@ class Scenario:
             wait_for(lambda viewer=viewer: len(viewer.frames) > 10, f"ten frames over {name}")
         return time.monotonic()
 
+    def end(self):
+        """End all in order, from the source on."""
+        assert self.camera.end() == 0
+        for viewer in self.viewers.values():
+            viewer.end()
+
 
 @pytest.fixture
 def scenario(tmp_path):
-    with contextlib.ExitStack() as stack:
+    @contextlib.contextmanager
+    def make(*arguments):
+        try:
+            made = Scenario(tmp_path, *arguments)
+        except Unavailable as error:
+            pytest.skip(str(error))
+        with made.stack:
+            yield made
 
-        def make(*arguments):
-            try:
-                made = Scenario(tmp_path, *arguments)
-            except Unavailable as error:
-                pytest.skip(str(error))
-            stack.enter_context(made.stack)
-            return made
-
-        yield make
+    return make
 
 
 def percentile(values, of_100):
@@ -122,7 +127,7 @@ def percentile(values, of_100):
 
 def report(capsys, name, viewer, since_s):
     ages = viewer.ages_ms(since_s)
-    last = viewer.frames[-1]
+    last = next(one for one in reversed(viewer.frames) if one["offset_ms"] is not None)
     with capsys.disabled():
         print(  # noqa: T201 - figures that a log should have
             f"\n{name}: {len(ages)} frames, age p50 {percentile(ages, 50):.0f} ms, p95 "
@@ -132,69 +137,86 @@ def report(capsys, name, viewer, since_s):
         )
 
 
-def cut_for_a_while(viewer):
-    """When its link was restored, and how long it took then until frames came again."""
-    viewer.link.cut()
-    time.sleep(OUTAGE_S)
-    viewer.link.restore()
-    restored_s = time.monotonic()
-    wait_for(lambda: viewer.since(restored_s), "a frame after the cut")
-    return restored_s, viewer.since(restored_s)[0]["at_s"] - restored_s
+def tried(attempt):
+    """Try again what comes too late or too old: where that is our fault it does so each time."""
+    for _ in range(TRIES):
+        complaints = attempt()
+        if not complaints:
+            return
+    pytest.fail(f"{TRIES} times, at last: {complaints}")
 
 
 @pytest.mark.slow
 def test_bad_links_cost_frames_but_no_freshness_and_nobody_else_anything(scenario, capsys):
-    scene = scenario(SHAPES, "640x360")
-    begin_s = scene.await_all()
-    cut = scene.viewers["cut-5s"]
-    for _ in range(TRIES):
-        restored_s, back_s = cut_for_a_while(cut)
-        if back_s < RECOVERY_S:
-            break
-    time.sleep(4.0)
-    assert scene.camera.end() == 0
-    for name, viewer in scene.viewers.items():
-        viewer.end()
-        report(capsys, name, viewer, begin_s)
-    with capsys.disabled():
-        print(f"\nback after {back_s:.2f} s")  # noqa: T201
-    assert back_s < RECOVERY_S
+    def attempt():
+        with scenario(SHAPES, "640x360") as scene:
+            begin_s = scene.await_all()
+            cut = scene.viewers["cut-5s"]
+            cut.link.cut()
+            time.sleep(OUTAGE_S)
+            cut.link.restore()
+            restored_s = time.monotonic()
+            wait_for(lambda: cut.since(restored_s), "a frame after the cut")
+            time.sleep(4.0)
+            scene.end()
+            seconds = time.monotonic() - begin_s
+            for name, viewer in scene.viewers.items():
+                report(capsys, name, viewer, begin_s)
+                check_what_came(name, viewer)
+            back_s = cut.since(restored_s)[0]["at_s"] - restored_s
+            with capsys.disabled():
+                print(f"\nback after {back_s:.2f} s")  # noqa: T201
+            good = scene.viewers["good"]
+            count = good.counts["frame/scene"]
+            sent = json_of(scene.stats)["sent"]["frame/scene"]["sent"]
+            assert count["received"] + count.get("lost", 0) <= sent
+            hold = {
+                "back soon": back_s < RECOVERY_S,
+                "fresh when back": max(cut.ages_ms(restored_s)) < 1000,
+                "nobody else held up": len(good.ages_ms(begin_s)) > 0.8 * FPS * seconds,
+                **{name: are_fresh(scene, name, begin_s) for name in scene.viewers},
+            }
+            return [what for what, holds in hold.items() if not holds]
 
-    for name, viewer in scene.viewers.items():
-        delay_ms = SHAPES[name].delay_ms
-        ages = viewer.ages_ms(begin_s)
-        if SHAPES[name].loss < MUCH_LOSS or not scene.slows_at_loss:
-            assert percentile(ages, 95) < 700 + delay_ms, name
-            assert how_many_above(3000 + delay_ms, ages) <= IN_HAND, name
-        known = [frame for frame in viewer.since(begin_s) if frame["offset_ms"] is not None]
-        for frame in known:
-            # Both ends have the same clock in truth, so that the estimate can be judged.
-            assert abs(frame["offset_ms"]) <= frame["error_ms"], name
-            assert delay_ms <= frame["error_ms"], name
-        assert known[-1]["error_ms"] < 1000 + delay_ms, name
-        seqs = [frame["seq"] for frame in viewer.frames]
-        assert seqs == sorted(set(seqs)), name
-    assert how_many_above(1000, cut.ages_ms(restored_s)) <= IN_HAND
-    camera = json_of(scene.stats)
-    assert camera["processed"] > 0.8 * camera["captured"]  # nobody has held it up
-    count = scene.viewers["good"].counts["frame/scene"]
-    sent = count["received"] + count.get("lost", 0)
-    assert count["received"] > 0.7 * sent  # who stands for a second loses some by himself
-    assert sent <= camera["sent"]["frame/scene"]["sent"]
+    tried(attempt)
+
+
+def check_what_came(name, viewer):
+    """What holds however slow the machine is."""
+    delay_ms = SHAPES[name].delay_ms
+    known = [frame for frame in viewer.frames if frame["offset_ms"] is not None]
+    for frame in known:
+        # Both ends have the same clock in truth, so that the estimate can be judged.
+        assert abs(frame["offset_ms"]) <= frame["error_ms"], name
+        assert delay_ms <= frame["error_ms"], name
+    assert known[-1]["error_ms"] < 1000 + delay_ms, name
+    seqs = [frame["seq"] for frame in viewer.frames]
+    assert seqs == sorted(set(seqs)), name
+
+
+def are_fresh(scene, name, since_s):
+    shape, ages = SHAPES[name], scene.viewers[name].ages_ms(since_s)
+    if shape.loss >= MUCH_LOSS and scene.slows_at_loss:
+        return True
+    return percentile(ages, 95) < 700 + shape.delay_ms and ages[-1] < 3000 + shape.delay_ms
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quality", [95, 50], ids=["too-much", "fitting"])
 def test_a_link_that_is_too_slow_gets_fewer_frames_and_fresh_ones(scenario, capsys, quality):
-    scene = scenario({"20mbit": Shape(rate_mbit=20, delay_ms=5)}, "1280x720", quality)
-    begin_s = scene.await_all()
-    viewer = scene.viewers["20mbit"]
-    time.sleep(6.0)
-    wait_for(lambda: len(viewer.since(begin_s + 1)) > 5 * 5, "some frames on the slow link")
-    assert scene.camera.end() == 0
-    viewer.end()
-    report(capsys, f"20 Mbit/s at quality {quality}", viewer, begin_s + 1)
-    ages = viewer.ages_ms(begin_s + 1)
-    # History would make nearly all of them old; who stands still for a moment, a few.
-    assert percentile(ages, 75) < 700
-    assert how_many_above(1500, ages) <= IN_HAND
+    def attempt():
+        shapes = {"20mbit": Shape(rate_mbit=20, delay_ms=5)}
+        with scenario(shapes, "1280x720", quality) as scene:
+            begin_s = scene.await_all()
+            time.sleep(6.0)
+            scene.end()
+            viewer = scene.viewers["20mbit"]
+            report(capsys, f"20 Mbit/s at quality {quality}", viewer, begin_s + 1)
+            ages = viewer.ages_ms(begin_s + 1)
+            hold = {
+                "enough": len(ages) > 5 * 5,
+                "fresh": bool(ages) and percentile(ages, 95) < 700 and ages[-1] < 1500,
+            }
+            return [what for what, holds in hold.items() if not holds]
+
+    tried(attempt)
