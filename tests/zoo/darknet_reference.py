@@ -166,7 +166,7 @@ class Network:
         windows = windows[:, ::stride, ::stride]
         weight = p["weight"].astype(np.float64)
         parts = zip(np.split(windows, groups), np.split(weight, groups), strict=True)
-        y = np.concatenate([np.einsum("crwij,ocij->orw", a, b) for a, b in parts])
+        y = np.concatenate([np.einsum("crwij,ocij->orw", a, b, optimize=True) for a, b in parts])
         if "scale" in p:
             normal = (y - p["mean"][:, None, None]) / np.sqrt(p["variance"] + 1e-5)[:, None, None]
             y = normal * p["scale"][:, None, None]
