@@ -65,7 +65,10 @@ class Camera(GstRtspServer.RTSPMediaFactory):
 
     def push(self) -> bool:
         for source in self.sources:
-            source.emit("push-buffer", Gst.Buffer.new_wrapped(clock_picture(*self.size)))
+            # One that does not run yet has no time to stamp pictures with: it would take the time
+            # since the machine was started, and the stream would wait until it is that late.
+            if source.get_state(0).state == Gst.State.PLAYING:
+                source.emit("push-buffer", Gst.Buffer.new_wrapped(clock_picture(*self.size)))
         return True
 
     def resize(self, width: int, height: int) -> None:
