@@ -5,7 +5,8 @@ from pipeline.transport.publisher import Publisher
 from pipeline.transport.results import ResultSubscription
 from pipeline.transport.security import KeyPair, Security, load_key_pair, load_public_key, make_keys
 from pipeline.transport.source import FrameSubscription, open_subscription, subscribe_frames
-from pipeline.transport.subscriber import Received, Subscriber, check_subscription
+from pipeline.transport.subscriber import Received, Subscriber
+from pipeline.transport.subscribing import check_subscription
 from pipeline.transport.wire import Limits, WireError
 
 __all__ = [

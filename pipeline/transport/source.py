@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
 from pipeline.transport.address import parse_address
 from pipeline.transport.clock import Offset
 from pipeline.transport.security import Security
-from pipeline.transport.subscriber import check_subscription
+from pipeline.transport.subscribing import check_subscription
 from pipeline.transport.subscription import POLL_S, Subscription, Turnstile
 from pipeline.transport.wire import Limits
 from pipeline.types import Frame

@@ -15,15 +15,16 @@ import zmq
 
 from pipeline.errors import ConfigError
 from pipeline.transport import payload, wire
-from pipeline.transport.address import Address, is_loopback, parse_address
+from pipeline.transport.address import is_loopback
 from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
 from pipeline.transport.line import Line, connect
 from pipeline.transport.ring_file import Gone, OutOfReach
 from pipeline.transport.security import Security
 from pipeline.transport.shared_memory import RingReader
-from pipeline.transport.sockets import Endpoint, is_readable
+from pipeline.transport.sockets import is_readable
 from pipeline.transport.streams import Stream, Streams
-from pipeline.transport.turns import ready_message, turn_prefix
+from pipeline.transport.subscribing import open_socket, parse_addresses, topics_of, turn_of
+from pipeline.transport.turns import ready_message
 from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
 from pipeline.transport.wire_result import result_of
 from pipeline.types import Frame, Image, Result
@@ -94,13 +95,13 @@ class Subscriber:
         limits: Limits | None = None,
         security: Security | None = None,
     ) -> None:
-        parsed = _parsed(addresses)
+        parsed = parse_addresses(addresses)
         self._limits = limits or Limits()
         self._security = security or Security()
-        self._topics = _topics(parsed, frames, results)
+        self._topics = topics_of(parsed, frames, results)
         self._pending: dict[Stream, deque[Message]] = {}
         self._held = MAX_HELD if every else 1
-        self._turn = _turn_of(group)
+        self._turn = turn_of(group)
         self._frames_had = 0
         self._rings: dict[str, RingReader] = {}
         self._lines: dict[str, Line] = {}
@@ -110,7 +111,7 @@ class Subscriber:
         self.counts = self._streams.counts
         if group is not None and (results or not frames):
             raise ConfigError(f"group '{group}': its members take turns on frames, not on results")
-        self._endpoint = _open(parsed, self._turn, self._security, self._limits, streams)
+        self._endpoint = open_socket(parsed, self._turn, self._security, self._limits, streams)
         for topic in self._topics:
             self._subscribe(topic)
 
@@ -351,56 +352,6 @@ class Subscriber:
             return False
         self._warned_at_s[kind] = now_s
         return True
-
-
-def check_subscription(
-    addresses: str | Sequence[str], *, group: str | None = None, security: Security | None = None
-) -> None:
-    """Raise `ConfigError` where it cannot be subscribed to addresses so.
-
-    Nothing is subscribed to: a publisher that awaits a subscriber would begin, and nobody would
-    have what it sends.
-    """
-    _open(_parsed(addresses), _turn_of(group), security or Security(), Limits(), streams=1).close()
-
-
-def _parsed(addresses: str | Sequence[str]) -> list[Address]:
-    texts = [addresses] if isinstance(addresses, str) else addresses
-    if not texts:
-        raise ConfigError("subscribe: no address was given")
-    return [parse_address(text) for text in texts]
-
-
-def _turn_of(group: str | None) -> bytes:
-    return turn_prefix(group) if group is not None else b""
-
-
-def _open(
-    addresses: list[Address], turn: bytes, security: Security, limits: Limits, streams: int
-) -> Endpoint:
-    """The socket of a subscriber at all of the addresses, with no subscription yet."""
-    # A member of a group has something to say to the publisher, for which there is XSUB.
-    kind = zmq.XSUB if turn else zmq.SUB
-    endpoint = Endpoint(kind, security, limits.max_part_bytes, streams)
-    try:
-        for address in addresses:
-            endpoint.open(address, address.bind is True)
-    except BaseException:
-        endpoint.close()
-        raise
-    return endpoint
-
-
-def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[bytes]:
-    """What to subscribe to: a topic, or a beginning of topics that ends with a slash."""
-    cameras = {address.camera for address in addresses}
-    topics = []
-    for camera in {None} if None in cameras else cameras:
-        if frames:
-            topics.append(wire.frame_topic(camera) if camera else b"frame/")
-        if results:
-            topics.append(wire.result_topic(camera) if camera else b"result/")
-    return topics
 
 
 def _here() -> str:
