@@ -167,8 +167,9 @@ class ClockServer:
             protect(socket, address, security, bind=True)
             opened.set_result(_bind_beside(socket, address))
             while not self._stop.is_set():
-                if socket.poll(POLL_MS):
-                    socket.send(answer_to(_received(socket), self._now_ns))
+                question = _received(socket)
+                if question is not None:
+                    socket.send(answer_to(question, self._now_ns))
 
 
 def answer_to(question: bytes, now_ns: Callable[[], int]) -> bytes:
@@ -244,14 +245,15 @@ class ClockClient:
         """Wait for the answer; 1 where one came that counts."""
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while not self._stop.is_set() and time.monotonic() < deadline:
-            if socket.poll(POLL_MS):
-                t4 = self._now_ns()
-                sample = read_answer(_received(socket), t4)
-                if sample is None:
-                    return 0
-                self._filter.add(sample, time.monotonic_ns())
-                self._judge()
-                return 1
+            answer = _received(socket)
+            if answer is None:
+                continue
+            sample = read_answer(answer, self._now_ns())
+            if sample is None:
+                return 0
+            self._filter.add(sample, time.monotonic_ns())
+            self._judge()
+            return 1
         return 0
 
     def _judge(self) -> None:
@@ -271,10 +273,17 @@ class ClockClient:
         self._is_far = is_far
 
 
-def _received(socket: zmq.Socket[bytes]) -> bytes:
-    """A message of one part; nothing where it has several, which nobody here sends."""
-    parts = socket.recv_multipart()
-    return parts[0] if len(parts) == 1 else b""
+def _received(socket: zmq.Socket[bytes]) -> bytes | None:
+    """Wait a moment for a message of one part; empty where it has several, None where none comes.
+
+    What is there by `poll` may be an answer that comes too late, or no question, which the socket
+    drops: then `recv` would wait for the next one, and the time be taken before that has come.
+    """
+    try:
+        parts = socket.recv_multipart(zmq.NOBLOCK) if socket.poll(POLL_MS) else []
+    except zmq.Again:
+        return None
+    return (parts[0] if len(parts) == 1 else b"") if parts else None
 
 
 def _bind_beside(socket: zmq.Socket[bytes], address: Address) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
+from pipeline.transport import clock
 from pipeline.transport.address import parse_address
 from pipeline.transport.clock import (
     WINDOW,
@@ -176,6 +178,63 @@ def test_nonsense_does_not_stop_the_server(server_and_client, await_true):
             socket.send_multipart(question)
             assert socket.recv() == b""
     await_true(client.estimate)
+
+
+def ends(one):
+    """Whether closing comes to an end."""
+    closing = threading.Thread(target=one.close, daemon=True)
+    closing.start()
+    closing.join(WAIT_S)
+    return not closing.is_alive()
+
+
+@pytest.fixture
+def slow_server(monkeypatch):
+    """A server's socket whose answers come after they were given up, and a client of it."""
+    monkeypatch.setattr(clock, "ANSWER_TIMEOUT_S", 0.1)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        socket.rcvtimeo = int(WAIT_S * 1000)
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        client = ClockClient(
+            "127.0.0.1", port, parse_address(f"zmq+tcp://127.0.0.1:{port}"), Security()
+        )
+        yield socket, client
+        assert ends(client)
+
+
+def test_a_late_answer_is_not_taken_for_the_next_one(slow_server):
+    socket, client = slow_server
+
+    def answer(asked):
+        socket.send_multipart([*asked[:-1], answer_to(asked[-1], time.time_ns)])
+
+    while client.estimate() is None:
+        first, second = socket.recv_multipart(), socket.recv_multipart()
+        answer(first)
+        time.sleep(0.05)  # the first has arrived, and the second is still waited for
+        answer(second)
+        time.sleep(0.05)
+    estimate = client.estimate()
+    assert abs(estimate.offset_ns) <= estimate.error_ns
+
+
+def test_who_waits_for_an_answer_after_a_late_one_can_be_closed(slow_server):
+    socket, _ = slow_server
+    first, _ = socket.recv_multipart(), socket.recv_multipart()
+    socket.send_multipart([*first[:-1], answer_to(first[-1], time.time_ns)])
+    time.sleep(0.2)  # for it to arrive
+
+
+def test_a_server_that_was_sent_half_a_question_can_be_closed():
+    server = ClockServer(parse_address("zmq+tcp://127.0.0.1:0"), Security())
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(f"tcp://127.0.0.1:{server.port}")
+        for _ in range(3):
+            socket.send(b"without an envelope")
+            time.sleep(0.1)  # for it to arrive
+        assert ends(server)
 
 
 def test_the_next_port_is_taken_where_it_is_free():
