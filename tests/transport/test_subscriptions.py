@@ -138,11 +138,12 @@ def test_what_came_while_a_source_was_opened_is_in_its_counts(address, await_tru
         opening = elsewhere.submit(open_subscription, address, open_timeout_s=WAIT_S)
         await_true(lambda: sender.send_frame(next(frames)) and opening.done())
         with opening.result() as source:
-            given, read = 0, None
-            while read is None or read.seq < newest.seq:  # until nothing is on its way any more
+            read, given = source.read(), 1
+            newest = None
+            while newest is None or read.seq < newest.seq:  # until nothing is on its way any more
                 newest = next(frames)
                 sender.send_frame(newest)
-                given, read = given + 1, source.read()
+                read, given = source.read(), given + 1
         received, sent = source.counts()["frame/front"], sender.counts["frame/front"]["sent"]
     assert received["received"] + received["lost"] == sent
     assert received["given"] == given
