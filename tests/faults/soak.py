@@ -279,8 +279,8 @@ class Soak:
     # --- what must hold -----------------------------------------------------------------------
 
     def growth_mb(self) -> float:
-        """The most that any process grew by once it had settled."""
-        return max(max(rss) - rss[0] for rss in self._memory.values())
+        """The most that any process grew by once it had settled; 0 where none lived so long."""
+        return max((max(rss) - rss[0] for rss in self._memory.values()), default=0.0)
 
     def check(self) -> None:
         survivor = self.running["survivor"]
