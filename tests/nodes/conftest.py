@@ -340,23 +340,34 @@ class Observer:
         return publisher
 
     def withdraw(self, publisher) -> None:
-        """Take a publisher away, on the executor's thread, which would stumble over it else."""
-        done = threading.Event()
-        task = self._executor.create_task(self.node.destroy_publisher, publisher)
-        task.add_done_callback(lambda _: done.set())
-        assert done.wait(WAIT_S), f"{publisher.topic_name} is not taken away in {WAIT_S:g} s"
+        """Take a publisher away."""
+        self._run(self.node.destroy_publisher, publisher)
 
-    def call(self, kind, service: str, request, timeout_s: float = WAIT_S):
-        """The answer of a service."""
+    def call(self, kind, service: str, request):
+        """The answer of a service, which may be asked several times."""
+        for _ in range(int(WAIT_S / 5)):
+            answer = self.call_once(kind, service, request, 5.0)
+            if answer is not None:
+                return answer
+        raise AssertionError(f"no answer of {service} in {WAIT_S:g} s")
+
+    def call_once(self, kind, service: str, request, timeout_s: float):
+        """The answer of a service, or None: one who has not met its client yet drops the answer."""
         client = self.node.create_client(kind, service)
-        assert client.wait_for_service(timeout_s), f"no service {client.srv_name}"
+        assert client.wait_for_service(WAIT_S), f"no service {client.srv_name}"
         done = threading.Event()
         future = client.call_async(request)
         future.add_done_callback(lambda _: done.set())
         self._executor.wake()
-        assert done.wait(timeout_s), f"no answer of {client.srv_name} in {timeout_s:g} s"
-        self.node.destroy_client(client)
-        return future.result()
+        is_answered = done.wait(timeout_s)
+        self._run(self.node.destroy_client, client)
+        return future.result() if is_answered else None
+
+    def _run(self, work, *arguments) -> None:
+        """On the executor's thread, which would stumble over what another one takes away."""
+        done = threading.Event()
+        self._executor.create_task(work, *arguments).add_done_callback(lambda _: done.set())
+        assert done.wait(WAIT_S), f"the observer does not get to {work.__name__} in {WAIT_S:g} s"
 
     def close(self) -> None:
         self._ended.set_result(None)
