@@ -20,9 +20,9 @@ def main() -> NoReturn:
     from pipeline.cli.main import main as run  # which takes its time
     from pipeline.cli.waiting import EXIT_STOPPED
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = run()
     except KeyboardInterrupt:  # in the last moments, when nothing is left to be broken off
         os._exit(EXIT_STOPPED)

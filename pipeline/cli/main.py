@@ -31,7 +31,7 @@ from pipeline.cli import (
     run,
     view,
 )
-from pipeline.cli.signals import is_interruption
+from pipeline.cli.signals import Interrupted, is_interruption
 from pipeline.cli.waiting import EXIT_STOPPED
 
 # typer brings its own copy of click or the one of PyPI, as its version goes; this is either's.
@@ -93,7 +93,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _report_usage(error)
     except typer.Abort:
         return console.EXIT_FAULT
-    except (Exception, KeyboardInterrupt) as error:  # the last frame: no traceback leaves it
+    except (
+        Exception,
+        KeyboardInterrupt,
+        Interrupted,
+    ) as error:  # no traceback leaves this
         return EXIT_STOPPED if is_interruption(error) else console.report(error)
     return code if isinstance(code, int) else console.EXIT_OK
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from pipeline.errors import RunError
+
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 1.0  # how long anything may hold up the end; a reader of our pipe may never read on
 NUDGE = signal.SIGURG  # what does nothing to a process that has no handler for it any more
@@ -39,7 +41,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.stop: Callable[[], None] | None = None
+        self._stop: Callable[[], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._is_noted = False
         self._is_breakable = False
@@ -64,6 +66,17 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         return is_interruption(error)
+
+    @property
+    def stop(self) -> Callable[[], None] | None:
+        """What a signal calls. Set after one whose interruption was lost, it is called at once."""
+        return self._stop
+
+    @stop.setter
+    def stop(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        if self._is_noted:
+            stop()
 
     @contextlib.contextmanager
     def breakable(self) -> Iterator[None]:
@@ -100,7 +113,7 @@ class StopSignals:
 
     def _nudged(self, number: int, frame: FrameType | None) -> None:
         if self._is_noted and self._is_overdue:
-            self._nudger.waited_s = 0.0
+            self._is_patient = True  # with what this interruption has to be tidied up
             raise Interrupted
 
 
@@ -122,7 +135,12 @@ class _Nudger:
     def start(self) -> None:
         """Begin to listen; called by the main thread."""
         self._main = threading.get_ident()
-        self._ear, self._mouth = os.pipe()
+        try:
+            self._ear, self._mouth = os.pipe()
+        except OSError as error:
+            raise RunError(
+                f"signals: {error.strerror}; raise the limit of open files (ulimit -n)"
+            ) from error
         os.set_blocking(self._mouth, False)
         self._before = signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
         self._thread.start()

@@ -50,7 +50,7 @@ _WHY = {
 
 
 class Endpoint:
-    """One socket with a context of its own, made and used in one thread.
+    """One socket with a context of its own, used by one thread at a time.
 
     Raises `RunError` where there is nothing left to make one of, and `ConfigError` where an address
     cannot be used.
@@ -229,3 +229,11 @@ def check_ipc_path(path: str, address: Address) -> None:
 
 def _why(error: zmq.ZMQError) -> str:
     return _WHY.get(error.errno or 0) or f"cannot be used: {error.strerror}"
+
+
+def peer_of(part: zmq.Frame) -> str:
+    """The network address of who sent it; over ipc that is localhost."""
+    with contextlib.suppress(zmq.ZMQError):
+        peer = str(part.get("Peer-Address"))
+        return peer if not peer.startswith("localhost:") else "localhost"  # :user:group:process
+    return "localhost"

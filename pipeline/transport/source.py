@@ -120,9 +120,14 @@ def open_subscription(
     """
     only = parse_address(address).camera
     subscription = Subscription(address, limits=limits, security=security)
-    if not subscription.await_message(open_timeout_s):
+    try:
+        has_come = subscription.await_message(open_timeout_s)
+    except BaseException:
         subscription.close()
-        refused = sum(count["invalid"] for count in subscription.counts().values())
+        raise
+    if not has_come:
+        subscription.close()
+        refused = sum(count.get("invalid", 0) for count in subscription.counts().values())
         raise SourceError(
             f"{address}: no frame{f' of {only}' if only else ''} came within "
             f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "

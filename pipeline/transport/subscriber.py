@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import deque
@@ -21,8 +20,8 @@ from pipeline.transport.line import Line, connect
 from pipeline.transport.ring_file import Gone, OutOfReach
 from pipeline.transport.security import Security
 from pipeline.transport.shared_memory import RingReader
-from pipeline.transport.sockets import is_readable
-from pipeline.transport.streams import Stream, Streams
+from pipeline.transport.sockets import is_readable, peer_of
+from pipeline.transport.streams import LATE_NS, Stream, Streams
 from pipeline.transport.subscribing import open_socket, parse_addresses, topics_of, turn_of
 from pipeline.transport.turns import ready_message
 from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
@@ -35,8 +34,9 @@ REPEAT_S = 0.1  # how often a member says again that it is ready
 MAX_RINGS = 16
 MAX_CLOCKS = 16
 FRESHER_S = 0.1  # a message that was long on its way has a fresher one behind, to be waited for
+LATE_S = LATE_NS / 1e9
 STEP_S = 0.02  # a process that is stopped while it waits has waited so long
-MAX_STEPS = 1000
+MAX_STEPS = 50
 WARN_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Subscriber:
     - `streams`: how many cameras' frames and results are expected
     - `limits`: the largest pictures that are taken
 
-    It belongs to one thread. What becomes of the messages is counted in `counts`, by topic:
+    It is for one thread at a time. What becomes of the messages is counted in `counts`, by topic:
     `received` (all that came), of them `given`, `superseded` (by a newer one), `gone` (no longer in
     shared memory), `invalid`, `repeated` and `unread` (nobody asked for them before `close`); and
     `lost` on the way. Messages that are not valid count under the topic `?`.
@@ -111,20 +111,46 @@ class Subscriber:
         self.counts = self._streams.counts
         if group is not None and (results or not frames):
             raise ConfigError(f"group '{group}': its members take turns on frames, not on results")
+        self._awaited_s: float | None = None
         self._endpoint = open_socket(parsed, self._turn, self._security, self._limits, streams)
-        for topic in self._topics:
-            self._subscribe(topic)
+        try:
+            for topic in self._topics:
+                self._subscribe(topic)
+        except BaseException:
+            self._endpoint.close()
+            raise
 
     def await_message(self, timeout_s: float) -> bool:
-        """Wait for a message at most so long, and leave it to be received; whether there is one."""
+        """Wait at most so long for a message that can be read; whether there is one.
+
+        It is left to be received, unless whoever receives comes only later: then it is superseded.
+        """
+        self._endpoint.door.check()
         deadline_s = time.monotonic() + timeout_s
-        while not self._pending and (left_s := deadline_s - time.monotonic()) > 0:
+        while (left_s := deadline_s - time.monotonic()) > 0:
             self._drain(left_s)
-        return bool(self._pending)
+            while self._pending:
+                stream, held = next(iter(self._pending.items()))
+                if self._read(stream, held[0]) is not None:
+                    self._awaited_s = time.monotonic()
+                    return True
+                self._next(stream)
+        return False
+
+    def _begin_anew(self) -> None:
+        """Pass over what came since it was waited for, if the reader has taken longer since."""
+        took_s, self._awaited_s = time.monotonic() - (self._awaited_s or 0.0), None
+        if took_s > LATE_S:
+            self._drain(0.0)
+            for stream, held in self._pending.items():
+                stream.count["superseded"] += len(held)
+            self._pending.clear()
 
     def receive(self, timeout_s: float) -> Received | None:
         """The newest of the camera whose turn it is; None where nothing came in time."""
         self._endpoint.door.check()
+        if self._awaited_s is not None:
+            self._begin_anew()
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = 0.0 if self._pending else max(deadline_s - time.monotonic(), 0.0)
@@ -141,8 +167,13 @@ class Subscriber:
 
     def close(self) -> None:
         """Close at once, and count what has come unread; calling it again does nothing."""
-        if not self._endpoint.socket.closed:
-            self._drain(0.0)
+        try:
+            if not self._endpoint.socket.closed:
+                self._drain(0.0)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         for stream, held in self._pending.items():
             stream.count["unread"] += len(held)
         for line in self._lines.values():  # first, so that no publisher believes it in use any more
@@ -182,7 +213,7 @@ class Subscriber:
             if not is_readable(socket):
                 return
             parts = socket.recv_multipart(copy=False)
-            self._accept([part.buffer for part in parts], partial(_peer, parts[0]))
+            self._accept([part.buffer for part in parts], partial(peer_of, parts[0]))
 
     def _drain_line(self, ring: str) -> None:
         line = self._lines[ring]
@@ -244,19 +275,24 @@ class Subscriber:
         )
         if message is None:
             return None
+        item = self._read(stream, message)
+        if item is None:
+            return None
+        stream.count["given"] += 1
+        return Received(item, message.header, self._clock(message.header, stream.peer))
+
+    def _read(self, stream: Stream, message: Message) -> Frame | Result | None:
+        """What a message holds; None, which is counted, where that cannot be had."""
         try:
-            item = self._item(message)
+            return self._item(message)
         except Gone as error:
             stream.count["gone"] += 1
             if isinstance(error, OutOfReach):
                 self._warn("out of reach", "%s", error)
-            return None
         except WireError as error:
             stream.count["invalid"] += 1
             self._warn(error.reason, "a message from %s was refused: %s", stream.peer, error)
-            return None
-        stream.count["given"] += 1
-        return Received(item, message.header, self._clock(message.header, stream.peer))
+        return None
 
     def _next(self, stream: Stream) -> Message:
         """The oldest message that is held; the stream's next one has to wait for the others'."""
@@ -355,12 +391,4 @@ class Subscriber:
 
 
 def _here() -> str:
-    return "localhost"
-
-
-def _peer(part: zmq.Frame) -> str:
-    """The network address of who sent it; over ipc that is localhost."""
-    with contextlib.suppress(zmq.ZMQError):
-        peer = str(part.get("Peer-Address"))
-        return peer if not peer.startswith("localhost:") else "localhost"  # :user:group:process
     return "localhost"

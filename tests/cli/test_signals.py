@@ -389,6 +389,16 @@ def test_a_signal_that_is_lost_in_a_destructor_stops_all_the_same(monkeypatch):
     assert not waited
 
 
+def test_what_stops_a_run_is_called_where_a_signal_was_lost_before(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
+    calls = []
+    with StopSignals() as signals:
+        made = [Swallows()]
+        made.clear()
+        signals.stop = lambda: calls.append("stop")
+        assert calls == ["stop"]
+
+
 def test_a_signal_while_packages_are_loaded_leaves_no_traceback(tmp_path):
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     ended = subprocess.run(

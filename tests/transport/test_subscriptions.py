@@ -19,7 +19,9 @@ from pipeline.transport import (
     Subscriber,
     check_subscription,
     open_subscription,
+    subscriber,
 )
+from pipeline.transport.ring_file import OutOfReach
 from pipeline.transport.sockets import Endpoint
 from pipeline.types import Detections, Frame, Result
 
@@ -132,21 +134,65 @@ def test_to_look_at_an_address_is_not_to_subscribe(address, group, await_true, m
         endpoint.close()
 
 
-def test_what_came_while_a_source_was_opened_is_in_its_counts(address, await_true):
+@pytest.fixture
+def opened(address, await_true):
+    """A sender, a source that was opened while it sent, and the frames that it goes on with."""
     frames = (frame(seq) for seq in count())
     with Publisher(address) as sender, ThreadPoolExecutor(1) as elsewhere:
         opening = elsewhere.submit(open_subscription, address, open_timeout_s=WAIT_S)
         await_true(lambda: sender.send_frame(next(frames)) and opening.done())
         with opening.result() as source:
-            read, given = source.read(), 1
-            newest = None
-            while newest is None or read.seq < newest.seq:  # until nothing is on its way any more
-                newest = next(frames)
-                sender.send_frame(newest)
-                read, given = source.read(), given + 1
-        received, sent = source.counts()["frame/front"], sender.counts["frame/front"]["sent"]
+
+            def read():
+                reading = elsewhere.submit(source.read)
+                await_true(lambda: sender.send_frame(next(frames)) and reading.done())
+                return reading.result()
+
+            yield sender, source, frames, read
+
+
+def test_what_came_while_a_source_was_opened_is_in_its_counts(opened):
+    sender, source, frames, read = opened
+    came, given = read(), 1
+    newest = None
+    while newest is None or came.seq < newest.seq:  # until nothing is on its way any more
+        newest = next(frames)
+        sender.send_frame(newest)
+        came, given = source.read(), given + 1
+    source.close()
+    received, sent = source.counts()["frame/front"], sender.counts["frame/front"]["sent"]
     assert received["received"] + received["lost"] == sent
     assert received["given"] == given
+
+
+def test_a_reader_that_comes_later_begins_with_a_frame_of_then(opened, monkeypatch):
+    monkeypatch.setattr(subscriber, "LATE_S", 0.0)
+    _, source, frames, read = opened
+    before = next(frames)
+    assert read().stamp_ns > before.stamp_ns
+    assert source.counts()["frame/front"]["superseded"] > 0
+
+
+def test_frames_that_cannot_be_read_are_none(address, monkeypatch):
+    def out_of_reach(ring):
+        raise OutOfReach(f"ring {ring}: is in another container")
+
+    monkeypatch.setattr(subscriber, "RingReader", out_of_reach)
+    with Sender(address), pytest.raises(SourceError, match=r"no frame came within 0\.5 s"):
+        open_source(address, open_timeout_s=0.5)
+
+
+def test_an_opening_that_is_broken_off_holds_no_address(address, monkeypatch):
+    def break_off(subscriber, timeout_s):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Subscriber, "await_message", break_off)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        open_subscription(f"{address}?bind")
+    monkeypatch.undo()
+    with pytest.raises(SourceError, match="no frame came"):
+        open_subscription(f"{address}?bind", open_timeout_s=0.1)
+    del kept
 
 
 def test_a_name_that_no_topic_can_have_is_refused(address):
