@@ -40,7 +40,7 @@ bench-ros: $(ROS_VENV)/.ros
 
 # Ten minutes of camera, detector and classifier at 30 images a second: memory must not grow.
 soak-ros: $(ROS_VENV)/.ros
-	VISION_SOAK_S=600 $(ROS_BIN)/python -m pytest -s tests/nodes/test_memory.py
+	VISION_SOAK_S=600 $(ROS_BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/nodes/test_memory.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
