@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .faults import processes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # How long an example takes says more of the machine than of what is tested.
@@ -32,14 +34,7 @@ def crowding():
 
     For what is promised within a time: on a machine whose processors others use it takes longer.
     """
-
-    def measure(work_s: float = 0.2) -> float:
-        start_s, start_cpu_s = time.monotonic(), time.thread_time()
-        while time.thread_time() - start_cpu_s < work_s:
-            pass
-        return max((time.monotonic() - start_s) / work_s, 1.0)
-
-    return measure
+    return processes.crowding
 
 
 class Stalls:

@@ -121,19 +121,17 @@ def open_subscription(
     only = parse_address(address).camera
     subscription = Subscription(address, limits=limits, security=security)
     try:
-        has_come = subscription.await_message(open_timeout_s)
+        if not subscription.await_message(open_timeout_s):
+            refused = sum(count.get("invalid", 0) for count in subscription.counts().values())
+            raise SourceError(
+                f"{address}: no frame{f' of {only}' if only else ''} came within "
+                f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "
+                f"is something publishing there, with the keys that are expected and pictures of "
+                f"at most {(limits or Limits()).max_frame_mb} MiB (--max-frame-mb)?"
+            )
     except BaseException:
         subscription.close()
         raise
-    if not has_come:
-        subscription.close()
-        refused = sum(count.get("invalid", 0) for count in subscription.counts().values())
-        raise SourceError(
-            f"{address}: no frame{f' of {only}' if only else ''} came within "
-            f"{open_timeout_s:g} s{f', {refused} messages were refused' if refused else ''}; "
-            f"is something publishing there, with the keys that are expected and pictures of "
-            f"at most {(limits or Limits()).max_frame_mb} MiB (--max-frame-mb)?"
-        )
     if group is not None:  # its turns are for when the reader is ready
         subscription.close()
         subscription = Subscription(address, group=group, limits=limits, security=security)

@@ -137,20 +137,12 @@ class Subscriber:
                 self._next(stream)
         return False
 
-    def _begin_anew(self) -> None:
-        """Pass over what came since it was waited for, if the reader has taken longer since."""
-        took_s, self._awaited_s = time.monotonic() - (self._awaited_s or 0.0), None
-        if took_s > LATE_S:
-            self._drain(0.0)
-            for stream, held in self._pending.items():
-                stream.count["superseded"] += len(held)
-            self._pending.clear()
-
     def receive(self, timeout_s: float) -> Received | None:
         """The newest of the camera whose turn it is; None where nothing came in time."""
         self._endpoint.door.check()
-        if self._awaited_s is not None:
-            self._begin_anew()
+        awaited_s, self._awaited_s = self._awaited_s, None
+        if awaited_s is not None and time.monotonic() - awaited_s > LATE_S:
+            self._pass_over()
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = 0.0 if self._pending else max(deadline_s - time.monotonic(), 0.0)
@@ -214,6 +206,13 @@ class Subscriber:
                 return
             parts = socket.recv_multipart(copy=False)
             self._accept([part.buffer for part in parts], partial(peer_of, parts[0]))
+
+    def _pass_over(self) -> None:
+        """Take nothing of what has come so far, for a reader that begins only now."""
+        self._drain(0.0)
+        for stream, held in self._pending.items():
+            stream.count["superseded"] += len(held)
+        self._pending.clear()
 
     def _drain_line(self, ring: str) -> None:
         line = self._lines[ring]
