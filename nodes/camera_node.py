@@ -8,7 +8,7 @@ from typing import Any
 from nodes.capture import CAPTURE, capture_header, open_capture
 from nodes.detection_messages import stamp_ns
 from nodes.diagnostics import Activity, Diagnostics
-from nodes.frames import OriginHeader
+from nodes.frames import origin_of
 from nodes.image_publisher import IMAGES, PUBLICATION, ImagePublisher
 from nodes.lifecycle import ManagedNode
 from nodes.parameters import DIAGNOSTICS, MAX_RATE, Value
@@ -108,11 +108,8 @@ class CameraNode(ManagedNode):
         return CaptureSource(source, lambda _: self._activity, self._pace, self._header)
 
     def _publish(self, result: Result) -> None:
-        """Send a frame to whoever subscribes to it."""
-        frame = result.header
-        if not isinstance(frame, OriginHeader):
-            raise TypeError(f"expected a header with its origin, but got {type(frame).__name__}")
-        header, number = frame.origin
+        """Publish a frame to its subscribers."""
+        header, number = origin_of(result)
         if self._images is not None and result.image is not None:
             self._images.publish(result.image, header)
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)

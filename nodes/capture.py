@@ -9,9 +9,9 @@ from rclpy.clock import Clock
 
 from nodes.detection_messages import header_message
 from nodes.parameters import Parameter, Parameters
-from pipeline.capture import Source
 from pipeline.capture.open import is_stored
 from pipeline.capture.paced import Paced
+from pipeline.source import Source
 from pipeline.sources import AnySource, open_source
 from pipeline.types import Frame
 

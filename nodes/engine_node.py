@@ -8,7 +8,7 @@ from typing import Any
 from nodes.detection_messages import stamp_ns
 from nodes.diagnostics import Activity, Diagnostics
 from nodes.facts import facts_of
-from nodes.frames import OriginHeader
+from nodes.frames import origin_of
 from nodes.image_subscription import ImageSubscription
 from nodes.lifecycle import ManagedNode
 from nodes.parameters import DETECTION, DIAGNOSTICS, SUBSCRIPTION, Parameter, Value
@@ -180,15 +180,13 @@ class EngineNode(ManagedNode):
             self.executor.create_task(self.fail, problem)
 
     def _publish(self, result: Result) -> None:
-        header = result.header
-        if not isinstance(header, OriginHeader):
-            raise TypeError(f"expected a header with its origin, but got {type(header).__name__}")
-        camera = self.camera_of(header.camera)
-        self._outputs[camera].publish(result, header.origin.header)
+        origin = origin_of(result)
+        camera = self.camera_of(result.header.camera)
+        self._outputs[camera].publish(result, origin.header)
         activity = self._activities[camera]
-        age_ns = self.get_clock().now().nanoseconds - stamp_ns(header.origin.header)
+        age_ns = self.get_clock().now().nanoseconds - stamp_ns(origin.header)
         activity.record(age_ns / 1e9, result.stage_ns)
-        activity.dropped = header.origin.number - activity.published
+        activity.dropped = origin.number - activity.published
 
     def _announce(self) -> None:
         if self._detector is not None:

@@ -1,53 +1,44 @@
-"""Frames that remember where they came from, so that a message's header comes back verbatim."""
+"""Frames whose origin is a ROS message header, so that results publish it verbatim."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Any, NamedTuple
 
 from std_msgs.msg import Header as HeaderMessage
 
 from nodes.detection_messages import header_message, stamp_ns
-from pipeline.types import Frame, Header, Image
+from pipeline.types import Frame, Image, Result
 
 
 class Origin(NamedTuple):
-    """The header that a picture came with, and which of its camera's readable ones it is."""
+    """The ROS header of an image, and its number among its camera's readable images."""
 
     header: HeaderMessage
     number: int
 
 
-@dataclass(frozen=True)
-class OriginHeader(Header):
-    """A `Header` that brings its origin along, through the engine into the `Result`."""
-
-    origin: Origin
-
-
-@dataclass(frozen=True, eq=False)
-class OriginFrame(Frame):
-    """A `Frame` whose results have an `OriginHeader`."""
-
-    origin: Origin
-
-    @property
-    def header(self) -> OriginHeader:
-        """As of every frame, and the origin."""
-        height, width = self.image.shape[:2]
-        return OriginHeader(self.camera, self.seq, self.stamp_ns, width, height, self.origin)
-
-
-def frame_of_message(image: Image, header: Any, camera: str, seq: int, number: int) -> OriginFrame:
-    """A frame of a message's picture; its results give back the message's header itself."""
-    return OriginFrame(image, stamp_ns(header), seq, camera, Origin(header, number))
+def frame_of_message(image: Image, header: Any, camera: str, seq: int, number: int) -> Frame:
+    """A frame of a message's image; its origin is the message's header itself."""
+    return Frame(image, stamp_ns(header), seq, camera, origin=Origin(header, number))
 
 
 def header_of_capture(frame: Frame) -> Any:
-    """What a captured frame's results are stamped with: its capture time and its camera."""
+    """The header for the results of a captured frame: its capture time and its camera."""
     return header_message(frame.stamp_ns, frame.camera)
 
 
-def frame_of_capture(frame: Frame, header: Any, number: int) -> OriginFrame:
-    """A captured frame whose results have `header`."""
-    return OriginFrame(frame.image, frame.stamp_ns, frame.seq, frame.camera, Origin(header, number))
+def frame_of_capture(frame: Frame, header: Any, number: int) -> Frame:
+    """A captured frame whose origin is `header`."""
+    return dataclasses.replace(frame, origin=Origin(header, number))
+
+
+def origin_of(result: Result) -> Origin:
+    """The origin of a result's frame.
+
+    Raises `TypeError` if the frame did not come from a node's source.
+    """
+    origin = None if result.frame is None else result.frame.origin
+    if not isinstance(origin, Origin):
+        raise TypeError(f"expected a frame with a ROS header, but got {type(origin).__name__}")
+    return origin

@@ -9,7 +9,6 @@ from typing import Any
 
 from nodes.diagnostics import Activity
 from nodes.frames import (
-    OriginFrame,
     frame_of_capture,
     frame_of_message,
     header_of_capture,
@@ -103,7 +102,7 @@ class TopicSource:
         self._waiting.cancel()
         self._turns.cancel()
 
-    def _converted(self, camera: str, message: Any, count: int) -> OriginFrame | None:
+    def _converted(self, camera: str, message: Any, count: int) -> Frame | None:
         activity = self._activities[camera]
         try:
             image = image_from(message)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nodes.capture import CAPTURE, capture_header, open_capture
 from nodes.engine_node import EngineNode
-from nodes.frames import OriginHeader
+from nodes.frames import origin_of
 from nodes.image_publisher import PUBLICATION, ImagePublisher
 from nodes.parameters import CLASSIFICATION, NO_CLASSIFIER, Parameter
 from nodes.process import run
@@ -63,9 +63,9 @@ class VisionNode(EngineNode):
 
     def _publish(self, result: Result) -> None:
         """Send the captured image too, in front of what was found in it."""
-        header = result.header
-        if self._images and result.image is not None and isinstance(header, OriginHeader):
-            self._images[self.camera_of(header.camera)].publish(result.image, header.origin.header)
+        if self._images and result.image is not None:
+            camera = self.camera_of(result.header.camera)
+            self._images[camera].publish(result.image, origin_of(result).header)
         super()._publish(result)
 
     def _open_capture(self) -> CaptureSource:

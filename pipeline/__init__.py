@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.capture import Source
     from pipeline.engine import Pipeline
     from pipeline.errors import InputError, RunError, VisionError
     from pipeline.inference.classifier import Classifier
     from pipeline.inference.detector import Detector
     from pipeline.output.drawing import draw
+    from pipeline.source import Source
     from pipeline.sources import open_source
     from pipeline.types import Classifications, Detections, Frame, Header, Result
 
@@ -35,7 +35,7 @@ _HOMES = {
     "Pipeline": "pipeline.engine",
     "Result": "pipeline.types",
     "RunError": "pipeline.errors",
-    "Source": "pipeline.capture",
+    "Source": "pipeline.source",
     "VisionError": "pipeline.errors",
     "draw": "pipeline.output.drawing",
     "open_source": "pipeline.sources",

@@ -153,4 +153,4 @@ class Feed:
 
 
 def _result(frame: Frame) -> Result:
-    return Result(frame.header, Detections.empty(()), image=frame.image)
+    return Result(frame.header, Detections.empty(()), frame=frame)

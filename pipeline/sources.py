@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline import capture
-from pipeline.capture import Source
-from pipeline.capture.source import check_camera_name
 from pipeline.errors import SourceError
+from pipeline.source import Source, check_camera_name
 from pipeline.transport.address import FORMS as ADDRESS_FORMS
 from pipeline.transport.address import is_address
 from pipeline.transport.security import Security
 from pipeline.transport.source import FrameSubscription, open_subscription
 from pipeline.transport.wire import Limits
+from pipeline.types import Frame
 
-AnySource = Source | FrameSubscription
+AnySource = Source[Frame] | FrameSubscription
 FORMS = f"{capture.FORMS}, or {ADDRESS_FORMS}"
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 5.0
 

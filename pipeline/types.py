@@ -1,12 +1,15 @@
-"""What travels through the pipeline: frames in, detections and classifications out.
+"""The data that travels through the pipeline: frames, detections, classifications, results.
 
 Converters to other forms (JSON, ROS messages, the wire, COCO) live beside the thing they serve.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +19,38 @@ Image = npt.NDArray[np.uint8]
 
 Labels = Sequence[str]
 
+Plane = npt.NDArray[Any]
+"""Values aligned with an image, (H, W) or (H, W, C), such as depth: float32 m or uint16 mm."""
+
+_NO_PLANES: Mapping[str, Plane] = MappingProxyType({})
 _UNTRACKED = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class ClockOffset:
+    """How far another clock is ahead of this machine's: `offset_ns`, plus or minus `error_ns`."""
+
+    offset_ns: int = 0
+    error_ns: int = 0
+
+    def plus(self, other: ClockOffset) -> ClockOffset:
+        """The offset of a third clock, which is `other` ahead of the one described here."""
+        return ClockOffset(self.offset_ns + other.offset_ns, self.error_ns + other.error_ns)
+
+
+SAME_CLOCK = ClockOffset()
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Which picture something belongs to, without its pixels.
+    """Identifies a frame without carrying its pixels.
 
-    `stamp_ns` is the capture time in nanoseconds since the Unix epoch; `seq` the source's own
-    count, so that a gap is a dropped frame; `width` and `height` are pixels of the source frame.
+    - `camera`: the name of the camera (ROS `frame_id`, part of a ZeroMQ topic)
+    - `seq`: the source's own count, so that a gap is a dropped frame
+    - `stamp_ns`: capture time in ns since the Unix epoch
+    - `width`, `height`: pixels of the source frame
+    - `read_ns`: when the frame was read, in ns since the Unix epoch
+    - `recorded`: the frame comes from a recording, so its age counts from `read_ns`
     """
 
     camera: str
@@ -32,31 +58,58 @@ class Header:
     stamp_ns: int
     width: int
     height: int
+    read_ns: int = field(default=0, compare=False)
+    recorded: bool = False
+
+    @property
+    def age_start_ns(self) -> int:
+        """The time from which the frame's age counts: its capture, or its read if recorded."""
+        return self.read_ns if self.recorded else self.stamp_ns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture from one camera.
+    """One image from one camera.
 
-    `image` is (H, W, 3) uint8 BGR and is made read-only, because several stages look at the same
-    pixels at once. `stamp_ns` is taken at the grab, never at processing.
+    - `image`: (H, W, 3) uint8 BGR; made read-only, because stages share its pixels
+    - `stamp_ns`: capture time in ns since the Unix epoch, taken at the grab, never at processing;
+      of a recording its start plus the frame's time in it
+    - `seq`: the source's own count, so that a gap is a dropped frame
+    - `camera`: the name of the camera
+    - `planes`: further arrays aligned with the image, by name; made read-only
+    - `read_ns`: when this process read the frame, in ns since the Unix epoch; now by default
+    - `recorded`: the frame comes from a recording, so its age counts from `read_ns`
+    - `origin`: anything that the source wants back with the result, such as a ROS header
 
-    Raises `ValueError` where the image has another shape or dtype.
+    Raises `ValueError` if the image or a plane has another shape or dtype.
     """
 
     image: Image
     stamp_ns: int
     seq: int
     camera: str
+    planes: Mapping[str, Plane] = field(default_factory=lambda: _NO_PLANES)
+    read_ns: int = field(default_factory=time.time_ns)
+    recorded: bool = False
+    origin: Any = None
 
     def __post_init__(self) -> None:
         check_image("Frame.image", self.image)
         self.image.flags.writeable = False
+        for name, plane in self.planes.items():
+            if plane.shape[:2] != self.image.shape[:2]:
+                raise ValueError(
+                    f"Frame.planes[{name!r}] must have the image's size "
+                    f"{self.image.shape[:2]}, but got shape {plane.shape}"
+                )
+            plane.flags.writeable = False
 
     @property
     def header(self) -> Header:
         height, width = self.image.shape[:2]
-        return Header(self.camera, self.seq, self.stamp_ns, width, height)
+        return Header(
+            self.camera, self.seq, self.stamp_ns, width, height, self.read_ns, self.recorded
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +153,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifications:
-    """The k best finer names of each of n boxes, best first; row i belongs to box i.
+    """The k best classes of each of n boxes, best first; row i belongs to box i.
 
     - `ids` (n, k) int32, indices into `labels`
     - `scores` (n, k) float32, softmax probabilities
@@ -131,18 +184,24 @@ class Classifications:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What was found in one frame; `len(detections) == 0` where nothing was.
+    """What was found in one frame; `len(detections) == 0` if nothing was.
 
-    `classifications` is None where no classifier runs. `stage_ns` is the time in nanoseconds that
-    each stage worked on this frame, by the stage's name. `image` is the frame's own picture,
-    read-only, or None where the result came without it (over a network).
+    - `header`: identifies the frame
+    - `classifications`: None if no classifier runs
+    - `stage_ns`: the time in ns that each stage worked on this frame, by the stage's name
+    - `frame`: the frame itself, or None if the result came without it (over a network)
     """
 
     header: Header
     detections: Detections
     classifications: Classifications | None = None
     stage_ns: Mapping[str, int] = field(default_factory=dict)
-    image: Image | None = None
+    frame: Frame | None = None
+
+    @property
+    def image(self) -> Image | None:
+        """The frame's pixels, read-only, or None if the result came without its frame."""
+        return None if self.frame is None else self.frame.image
 
 
 def check_image(subject: str, image: npt.NDArray[np.generic]) -> None:

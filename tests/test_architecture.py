@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "errors", "paths", "quiet"}
+BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "quiet"}
 ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
 HALL = {
     "config": set(),

@@ -1,6 +1,5 @@
 """Frames in: cameras, video files and streams, pictures, and the demo scene."""
 
 from pipeline.capture.open import FORMS, open_source
-from pipeline.capture.source import Source
 
-__all__ = ["FORMS", "Source", "open_source"]
+__all__ = ["FORMS", "open_source"]

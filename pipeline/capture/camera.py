@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 
 from pipeline.capture.opencv import OpenCVSource
-from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, ConfigError, SourceError
 from pipeline.quiet import quiet_opencv, quiet_opening
+from pipeline.source import safe_name
 from pipeline.types import Frame, Image
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.capture.live import Request
 from pipeline.capture.open import open_plain
-from pipeline.capture.source import Source
+from pipeline.source import Source
 from pipeline.types import Frame
 
 
@@ -40,7 +40,7 @@ def _listen(lines: BinaryIO, wishes: queue.SimpleQueue[dict[str, Any]]) -> None:
 def _serve(
     channel: socket.socket, wishes: queue.SimpleQueue[dict[str, Any]], picture: Picture
 ) -> None:
-    source: Source | None = None
+    source: Source[Frame] | None = None
     while True:
         wish = wishes.get()
         try:

@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from pipeline.capture.source import Source
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame, Image
 
 FORM = "?drop=0.05&corrupt=0.01&delay_ms=80&freeze_every=10s&freeze_for=1s&die_after=30s"
@@ -137,10 +137,10 @@ def _faults(pairs: list[tuple[str, str]], subject: str) -> Faults:
     return faults
 
 
-class Faulty(Source):
+class Faulty(Source[Frame]):
     """Another source, with faults."""
 
-    def __init__(self, source: Source, faults: Faults) -> None:
+    def __init__(self, source: Source[Frame], faults: Faults) -> None:
         self.camera, self.live = source.camera, source.live
         self.frames, self.fps = source.frames, source.fps
         self._source = source

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.capture import picture
-from pipeline.capture.source import Source, safe_name
 from pipeline.errors import FrameError, SourceError
+from pipeline.source import Source, safe_name
 from pipeline.types import Frame, Image
 
 
-class Images(Source):
+class Images(Source[Frame]):
     """Picture files, each one a frame; one that does not decode is a `FrameError` with its name."""
 
     live = False

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pipeline.capture.child import ChildReader
 from pipeline.capture.frozen import FrozenCheck
 from pipeline.capture.reconnect import Reconnecting
-from pipeline.capture.source import Source
 from pipeline.capture.watchdog import HangError, Reader, ThreadReader
 from pipeline.errors import CaptureError, SourceError
+from pipeline.source import Source
+from pipeline.types import Frame
 
 HANG_GRACE_S = 5.0
 """So much longer than their own time limits may the driver and the decoder take."""
@@ -43,7 +44,11 @@ class Dialer:
     """
 
     def __init__(
-        self, request: Request, connect: Callable[[Request], Source], subject: str, isolate: bool
+        self,
+        request: Request,
+        connect: Callable[[Request], Source[Frame]],
+        subject: str,
+        isolate: bool,
     ) -> None:
         self.request = request
         self._connect = connect
@@ -73,14 +78,14 @@ class Dialer:
 
 def open_live(
     request: Request,
-    connect: Callable[[Request], Source],
+    connect: Callable[[Request], Source[Frame]],
     *,
     subject: str,
     reconnect: bool,
     isolate: bool = False,
     locate: Callable[[str], str] = str,
     may_freeze: bool = False,
-) -> Source:
+) -> Source[Frame]:
     """Open what `connect` makes of `request`, watched; where it is live, reconnecting if wanted.
 
     `locate` gives the lasting name of what was opened, under which it is looked for later;

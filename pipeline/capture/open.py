@@ -12,8 +12,9 @@ from pipeline.capture import camera as cameras
 from pipeline.capture import images, picture, scene, video
 from pipeline.capture.faults import Faulty, split_path, split_scene
 from pipeline.capture.live import Request, open_live
-from pipeline.capture.source import Source, check_camera_name
 from pipeline.errors import SourceError
+from pipeline.source import Source, check_camera_name
+from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def open_source(
     camera: str | None = None,
     reconnect: bool | None = None,
     isolate: bool = False,
-) -> Source:
+) -> Source[Frame]:
     """Open what `text` names: a camera, a video, a stream, pictures, or the built-in scene.
 
     - `width` and `height` (pixels) and `fps` are asked of cameras and of the scene, `fourcc` of
@@ -87,7 +88,7 @@ def _live_subject(text: str) -> str | None:
     return video.check_address(text)
 
 
-def open_plain(request: Request) -> Source:
+def open_plain(request: Request) -> Source[Frame]:
     """Open what is requested, as it is: nobody watches it, and it does not come back.
 
     Raises what `open_source` does, and `CaptureError`.
@@ -129,7 +130,7 @@ def _is_camera(text: str) -> bool:
     return (text.isascii() and text.isdigit()) or text.startswith("/dev/")
 
 
-def _open_path(text: str, camera: str | None) -> Source:
+def _open_path(text: str, camera: str | None) -> Source[Frame]:
     if not text or "\0" in text:
         raise SourceError(f"source {text!r}: expected {FORMS}")
     path = Path(os.path.expanduser(text))

@@ -8,16 +8,16 @@ import threading
 import cv2
 import numpy as np
 
-from pipeline.capture.source import Source
 from pipeline.errors import FrameError
 from pipeline.quiet import quiet_opencv
+from pipeline.source import Source
 from pipeline.types import Frame, Image
 
 MAX_FPS = 1000.0
 """Rates above it are a container's tick rate rather than a rate of pictures."""
 
 
-class OpenCVSource(Source):
+class OpenCVSource(Source[Frame]):
     """A source over `cv2.VideoCapture`, whose methods must never run at the same time.
 
     Every frame gets a picture of its own: a pool of buffers was measured and saves nothing, since

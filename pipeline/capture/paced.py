@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 import time
 
-from pipeline.capture.source import Source
+from pipeline.source import Source
 from pipeline.types import Frame
 
 DEFAULT_FPS = 30.0
 
 
-class Paced(Source):
+class Paced(Source[Frame]):
     """Gives the frames of a source that is not live never faster than at `fps`.
 
     None stands for the source's own rate, and for `DEFAULT_FPS` where pictures have none.
     """
 
-    def __init__(self, source: Source, fps: float | None = None) -> None:
+    def __init__(self, source: Source[Frame], fps: float | None = None) -> None:
         fps = fps or source.fps or DEFAULT_FPS
         self._source = source
         self.camera, self.live, self.frames, self.fps = source.camera, False, source.frames, fps

@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from pipeline.capture.source import Source
 from pipeline.capture.watchdog import Reader
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Backoff:
         return self.random.uniform(0, min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30)))
 
 
-class Reconnecting(Source):
+class Reconnecting(Source[Frame]):
     """A live source over readers: when one breaks, `dial` makes the next.
 
     - `reader`: open already; its name, rate and length are those of the source

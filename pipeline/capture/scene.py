@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from pipeline.capture import picture
-from pipeline.capture.source import Source
 from pipeline.errors import SourceError
 from pipeline.paths import share_dirs
+from pipeline.source import Source
 from pipeline.types import Frame, Image
 
 PREFIX = "scene:"
@@ -96,7 +96,7 @@ class Wall:
         return _between(self._middles[int(photo)], self._middles[int(photo) + 1], part)
 
 
-class Scene(Source):
+class Scene(Source[Frame]):
     """Renders the wall; keeps time like a camera, or gives frame after frame where `fps` is 0."""
 
     def __init__(

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import cv2
 
 from pipeline.capture.opencv import OpenCVSource, open_parameters
-from pipeline.capture.source import safe_name
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.quiet import quiet_opencv, quiet_opening
+from pipeline.source import safe_name
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from pipeline.capture.source import Source
 from pipeline.errors import CaptureError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 
@@ -16,7 +16,7 @@ class HangError(CaptureError):
     """The driver or the decoder did not come back in time, whatever its own time limits say."""
 
 
-class Reader(Source):
+class Reader(Source[Frame]):
     """A source that is opened in a second step, so that `close` can break off the opening too.
 
     Until `open` has returned, a reader has none of the attributes of a `Source`.
@@ -39,7 +39,7 @@ class ThreadReader(Reader):
 
     def __init__(
         self,
-        connect: Callable[[], Source],
+        connect: Callable[[], Source[Frame]],
         subject: str,
         *,
         open_limit_s: float,
@@ -49,10 +49,10 @@ class ThreadReader(Reader):
         self._subject = subject
         self._open_limit_s = open_limit_s
         self._read_limit_s = read_limit_s
-        self._source: Source | None = None
+        self._source: Source[Frame] | None = None
         self._closed = threading.Event()
         self._wishes: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Source | Frame | BaseException | None] = (
+        self._answers: queue.SimpleQueue[Source[Frame] | Frame | BaseException | None] = (
             queue.SimpleQueue()
         )
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
@@ -79,7 +79,7 @@ class ThreadReader(Reader):
         if self._source is not None:
             self._source.close()
 
-    def _answer(self, what: str, limit_s: float) -> Source | Frame | None:
+    def _answer(self, what: str, limit_s: float) -> Source[Frame] | Frame | None:
         try:
             answer = self._answers.get(timeout=limit_s)
         except queue.Empty:

@@ -51,12 +51,12 @@ def camera(
     """
     settings = opt.settings_of(locals())
     with StopSignals() as signals:
-        from pipeline.capture import Source
         from pipeline.capture.open import is_stored
         from pipeline.capture.paced import Paced
         from pipeline.cli.inputs import open_source
         from pipeline.cli.outputs import Outputs
         from pipeline.cli.session import pass_on
+        from pipeline.source import Source
 
         opt.require(settings, "source", "publish")
         # What is stored is not asked for a rate but played at it.

@@ -12,13 +12,12 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.stamps import UNKNOWN_NS
 from pipeline.transport import Publisher, is_address
 from pipeline.transport.address import parse_address
-from pipeline.transport.clock import SAME_CLOCK, Offset
 from pipeline.transport.ring_file import is_available, remove_leftovers
-from pipeline.types import Frame, Result
+from pipeline.types import SAME_CLOCK, ClockOffset, Result
 
 FLUSH_S = 0.5
 POLL_S = 0.05
-UNKNOWN_CLOCK = Offset(0, UNKNOWN_NS)
+UNKNOWN_CLOCK = ClockOffset(0, UNKNOWN_NS)
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +58,17 @@ class Publishing:
     def write(self, result: Result) -> None:
         camera = result.header.camera
         clock = self._clock(camera)
-        if result.image is not None:
-            header = result.header
-            frame = Frame(result.image, header.stamp_ns, header.seq, camera)
-            self._publisher.send_frame(frame, clock)
+        if result.frame is not None:
+            self._publisher.send_frame(result.frame, clock)
         if self._with_results:
             self._publisher.send_result(result, clock)
 
-    def _clock(self, camera: str) -> Offset:
+    def _clock(self, camera: str) -> ClockOffset:
         """The clock of the stamps: this machine's, unless the frames come from elsewhere."""
         clock_of = getattr(self._source, "clock_of", None)
         if clock_of is None:
             return SAME_CLOCK
-        offset: Offset | None = clock_of(camera)
+        offset: ClockOffset | None = clock_of(camera)
         return offset or UNKNOWN_CLOCK
 
     def close(self) -> None:

@@ -51,9 +51,7 @@ class Job:
         frame = self.frame
         if self.detections is None:
             raise StageError(f"frame {frame.seq}: came through without being detected in")
-        return Result(
-            frame.header, self.detections, self.classifications, self.stage_ns, frame.image
-        )
+        return Result(frame.header, self.detections, self.classifications, self.stage_ns, frame)
 
 
 class Steps:

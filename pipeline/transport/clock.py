@@ -25,6 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.transport.address import Address
 from pipeline.transport.security import Doorkeeper, Security, protect
 from pipeline.transport.sockets import last_endpoint, new_context, set_common_options
+from pipeline.types import ClockOffset
 
 DRIFT = 100e-6  # two cheap quartzes: 100 s in a million
 WINDOW = 32
@@ -42,21 +43,6 @@ _ANSWER = struct.Struct("<8sQQQ")  # magic, t1, t2, t3
 _MAGIC = b"visclk01"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Offset:
-    """Another clock is `offset_ns` ahead of this machine's, give or take `error_ns`."""
-
-    offset_ns: int = 0
-    error_ns: int = 0
-
-    def plus(self, other: Offset) -> Offset:
-        """The offset to a third clock, which is `other` ahead of the one that this is of."""
-        return Offset(self.offset_ns + other.offset_ns, self.error_ns + other.error_ns)
-
-
-SAME_CLOCK = Offset()
 
 
 @dataclass(frozen=True)
@@ -101,14 +87,14 @@ class OffsetFilter:
                     break
             self._samples.append((sample, steady_ns))
 
-    def estimate(self, steady_ns: int) -> Offset | None:
+    def estimate(self, steady_ns: int) -> ClockOffset | None:
         """The offset at `steady_ns`, None before the first sample."""
         with self._lock:
             if not self._samples:
                 return None
             errors = [(_error(sample, steady_ns - at), sample) for sample, at in self._samples]
         error, best = min(errors, key=lambda pair: pair[0])
-        return Offset(best.offset_ns, error)
+        return ClockOffset(best.offset_ns, error)
 
 
 def _error(sample: Sample, age_ns: int) -> int:
@@ -216,7 +202,7 @@ class ClockClient:
         self._thread = threading.Thread(target=self._run, name="clock-client", daemon=True)
         self._thread.start()
 
-    def estimate(self) -> Offset | None:
+    def estimate(self) -> ClockOffset | None:
         """How far the other's clock is ahead; None as long as it has not answered."""
         return self._filter.estimate(time.monotonic_ns())
 

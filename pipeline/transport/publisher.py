@@ -19,7 +19,7 @@ import zmq
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport import ring_file, shared_memory, wire
 from pipeline.transport.address import Address, parse_address
-from pipeline.transport.clock import SAME_CLOCK, ClockServer, Offset
+from pipeline.transport.clock import ClockServer
 from pipeline.transport.line import LineServer
 from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
 from pipeline.transport.security import Security
@@ -27,7 +27,7 @@ from pipeline.transport.sockets import QUEUED, Endpoint, is_readable
 from pipeline.transport.turns import Turns
 from pipeline.transport.wire import FrameHeader, ResultHeader, SharedReference, WireError
 from pipeline.transport.wire_result import result_fields, result_payload
-from pipeline.types import Frame, Header, Image, Result
+from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Header, Image, Result
 
 PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
@@ -133,7 +133,7 @@ class Publisher:
                 return self._ring(camera, height * width * wire.CHANNELS).lend(height, width)
         return np.empty((height, width, wire.CHANNELS), np.uint8)
 
-    def send_frame(self, frame: Frame, clock: Offset = SAME_CLOCK) -> bool:
+    def send_frame(self, frame: Frame, clock: ClockOffset = SAME_CLOCK) -> bool:
         """Send a frame; False where nobody wants it.
 
         `clock` tells how far the clock that stamped it is ahead of this machine's. Raises
@@ -161,7 +161,7 @@ class Publisher:
         self._hear_subscriptions()
         return True
 
-    def send_result(self, result: Result, clock: Offset = SAME_CLOCK) -> bool:
+    def send_result(self, result: Result, clock: ClockOffset = SAME_CLOCK) -> bool:
         """Send a result without its image; False where nobody wants it.
 
         Raises `WireError` where no receiver would take it.
@@ -257,7 +257,7 @@ class Publisher:
                 del self._next_count[topic]
 
     def _encode(
-        self, topic: bytes, frame: Frame, clock: Offset, is_wanted: bool
+        self, topic: bytes, frame: Frame, clock: ClockOffset, is_wanted: bool
     ) -> tuple[Kind, Any]:
         if self._payload == "jpeg":
             return "jpeg", encode_jpeg(frame.image, self._quality)
@@ -273,7 +273,9 @@ class Publisher:
                 self._payload = "raw"
         return "raw", encode_raw(frame.image)
 
-    def _share(self, topic: bytes, frame: Frame, clock: Offset, is_wanted: bool) -> SharedReference:
+    def _share(
+        self, topic: bytes, frame: Frame, clock: ClockOffset, is_wanted: bool
+    ) -> SharedReference:
         """Put a picture into shared memory, and tell those who have a line of it.
 
         They are told before it is copied, so that they wake up meanwhile, as long as each has a
@@ -301,7 +303,7 @@ class Publisher:
             self._lines[camera] = LineServer(ring.ring)
         return ring
 
-    def _envelope(self, topic: bytes, header: Header, clock: Offset) -> dict[str, Any]:
+    def _envelope(self, topic: bytes, header: Header, clock: ClockOffset) -> dict[str, Any]:
         if max(header.width, header.height) > wire.MAX_SIDE:
             raise WireError(
                 "size",
@@ -329,7 +331,7 @@ class Publisher:
         return len(self._lines[camera]) >= wanted_by
 
     def _tell_by_line(
-        self, topic: bytes, header: Header, clock: Offset, reference: SharedReference
+        self, topic: bytes, header: Header, clock: ClockOffset, reference: SharedReference
     ) -> None:
         lines = self._lines[header.camera]
         if lines:

@@ -9,7 +9,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 
-from pipeline.transport.clock import Offset
 from pipeline.transport.order import InSequence
 from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Received
@@ -21,7 +20,7 @@ from pipeline.transport.subscription import (
     Turnstile,
 )
 from pipeline.transport.wire import Limits
-from pipeline.types import Detections, Frame, Header, Image, Result
+from pipeline.types import ClockOffset, Detections, Frame, Header, Result
 
 KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at most
 BEHIND_S = 0.001  # what was sent before a result is waited for so long
@@ -163,7 +162,7 @@ class ResultSubscription:
             self._has_told = True
             log.info("frames of %s come, but no result on them; waiting for it", frame.camera)
 
-    def clock_of(self, camera: str) -> Offset | None:
+    def clock_of(self, camera: str) -> ClockOffset | None:
         """How far the clock that stamps a camera's frames is ahead of this machine's.
 
         None where that is not known (yet).
@@ -198,21 +197,21 @@ class ResultSubscription:
         self.close()
 
     def _with_image(self, result: Result) -> Result:
-        return dataclasses.replace(result, image=self._image(result))
+        return dataclasses.replace(result, frame=self._frame(result))
 
-    def _image(self, result: Result) -> Image | None:
-        """The picture of a result, which was sent before it but may come to its turn after it."""
-        image = self._kept_image(result)
-        if image is None and self._images:
+    def _frame(self, result: Result) -> Frame | None:
+        """The frame of a result, which was sent before it but may arrive after it."""
+        frame = self._kept_frame(result)
+        if frame is None and self._images:
             received = self._subscription.receive(BEHIND_S)
             if received is not None:
                 self._take(received)
-            image = self._kept_image(result)
-        return image
+            frame = self._kept_frame(result)
+        return frame
 
-    def _kept_image(self, result: Result) -> Image | None:
+    def _kept_frame(self, result: Result) -> Frame | None:
         wanted = result.header
         for frame in self._frames[wanted.camera]:
             if (frame.seq, frame.stamp_ns) == (wanted.seq, wanted.stamp_ns):
-                return frame.image
+                return frame
         return None

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from pipeline.errors import SourceError
 from pipeline.transport.address import parse_address
-from pipeline.transport.clock import Offset
 from pipeline.transport.security import Security
 from pipeline.transport.subscribing import check_subscription
 from pipeline.transport.subscription import POLL_S, Subscription, Turnstile
 from pipeline.transport.wire import Limits
-from pipeline.types import Frame
+from pipeline.types import ClockOffset, Frame
 
 ALL_CAMERAS = "cameras"
 """The name of a source that takes the frames of every camera; each frame has its own."""
@@ -78,7 +77,7 @@ class FrameSubscription:
         if self._permits is not None:
             self._permits.release()
 
-    def clock_of(self, camera: str) -> Offset | None:
+    def clock_of(self, camera: str) -> ClockOffset | None:
         """How far the clock that stamps a camera's frames is ahead of this machine's.
 
         None where that is not known (yet).

@@ -15,7 +15,7 @@ import zmq
 from pipeline.errors import ConfigError
 from pipeline.transport import payload, wire
 from pipeline.transport.address import is_loopback
-from pipeline.transport.clock import SAME_CLOCK, ClockClient, Offset
+from pipeline.transport.clock import ClockClient
 from pipeline.transport.line import Line, connect
 from pipeline.transport.ring_file import Gone, OutOfReach
 from pipeline.transport.security import Security
@@ -26,7 +26,7 @@ from pipeline.transport.subscribing import open_socket, parse_addresses, topics_
 from pipeline.transport.turns import ready_message
 from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
 from pipeline.transport.wire_result import result_of
-from pipeline.types import Frame, Image, Result
+from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Image, Result
 
 MAX_DRAIN = 100  # messages that are taken at once; a flood must not keep the newest from its user
 MAX_HELD = 16
@@ -52,7 +52,7 @@ class Received:
 
     item: Frame | Result
     header: Envelope
-    clock: Offset | None
+    clock: ClockOffset | None
 
     def age_ns(self) -> int:
         """How long ago the frame was captured, by this machine's clock as far as that is known.
@@ -353,15 +353,15 @@ class Subscriber:
                 self._lines[ring] = line
         return reader
 
-    def _clock(self, header: Envelope, peer: str) -> Offset | None:
+    def _clock(self, header: Envelope, peer: str) -> ClockOffset | None:
         """How far the stamp's clock is ahead: by way of the sender's."""
-        stamp = Offset(header.clock_offset_ns, header.clock_error_ns)
-        sender: Offset | None = SAME_CLOCK
+        stamp = ClockOffset(header.clock_offset_ns, header.clock_error_ns)
+        sender: ClockOffset | None = SAME_CLOCK
         if not is_loopback(peer):
             sender = self._ask_clock(header.clock_port, peer) if header.clock_port else None
         return sender.plus(stamp) if sender is not None else None
 
-    def _ask_clock(self, port: int, peer: str) -> Offset | None:
+    def _ask_clock(self, port: int, peer: str) -> ClockOffset | None:
         client = self._clocks.get(peer)
         if client is not None and client.port != port:
             if not self._is_time(f"clock {peer}"):

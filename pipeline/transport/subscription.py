@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline.transport.clock import Offset
 from pipeline.transport.security import Security
 from pipeline.transport.subscriber import Received, Subscriber
+from pipeline.types import ClockOffset
 
 POLL_S = 0.1  # how often a waiting reader looks whether it was closed
 SILENT_S = 3.0
@@ -33,8 +33,8 @@ class Subscription:
         self._closed = threading.Event()
         what = "nothing comes" if options.get("frames", True) else "no result comes"
         self._silence = Silence(addresses, options.get("security"), what)
-        self._clocks: dict[str, Offset | None] = {}
-        self._newest_clock: Offset | None = None
+        self._clocks: dict[str, ClockOffset | None] = {}
+        self._newest_clock: ClockOffset | None = None
 
     def _opened(self) -> Subscriber:
         if self._subscriber is None:
@@ -68,7 +68,7 @@ class Subscription:
             self._clocks.clear()
         self._clocks[received.header.camera] = self._newest_clock = received.clock
 
-    def clock_of(self, camera: str) -> Offset | None:
+    def clock_of(self, camera: str) -> ClockOffset | None:
         """How far the clock that stamps a camera's frames is ahead, None where not known.
 
         Of a camera that is not known it is that of the newest message.

@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.capture import Source, live, open_source
 from pipeline.capture import camera as cameras
+from pipeline.capture import live, open_source
 from pipeline.capture.camera import holders, lasting_path
 from pipeline.capture.frozen import FrozenCheck
 from pipeline.capture.reconnect import Reconnecting
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 from .conftest import Clock
@@ -289,7 +290,7 @@ def test_camera_whose_driver_hangs_is_given_up(
         read_to_the_end(source)
 
 
-def read_to_the_end(source: Source) -> None:
+def read_to_the_end(source: Source[Frame]) -> None:
     while source.read() is not None:
         pass
 

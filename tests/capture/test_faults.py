@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.capture import Source, open_source
+from pipeline.capture import open_source
 from pipeline.capture.faults import Faults, Faulty, split_path, split_scene
 from pipeline.capture.live import HangError
 from pipeline.capture.reconnect import Reconnecting
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 from .conftest import FRAMES, number_of
@@ -86,7 +87,7 @@ def test_source_dies_after_its_time(video: Path) -> None:
             source.read()
 
 
-class Ticking(Source):
+class Ticking(Source[Frame]):
     """A live source of 50 frames a second by a clock of its own, which only reading moves."""
 
     camera, live, frames, fps = "ticking", True, None, 50.0
@@ -175,7 +176,7 @@ def test_scene_that_hangs_is_given_up_and_read_in_a_child(monkeypatch: pytest.Mo
         read_to_the_end(source)
 
 
-def read_to_the_end(source: Source) -> None:
+def read_to_the_end(source: Source[Frame]) -> None:
     while source.read() is not None:
         pass
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.capture import FORMS, open_source
 from pipeline.capture.camera import MAX_STAMP_AGE_NS, CameraSettings, driver_stamp_ns
-from pipeline.capture.source import check_camera_name, safe_name
 from pipeline.errors import ConfigError, SourceError
 from pipeline.paths import share_dirs
+from pipeline.source import check_camera_name, safe_name
 
 
 def no_such_camera() -> str:

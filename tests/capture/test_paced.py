@@ -8,11 +8,11 @@ import time
 import numpy as np
 
 from pipeline.capture.paced import DEFAULT_FPS, Paced
-from pipeline.capture.source import Source
+from pipeline.source import Source
 from pipeline.types import Frame
 
 
-class Quick(Source):
+class Quick(Source[Frame]):
     camera, live, frames = "file", False, None
 
     def __init__(self, fps):

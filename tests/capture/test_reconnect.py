@@ -12,11 +12,11 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from pipeline.capture import Source, open_source
+from pipeline.capture import open_source
 from pipeline.capture.reconnect import Backoff, Reconnecting
-from pipeline.capture.source import Source as AnySource
 from pipeline.capture.watchdog import ThreadReader
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 from .conftest import Clock, Server, number_of, picture_of, send_pictures
@@ -35,7 +35,7 @@ def paced(server: Server) -> Callable[[int], object]:
     return wait
 
 
-def read_frames(source: Source, count: int) -> list[Frame]:
+def read_frames(source: Source[Frame], count: int) -> list[Frame]:
     """So many frames, or a failure where they do not come within 60 s."""
     frames: list[Frame] = []
     guard = threading.Timer(60, source.close)
@@ -183,7 +183,7 @@ def test_first_opening_still_fails_as_bad_input() -> None:
         open_source("http://127.0.0.1:9/cam", open_timeout_s=1, reconnect=True)
 
 
-class Script(AnySource):
+class Script(Source[Frame]):
     """Gives what it is told, one thing after the other: a frame, or an error to raise.
 
     Each takes an eighth of a second, by the clock.
@@ -209,7 +209,7 @@ class Script(AnySource):
 
 
 def reader_of(*steps: object, clock: Clock | None = None) -> ThreadReader:
-    def connect() -> AnySource:
+    def connect() -> Source[Frame]:
         if isinstance(steps[0], SourceError):
             raise steps[0]
         return Script(*steps, clock=clock)

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.capture import Source, open_source
+from pipeline.capture import open_source
 from pipeline.capture.reconnect import Reconnecting
 from pipeline.errors import CaptureError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 PROGRAM = Path(__file__).with_name("rtsp_server.py")
@@ -167,7 +168,7 @@ def is_fresh(stalls) -> Callable[[Frame], bool]:
     return lambda frame: age_ms(frame) < FRESH_MS + 1000 * stalls.total_s()
 
 
-def read_until(source: Source, wanted: Callable[[Frame], bool]) -> Frame:
+def read_until(source: Source[Frame], wanted: Callable[[Frame], bool]) -> Frame:
     """The first frame that is as wanted, or a failure where none comes within 60 s."""
     guard = threading.Timer(60, source.close)
     guard.start()
@@ -202,7 +203,7 @@ def test_server_that_is_killed_and_started_again_is_found(
         assert is_fresh(frame)
 
 
-def restarted(source: Source) -> bool:
+def restarted(source: Source[Frame]) -> bool:
     assert isinstance(source, Reconnecting)
     return source.reconnects > 0
 

@@ -11,13 +11,15 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.capture import Source, open_source
+from pipeline.capture import open_source
 from pipeline.errors import CaptureError, SourceError
+from pipeline.source import Source
+from pipeline.types import Frame
 
 from .conftest import FRAMES, Server, number_of, send_file, send_pictures
 
 
-def drain(source: Source) -> int:
+def drain(source: Source[Frame]) -> int:
     """Read to the end; how many frames came."""
     count = 0
     while source.read() is not None:

@@ -18,8 +18,8 @@ import pytest
 from pipeline.capture import open_source
 from pipeline.capture.camera import device_path, list_cameras
 from pipeline.capture.reconnect import Reconnecting
-from pipeline.capture.source import Source
 from pipeline.errors import CaptureError, SourceError
+from pipeline.source import Source
 
 FPS = 10
 WANTED = {"width": 320, "height": 180, "fps": float(FPS)}

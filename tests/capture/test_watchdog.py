@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.capture import Source, live, open_source
+from pipeline.capture import live, open_source
 from pipeline.capture.child import ChildReader
 from pipeline.capture.open import open_plain
 from pipeline.capture.watchdog import HangError, Reader, ThreadReader
 from pipeline.errors import CaptureError, FrameError, SourceError
+from pipeline.source import Source
 from pipeline.types import Frame
 
 from .conftest import Server, picture_of, send_pictures
 
 
-class Stuck(Source):
+class Stuck(Source[Frame]):
     """Gives one frame and then never comes back, whoever asks."""
 
     camera, live, frames, fps = "stuck", True, None, None
@@ -77,7 +78,7 @@ def test_read_that_hangs_on_a_thread_is_given_up() -> None:
 
 
 def test_opening_that_hangs_on_a_thread_is_given_up() -> None:
-    def hang() -> Source:
+    def hang() -> Source[Frame]:
         threading.Event().wait()
         return Stuck()
 
@@ -89,7 +90,7 @@ def test_opening_that_hangs_on_a_thread_is_given_up() -> None:
 def test_close_ends_an_opening_that_hangs() -> None:
     begun = threading.Event()
 
-    def hang() -> Source:
+    def hang() -> Source[Frame]:
         begun.set()
         threading.Event().wait()
         return Stuck()

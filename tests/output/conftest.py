@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.types import Classifications, Detections, Header, Image, Result
+from pipeline.types import Classifications, Detections, Frame, Header, Image, Result
 
 LABELS = ("person", "cat", "Käse", "猫", "cup")
 FINER = ("tabby, tabby cat", "espresso", "a name so long that it fits into no small picture at all")
@@ -36,9 +36,10 @@ def make_result(
     )
     if image is None:
         image = noise.integers(100, 140, (size[1], size[0], 3), np.uint8)
-    image.flags.writeable = False
+    frame = Frame(image, stamp_ns, seq, "front")
+    finer_or_none = finer if classify else None
     header = Header("front", seq, stamp_ns, *size)
-    return Result(header, detections, finer if classify else None, {"detect": 7_000_000}, image)
+    return Result(header, detections, finer_or_none, {"detect": 7_000_000}, frame)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import OutputError
 from pipeline.output import drawing
 from pipeline.output.drawing import annotated, class_color, draw
-from pipeline.types import Detections, Header, Result
+from pipeline.types import Detections, Frame, Header, Result
 
 from .conftest import LABELS, make_result
 
@@ -25,7 +25,7 @@ def one_box(
         np.array([box], np.float32), np.array([0.5], np.float32), np.zeros(1, np.int32), (label,)
     )
     image = np.full((size[1], size[0], 3), 90, np.uint8)
-    return Result(Header("front", 0, 0, *size), detections, None, {}, image)
+    return Result(Header("front", 0, 0, *size), detections, frame=Frame(image, 0, 0, "front"))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -20,13 +20,13 @@ from pipeline.transport.clock import (
     WINDOW,
     ClockClient,
     ClockServer,
-    Offset,
     OffsetFilter,
     Sample,
     answer_to,
     read_answer,
 )
 from pipeline.transport.security import Security, load_key_pair, make_keys
+from pipeline.types import ClockOffset
 
 MS = 1_000_000
 WAIT_S = 30.0
@@ -120,7 +120,7 @@ def test_a_question_is_answered_with_its_own_time_or_not_at_all(question):
 
 
 def test_offsets_add_up_along_a_chain_of_machines():
-    assert Offset(5, 2).plus(Offset(-9, 3)) == Offset(-4, 5)
+    assert ClockOffset(5, 2).plus(ClockOffset(-9, 3)) == ClockOffset(-4, 5)
 
 
 @pytest.fixture

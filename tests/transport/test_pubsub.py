@@ -23,8 +23,7 @@ from pipeline.transport import (
     publisher,
     ring_file,
 )
-from pipeline.transport.clock import Offset
-from pipeline.types import Classifications, Detections, Frame, Header, Result
+from pipeline.types import Classifications, ClockOffset, Detections, Frame, Header, Result
 
 WAIT_S = 30.0
 SHAPE = (48, 64, 3)
@@ -78,7 +77,7 @@ def test_a_frame_arrives_as_it_was_sent(pair, payload):
     assert got.item.header == sent.header
     np.testing.assert_allclose(got.item.image, sent.image, atol=2 if payload == "jpeg" else 0)
     assert not got.item.image.flags.writeable
-    assert got.clock == Offset()
+    assert got.clock == ClockOffset()
 
 
 @pytest.mark.parametrize("payload", ["raw", "jpeg", pytest.param("shm", marks=needs_shm)])
@@ -103,7 +102,7 @@ def test_a_result_arrives_as_it_was_sent(pair, n, await_true):
     sender, receiver = pair((), {"frames": False, "results": True})
     await_true(lambda: sender.wants_results("front"))
     assert not sender.wants_frames("front")
-    sender.send_result(result(4, n=n), Offset(50, 7))
+    sender.send_result(result(4, n=n), ClockOffset(50, 7))
     got = receiver.receive(WAIT_S)
     assert got.item.header == result(4).header
     assert got.item.image is None
@@ -111,7 +110,7 @@ def test_a_result_arrives_as_it_was_sent(pair, n, await_true):
     assert [got.item.detections.labels[i] for i in got.item.detections.class_ids] == [
         f"thing {i}" for i in range(n)
     ]
-    assert got.clock == Offset(50, 7)  # of the stamp's clock, by way of the sender's
+    assert got.clock == ClockOffset(50, 7)  # of the stamp's clock, by way of the sender's
 
 
 def test_what_nobody_subscribed_to_is_neither_encoded_nor_sent(address, monkeypatch):

@@ -17,8 +17,8 @@ from pipeline.errors import ConfigError
 from pipeline.transport import Limits, Publisher, Security, Subscriber, publisher
 from pipeline.transport import address as address_module
 from pipeline.transport import subscriber as subscriber_module
-from pipeline.transport.clock import ClockServer, Offset
-from pipeline.types import Frame
+from pipeline.transport.clock import ClockServer
+from pipeline.types import ClockOffset, Frame
 
 SHAPE = (48, 64, 3)
 
@@ -46,7 +46,7 @@ def test_ages_between_machines_are_told_by_one_clock(caplog, await_true):
         def attempt():
             image = np.zeros(SHAPE, np.uint8)
             there_ns = time.time_ns() + AHEAD_NS
-            sender.send_frame(Frame(image, there_ns, 0, "front"), Offset(0, 1000))
+            sender.send_frame(Frame(image, there_ns, 0, "front"), ClockOffset(0, 1000))
             received = receiver.receive(0.05)
             return received if received is not None and received.clock is not None else None
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.capture.source import check_camera_name
 from pipeline.errors import ConfigError
+from pipeline.source import check_camera_name
 from pipeline.transport import wire, wire_result
 from pipeline.transport.wire import FrameHeader, Limits, ResultHeader, WireError
 from pipeline.types import Classifications, Detections, Header, Result

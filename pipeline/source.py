@@ -1,0 +1,95 @@
+"""The interface of every source of frames, and the names of cameras."""
+
+from __future__ import annotations
+
+import abc
+import re
+import unicodedata
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from pipeline.errors import ConfigError
+from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Result
+
+_CAMERA_NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+
+Item = TypeVar("Item", Frame, Result)
+S = TypeVar("S", bound="Source[Any]")
+
+
+class Source(abc.ABC, Generic[Item]):
+    """Gives frames, or results that another process made, one after the other.
+
+    `Source[Frame]` is a source of frames, `Source[Result]` one of results.
+
+    - `camera`: the name that the frames carry (ROS `frame_id`, part of a topic)
+    - `live`: the source continues whether it is read or not, so only its newest frame is of use;
+      if False, every frame counts
+    - `frames`: the number of frames (of a damaged file fewer), None if unknown
+    - `fps`: the nominal rate in frames per second, None if unknown
+
+    `read` is called by one thread. `clock_of`, `done` and `counts` have defaults that fit a source
+    on this machine.
+    """
+
+    camera: str
+    live: bool
+    frames: int | None = None
+    fps: float | None = None
+
+    @abc.abstractmethod
+    def read(self) -> Item | None:
+        """Wait for the next frame or result; None at the end of the source or once it is closed.
+
+        `seq` counts from 0, and a lost frame uses up its number. Raises `FrameError` if one frame
+        is lost and reading can continue, `CaptureError` if the source is broken.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the device. Idempotent and safe to call from another thread during `read`."""
+
+    def clock_of(self, camera: str) -> ClockOffset | None:
+        """The clock that stamps a camera's frames, against this machine's; None if not known."""
+        return SAME_CLOCK
+
+    def done(self) -> None:
+        """Called by the reader once it has processed or dropped an item it read."""
+
+    def counts(self) -> Mapping[str, Any]:
+        """The source's own figures (reconnects, messages received...), for the statistics."""
+        return {}
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def safe_name(text: str) -> str:
+    """The name nearest to `text` that ROS and topics accept: `[A-Za-z_][A-Za-z0-9_]*`."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
+    if not name:
+        return "camera"
+    return f"camera_{name}" if name[0].isdigit() else name
+
+
+def check_camera_name(name: str) -> str:
+    """Return `name` if it can be a ROS `frame_id` and a part of a topic.
+
+    Raises `ConfigError` that suggests a valid name.
+    """
+    if not _CAMERA_NAME.fullmatch(name):
+        raise ConfigError(
+            f"camera name '{name}': letters, digits and _ are allowed, parts are separated by / "
+            f"and none begins with a digit; try '{safe_name(name)}'"
+        )
+    return name
