@@ -1,19 +1,20 @@
-# `make demo` and `make test` are all that a newcomer needs; both make .venv first.
+# `make demo` and `make test` do all the set-up; both create .venv first.
 
-# The first of these that is new enough, unless PYTHON says which.
-SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+# The first of these that is new enough, unless PYTHON names another. Tested with 3.10 to 3.14;
+# with a newer one the installation is tried, and says which dependency has no wheel for it yet.
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] < (3, 10))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGING := setup.py setup.cfg pyproject.toml
 
-# ROS 2 from wheels, in an environment of its own: it wants other versions of some build tools.
+# ROS 2 from wheels, in an environment of its own: it needs other versions of some build tools.
 ROS_VENV ?= $(VENV)-ros
 ROS_BIN := $(ROS_VENV)/bin
 
-# Pictures to train, calibrate and measure with; `make models` says what is missing without them.
+# Images for training, calibration and measurement; `make models` says what is missing.
 DATA ?= ../shared
 
 .PHONY: demo test test-ros environments soak-ros bench-ros lint types format models accuracy bench bench-transport clean
@@ -21,20 +22,23 @@ DATA ?= ../shared
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
 
+# Both parts run even if the first one fails; the last line says which failed.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
-	@$(MAKE) --no-print-directory test-ros
+	@failed=; \
+	$(BIN)/python -m pytest || failed="the tests"; \
+	$(MAKE) --no-print-directory test-ros || failed="$${failed:+$$failed and }the tests with ROS 2"; \
+	if [ -n "$$failed" ]; then echo "make: failed: $$failed" >&2; exit 1; fi
 
-# Says why, and is content, where there are no ROS 2 wheels for this Python or no compiler.
+# Succeeds with a reason if there are no ROS 2 wheels for this Python or no compiler.
 test-ros: $(VENV)/.venv
 	@if $(BIN)/python tests/ros/possible.py; then \
 		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
 
-# All that lint, types and test install.
+# Everything that lint, types and test install.
 environments: $(VENV)/.dev
 	@if $(BIN)/python tests/ros/possible.py; then $(MAKE) --no-print-directory $(ROS_VENV)/.ros; fi
 
-# What ROS 2 adds to the engine: ages, conversions, an idle node, one process against three.
+# The cost of ROS 2 over the engine alone: ages, conversions, an idle node, one process or three.
 bench-ros: $(ROS_VENV)/.ros
 	$(ROS_BIN)/python -m benchmarks.ros
 
@@ -69,8 +73,8 @@ clean:
 	rm -rf $(VENV) $(ROS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp says what is installed, so that a second `make` is quick and a changed setup.py counts.
-# Each environment holds the ones before it: `make test` after `make demo` keeps what is there.
+# A stamp file records what is installed, so that a second `make` is quick and a changed setup.py
+# reinstalls. Each set of packages includes the ones above it.
 $(VENV)/.runtime: $(VENV)/.venv $(PACKAGING)
 	$(PIP) install --quiet --editable .
 	@touch $@
@@ -95,7 +99,7 @@ $(ROS_VENV)/.ros: $(ROS_VENV)/.venv $(PACKAGING) $(shell find tests/ros -type f)
 
 $(VENV)/.venv $(ROS_VENV)/.venv: %/.venv:
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)'; then \
-		echo "make: expected Python 3.10 to 3.13, but found $$($(or $(PYTHON),python3) --version 2>&1);" \
+		echo "make: expected Python 3.10 or newer, but found $$($(or $(PYTHON),python3) --version 2>&1);" \
 			"install one, then: make PYTHON=/path/to/python3" >&2; exit 1; fi
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "make: $(PYTHON) lacks venv or ensurepip;" \

@@ -17,9 +17,9 @@ def hindrance() -> str | None:
     """What is missing, and what to do about it; None where nothing is."""
     implementation, libc = platform.python_implementation(), platform.libc_ver()[0]
     machine = f"{platform.system()} {platform.machine()}"
-    if implementation != "CPython" or not (3, 10) <= sys.version_info[:2] <= (3, 13):
+    if implementation != "CPython" or not (3, 10) <= sys.version_info[:2] <= (3, 14):
         return (
-            f"they need CPython 3.10 to 3.13, and this is {implementation} {sys.version.split()[0]}"
+            f"they need CPython 3.10 to 3.14, and this is {implementation} {sys.version.split()[0]}"
         )
     if machine != "Linux x86_64" or libc != "glibc":
         return f"they need Linux x86_64 with glibc, and this is {machine} {libc}".rstrip()
