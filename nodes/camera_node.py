@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from nodes.capture import CAPTURE, capture_header, open_capture
-from nodes.detection_messages import stamp_ns
-from nodes.diagnostics import Activity, Diagnostics
-from nodes.frames import origin_of
-from nodes.image_publisher import IMAGES, PUBLICATION, ImagePublisher
+from nodes.images.frame_sources import CaptureSource, Pace
+from nodes.images.image_publisher import IMAGES, PUBLICATION, ImagePublisher
 from nodes.lifecycle import ManagedNode
-from nodes.parameters import DIAGNOSTICS, MAX_RATE, Value
-from nodes.playback import Playback
+from nodes.messages.detection_messages import stamp_ns
+from nodes.messages.diagnostics import Activity, Diagnostics
+from nodes.messages.headers import origin_of
+from nodes.parameters.declaration import DIAGNOSTICS, MAX_RATE, Value
 from nodes.process import run
-from nodes.sources import CaptureSource, Pace
+from nodes.source_runner import Playback
 from pipeline.capture.video import check_address
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed

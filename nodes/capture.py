@@ -7,8 +7,8 @@ from typing import Any
 
 from rclpy.clock import Clock
 
-from nodes.detection_messages import header_message
-from nodes.parameters import Parameter, Parameters
+from nodes.messages.detection_messages import header_message
+from nodes.parameters.declaration import Parameter, Parameters
 from pipeline.capture.open import is_stored
 from pipeline.capture.paced import Paced
 from pipeline.source import Source

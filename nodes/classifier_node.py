@@ -9,14 +9,14 @@ from typing import Any
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from vision_msgs.msg import Detection2DArray
 
-from nodes.detection_messages import add_classifications, boxes_from, stamp_ns
-from nodes.diagnostics import Activity, Diagnostics
-from nodes.facts import facts_of
-from nodes.image_messages import image_from
-from nodes.image_subscription import ImageSubscription
-from nodes.join import Join, Pair
+from nodes.images.image_matcher import Join, Pair
+from nodes.images.image_messages import image_from
+from nodes.images.image_subscription import ImageSubscription
 from nodes.lifecycle import ManagedNode
-from nodes.parameters import (
+from nodes.messages.detection_messages import add_classifications, boxes_from, stamp_ns
+from nodes.messages.diagnostics import Activity, Diagnostics
+from nodes.messages.model_info import facts_of
+from nodes.parameters.declaration import (
     CLASSIFICATION,
     DIAGNOSTICS,
     NO_CLASSIFIER,
@@ -25,8 +25,8 @@ from nodes.parameters import (
     Parameter,
     Value,
 )
+from nodes.parameters.topics import open_publisher, open_subscription
 from nodes.process import run
-from nodes.topics import open_publisher, open_subscription
 from pipeline.errors import ConfigError, FrameError, StageError
 from pipeline.inference.classifier import Classifier
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach

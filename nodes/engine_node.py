@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nodes.detection_messages import stamp_ns
-from nodes.diagnostics import Activity, Diagnostics
-from nodes.facts import facts_of
-from nodes.frames import origin_of
-from nodes.image_subscription import ImageSubscription
+from nodes.images.frame_sources import CaptureSource, Pace, TopicSource
+from nodes.images.image_subscription import ImageSubscription
+from nodes.images.result_publisher import ResultPublisher
 from nodes.lifecycle import ManagedNode
-from nodes.parameters import DETECTION, DIAGNOSTICS, SUBSCRIPTION, Parameter, Value
-from nodes.playback import Playback
-from nodes.result_publisher import ResultPublisher
-from nodes.sources import CaptureSource, Pace, TopicSource
+from nodes.messages.detection_messages import stamp_ns
+from nodes.messages.diagnostics import Activity, Diagnostics
+from nodes.messages.headers import origin_of
+from nodes.messages.model_info import facts_of
+from nodes.parameters.declaration import DETECTION, DIAGNOSTICS, SUBSCRIPTION, Parameter, Value
+from nodes.source_runner import Playback
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector

@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool
 
 from nodes.logs import pass_on_logs
-from nodes.parameters import AUTOSTART, Parameter, Parameters
+from nodes.parameters.declaration import AUTOSTART, Parameter, Parameters
 from pipeline.errors import VisionError
 
 HOUSEKEEPING_S = 1.0

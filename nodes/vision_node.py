@@ -7,11 +7,11 @@ from typing import Any
 
 from nodes.capture import CAPTURE, capture_header, open_capture
 from nodes.engine_node import EngineNode
-from nodes.frames import origin_of
-from nodes.image_publisher import PUBLICATION, ImagePublisher
-from nodes.parameters import CLASSIFICATION, NO_CLASSIFIER, Parameter
+from nodes.images.frame_sources import CaptureSource
+from nodes.images.image_publisher import PUBLICATION, ImagePublisher
+from nodes.messages.headers import origin_of
+from nodes.parameters.declaration import CLASSIFICATION, NO_CLASSIFIER, Parameter
 from nodes.process import run
-from nodes.sources import CaptureSource
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.types import Frame, Result

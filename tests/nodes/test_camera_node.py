@@ -13,9 +13,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
 
-from nodes.camera_info import read_camera_info
-from nodes.diagnostics import Activity
-from nodes.sources import CaptureSource, Pace
+from nodes.images.frame_sources import CaptureSource, Pace
+from nodes.messages.camera_info import read_camera_info
+from nodes.messages.diagnostics import Activity
 from pipeline.capture import open_source
 from pipeline.errors import ConfigError
 

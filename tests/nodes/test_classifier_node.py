@@ -14,8 +14,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from nodes.image_messages import image_message
-from nodes.join import FEWEST, KEPT, MOST_BYTES, Join
+from nodes.images.image_matcher import FEWEST, KEPT, MOST_BYTES, Join
+from nodes.images.image_messages import image_message
 from pipeline.capture.scene import sample_photos
 from pipeline.inference.classifier import Classifier
 

@@ -15,8 +15,8 @@ import pytest
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Detection2DArray
 
-from nodes.detection_messages import detection_array
-from nodes.image_messages import image_from
+from nodes.images.image_messages import image_from
+from nodes.messages.detection_messages import detection_array
 from pipeline.inference.detector import Detector
 
 SCENE = "scene:?size=640x480&fps=0"

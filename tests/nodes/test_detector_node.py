@@ -19,8 +19,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from nodes.detection_messages import boxes_from, stamp_ns
-from nodes.image_messages import image_from, image_message
+from nodes.images.image_messages import image_from, image_message
+from nodes.messages.detection_messages import boxes_from, stamp_ns
 from pipeline.inference.detector import Detector
 from pipeline.paths import share_dirs
 

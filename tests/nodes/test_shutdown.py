@@ -14,7 +14,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from nodes.image_messages import image_message
+from nodes.images.image_messages import image_message
 
 NODES = ("camera_node", "detector_node", "vision_node", "classifier_node")
 WITHIN_S = 2.0  # times `crowding`, where others use the processors

@@ -16,9 +16,9 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from nodes.detection_messages import header_message, stamp_ns
-from nodes.image_messages import image_message
-from nodes.topics import Publishers
+from nodes.images.image_messages import image_message
+from nodes.messages.detection_messages import header_message, stamp_ns
+from nodes.parameters.topics import Publishers
 from pipeline.errors import ConfigError
 
 BLANK = np.zeros((120, 160, 3), np.uint8)

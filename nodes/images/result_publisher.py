@@ -11,10 +11,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from nodes.detection_messages import detection_array, label_info
-from nodes.image_messages import compressed_message, image_message
-from nodes.image_subscription import COMPRESSED
-from nodes.topics import Publishers
+from nodes.images.image_messages import compressed_message, image_message
+from nodes.images.image_subscription import COMPRESSED
+from nodes.messages.detection_messages import detection_array, label_info
+from nodes.parameters.topics import Publishers
 from pipeline.output.drawing import annotated
 from pipeline.types import Result
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from std_msgs.msg import Header as HeaderMessage
 
-from nodes.detection_messages import header_message, stamp_ns
+from nodes.messages.detection_messages import header_message, stamp_ns
 from pipeline.types import Frame, Image, Result
 
 

@@ -13,8 +13,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
-from nodes.detection_messages import header_message
-from nodes.image_messages import compressed_message, image_message
+from nodes.images.image_messages import compressed_message, image_message
+from nodes.messages.detection_messages import header_message
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 PERIOD_S = 0.1

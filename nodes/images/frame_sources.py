@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nodes.diagnostics import Activity
-from nodes.frames import (
+from nodes.images.image_messages import image_from
+from nodes.messages.diagnostics import Activity
+from nodes.messages.headers import (
     frame_of_capture,
     frame_of_message,
     header_of_capture,
 )
-from nodes.image_messages import image_from
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.types import Frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from nodes.detection_messages import stamp_ns
+from nodes.messages.detection_messages import stamp_ns
 
 KEPT = 64  # images, and detections, that wait for one another: two seconds at 30 a second
 FEWEST, MOST_BYTES = 16, 2**26  # of large images fewer wait, as long as they take that much memory

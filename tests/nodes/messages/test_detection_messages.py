@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from std_msgs.msg import Header
 
-from nodes.detection_messages import (
+from nodes.messages.detection_messages import (
     add_classifications,
     boxes_from,
     detection_array,

@@ -8,11 +8,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from nodes.camera_info import read_camera_info
-from nodes.image_messages import JPEG_QUALITY, compressed_message, image_message
-from nodes.image_subscription import COMPRESSED
-from nodes.parameters import Parameter, Parameters
-from nodes.topics import Publishers
+from nodes.images.image_messages import JPEG_QUALITY, compressed_message, image_message
+from nodes.images.image_subscription import COMPRESSED
+from nodes.messages.camera_info import read_camera_info
+from nodes.parameters.declaration import Parameter, Parameters
+from nodes.parameters.topics import Publishers
 from pipeline.types import Image
 
 IMAGES = "image_raw"

@@ -12,7 +12,7 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from nodes.image_messages import ENCODINGS, compressed_message, image_from, image_message
+from nodes.images.image_messages import ENCODINGS, compressed_message, image_from, image_message
 from pipeline.errors import FrameError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from nodes.parameters import Parameters
+from nodes.parameters.declaration import Parameters
 
 TOPIC = "/diagnostics"
 WINDOW_S = 10.0

@@ -1,0 +1,1 @@
+"""Images in and out: sources of frames, subscriptions, publishers and pixel formats."""

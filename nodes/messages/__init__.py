@@ -1,0 +1,1 @@
+"""Conversions between ROS messages and the data of the engine, and diagnostics."""

@@ -1,0 +1,1 @@
+"""Parameters of the nodes and the topics whose QoS parameters override."""
