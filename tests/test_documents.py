@@ -1,11 +1,16 @@
-"""The documents are true: their links lead somewhere, and the README's example runs."""
+"""Links, commands, options and Python examples of the documents are valid."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+
+from pipeline.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -13,42 +18,115 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "models").rglob("*.md")),
 ]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+each_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_between_documents_lead_somewhere(document):
-    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text())
-    missing = [
-        target
-        for target in targets
-        if "://" not in target and not (document.parent / target).exists()
-    ]
+def blocks(document: Path, language: str) -> list[str]:
+    """The fenced code blocks of one language."""
+    return [code for name, code in FENCE.findall(document.read_text()) if name == language]
+
+
+def shell_lines(document: Path) -> list[list[str]]:
+    """The words of each command in the document's shell blocks, without comments and pipes."""
+    code = "\n".join(blocks(document, "bash")).replace("\\\n", " ")
+    lines = (shlex.split(line, comments=True) for line in code.splitlines())
+    return [words[: [*words, "|"].index("|")] for words in lines if words]
+
+
+def inline_commands(document: Path) -> list[list[str]]:
+    """The words of each `vision ...` in running text."""
+    text = FENCE.sub("", document.read_text())
+    return [line.split() for line in re.findall(r"`(vision [^`]+)`", text)]
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+def command_of(words: list[str]) -> tuple[typer.Context, list[str]]:
+    """The subcommand that `vision WORDS` runs, and the arguments that are left for it."""
+    context = typer.Context(typer.main.get_command(app), info_name="vision")
+    rest = words[1:]
+    while hasattr(context.command, "commands") and rest and not rest[0].startswith("-"):
+        if rest[0] == "COMMAND":
+            return context, []
+        command = context.command.get_command(context, rest[0])
+        assert command is not None, f"no such command: {' '.join(words)}"
+        context, rest = typer.Context(command, parent=context, info_name=rest[0]), rest[1:]
+    return context, rest
+
+
+@each_document
+def test_relative_links_exist(document):
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    missing = []
+    for link in (link for link in links if "://" not in link):
+        path, _, fragment = link.partition("#")
+        target = document.parent / path if path else document
+        if not target.exists() or (fragment and fragment not in anchors(target)):
+            missing.append(link)
     assert missing == []
 
 
-def test_the_example_in_the_readme_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
+@each_document
+def test_vision_commands_parse(document):
+    commands = [words for words in shell_lines(document) if words[0].endswith("vision")]
+    for words in commands:
+        context, arguments = command_of(words)
+        context.command.make_context(context.info_name, arguments, parent=context.parent)
+
+
+@each_document
+def test_options_in_running_text_exist(document):
+    for words in inline_commands(document):
+        context, arguments = command_of(words)
+        known = {name for p in context.command.params for name in (*p.opts, *p.secondary_opts)}
+        used = {word for word in arguments if word.startswith("-") and len(word) > 1}
+        assert used <= known | {"--help"}, " ".join(words)
+
+
+def test_example_in_readme_runs(capsys):
+    code = blocks(ROOT / "README.md", "python")
+    assert code
+    for block in code:
         assert '"0"' in block
-        # Not every machine has a camera; the scene stands in for it.
-        exec(block.replace('"0"', '"scene:?fps=0"'), {})  # noqa: S102 - it is our own
+        exec(block.replace('"0"', '"scene:?fps=0"'), {})  # noqa: S102 - needs no camera
     assert " cat " in capsys.readouterr().out
 
 
-def test_make_knows_what_the_documents_tell_people_to_type():
-    text = "".join(path.read_text() for path in DOCUMENTS)
-    asked = set(re.findall(r"^    make ([a-z]+)\b", text, re.MULTILINE))
-    rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"demo", "test"} <= asked <= rules
+@each_document
+def test_python_examples_compile_and_import(document):
+    for block in blocks(document, "python"):
+        if block.startswith(" "):  # continues the block before it
+            continue
+        tree = ast.parse(block)
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), str(document), "exec"), {})  # noqa: S102 - ours
 
 
-def test_every_option_that_the_documents_name_exists():
-    """Of whichever command; a name that no command has is out of date."""
-    named = set()
-    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
-        lines = re.findall(r"^ +(vision .*)|`(vision .*?)`", document.read_text(), re.MULTILINE)
-        named |= {word for line in lines for word in re.findall(r"--[a-z-]+", " ".join(line))}
-    sources = "".join(path.read_text() for path in (ROOT / "pipeline" / "cli").glob("*.py"))
-    assert "--jsonl" in named
-    assert {option for option in named if f"{option}" not in sources} == set()
+def test_make_targets_exist():
+    lines = [words for document in DOCUMENTS for words in shell_lines(document)]
+    inline = re.findall(r"`make ([a-z-]+)`", "".join(path.read_text() for path in DOCUMENTS))
+    used = {words[1] for words in lines if words[0] == "make" and "=" not in words[1]}
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= used
+    assert used | set(inline) <= rules
+
+
+def test_launch_arguments_exist():
+    launch = (ROOT / "launch" / "detect.launch.py").read_text()
+    lines = [words for document in DOCUMENTS for words in shell_lines(document)]
+    used = {
+        word.partition(":=")[0]
+        for words in lines
+        if words[:2] == ["ros2", "launch"]
+        for word in words
+        if ":=" in word
+    }
+    assert "source" in used
+    assert {name for name in used if f'"{name}"' not in launch} == set()
