@@ -58,10 +58,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 models: $(VENV)/.test
-	$(BIN)/python -m pipeline.zoo.build --data $(DATA)
+	$(BIN)/python -m recipes.build --data $(DATA)
 
 accuracy: $(VENV)/.test
-	$(BIN)/python -m pipeline.zoo.accuracy --data $(DATA)
+	$(BIN)/python -m recipes.accuracy --data $(DATA)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks --data $(DATA)

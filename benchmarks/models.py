@@ -11,9 +11,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.inference.locate import find_model
-from pipeline.zoo import build_classifier, build_detector
-from pipeline.zoo.mobilenet import build_mobilenet
 from pipeline.zoo.onnx_file import load_model, save_model
+from recipes import classifier as classifier_recipe
+from recipes import detector as detector_recipe
+from recipes.mobilenet_v2 import build_mobilenet
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def float_models(folder: Path) -> FloatModels:
 
     Raises `RunError` where they cannot be downloaded.
     """
-    detector = build_detector.build_float(None, logger.info).path
+    detector = detector_recipe.build_float(None, logger.info).path
     classifier = folder / "mobilenetv2.onnx"
     _write_float_classifier(classifier)
     blob_detector, blob_classifier = folder / "detector.onnx", folder / "classifier.onnx"
@@ -46,10 +47,10 @@ def float_models(folder: Path) -> FloatModels:
 
 def _write_float_classifier(target: Path) -> None:
     """The float backbone under the head of the int8 model, whose weights have a scale each."""
-    int8, spec = load_model(find_model(build_classifier.NAME))
+    int8, spec = load_model(find_model(classifier_recipe.NAME))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
     weight = stored["head.weight.q"].astype(np.float32) * stored["head.weight.scale"]
-    blocks = build_classifier.fetch_blocks(None)
+    blocks = classifier_recipe.fetch_blocks(None)
     network = build_mobilenet(blocks, (np.ascontiguousarray(weight.T), stored["head.bias"]))
     save_model(network, spec, target)
 
@@ -65,7 +66,7 @@ def _write_blob_detector(model: Path, target: Path) -> None:
 
 def _write_blob_classifier(model: Path, target: Path) -> None:
     """Put the backbone's own first convolution and its ReLU6 back."""
-    stem = build_classifier.fetch_blocks(None)[0].convolutions[0]
+    stem = classifier_recipe.fetch_blocks(None)[0].convolutions[0]
     clip = helper.make_node("Clip", ["stem.plain", "stem.zero", "stem.six"], ["stem.output"])
     nodes = [_stem_node("stem.plain"), clip]
     bounds = {"stem.zero": np.float32(0), "stem.six": np.float32(6)}

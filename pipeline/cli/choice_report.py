@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pipeline.cli import console
 
 if TYPE_CHECKING:
-    from pipeline.zoo.choose import Choice
-    from pipeline.zoo.latency import Machine
+    from pipeline.zoo.selection.candidates import Choice
+    from pipeline.zoo.selection.latency import Machine
 
 CLASSIFY, DETECT = "classify", "detect"
 _UNKNOWN = "-"
@@ -33,7 +33,7 @@ class ChoiceReport:
     @cached_property
     def best(self) -> dict[str, Choice]:
         """By group, the most accurate within the budget; none without a budget."""
-        from pipeline.zoo.choose import best_within
+        from pipeline.zoo.selection.candidates import best_within
 
         return {} if self.budget_ms is None else best_within(self.choices, self.budget_ms)
 
@@ -63,8 +63,8 @@ class ChoiceReport:
 
     def draw(self, path: Path) -> None:
         """Store a picture of the frontier. Raises `OutputError` where it cannot be written."""
-        from pipeline.zoo.frontier_plot import plot_choices
         from pipeline.zoo.plots import save_figure
+        from pipeline.zoo.selection.frontier_plot import plot_choices
 
         axis = (
             "published ImageNet top-1 of the float network, %"
@@ -139,7 +139,7 @@ class ChoiceReport:
 
     def _say_what_is_trained(self, chosen: Choice, budget_ms: float) -> None:
         """Where trained weights of the chosen one are, or of the next best that has some."""
-        from pipeline.zoo.choose import best_within
+        from pipeline.zoo.selection.candidates import best_within
 
         trained = best_within((c for c in self.choices if c.candidate.trained), budget_ms).get("")
         if trained is None:

@@ -16,7 +16,7 @@ from pipeline.cli.waiting import interruptible, progress_bar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.zoo.choose import Candidate
+    from pipeline.zoo.selection.candidates import Candidate
 
 Task = Annotated[
     str, typer.Option(metavar="classify|detect", help="MobileNets that classify, or YOLOv4-tiny")
@@ -101,8 +101,8 @@ def _measure(
     fresh: bool,
 ) -> ChoiceReport:
     from pipeline.inference.session import available_threads
-    from pipeline.zoo.choose import measure_all
-    from pipeline.zoo.latency import LatencyCache, this_machine
+    from pipeline.zoo.selection.candidates import measure_all
+    from pipeline.zoo.selection.latency import LatencyCache, this_machine
 
     threads = threads or available_threads()
     machine = this_machine(threads)
@@ -141,7 +141,7 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 def _candidates(
     task: str, classes: tuple[int, ...] | None, sizes: tuple[int, ...] | None, only: str | None
 ) -> list[Candidate]:
-    from pipeline.zoo import choose as zoo
+    from pipeline.zoo.selection import candidates as zoo
 
     if task == DETECT:
         found = zoo.detectors(sizes or zoo.DETECTOR_SIZES, classes or zoo.DETECTOR_CLASSES)

@@ -14,7 +14,7 @@ from pipeline.cli.targets import check_new_files, files_of
 from pipeline.cli.waiting import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from pipeline.zoo.compare import Comparison
+    from pipeline.zoo.evaluation.comparison import Comparison
 
 SHOWN = 6
 
@@ -83,8 +83,8 @@ def compare(
     check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
         from pipeline.inference.manifest import read_manifest
-        from pipeline.zoo.compare import compare as compare_models
-        from pipeline.zoo.compare import open_contender
+        from pipeline.zoo.evaluation.comparison import compare as compare_models
+        from pipeline.zoo.evaluation.comparison import open_contender
         from pipeline.zoo.onnx_file import write_atomically
 
         spec = read_manifest(manifest) if manifest else None
@@ -120,7 +120,7 @@ def _refuse_pictures(names: list[str]) -> None:
     from pipeline.errors import ConfigError
     from pipeline.inference.locate import installed_models
     from pipeline.inference.registry import registered_models
-    from pipeline.zoo.pictures import is_picture
+    from pipeline.zoo.datasets.image_folders import is_picture
 
     known = {*installed_models(), *registered_models()}
     for name in names:

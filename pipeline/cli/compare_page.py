@@ -9,7 +9,7 @@ from html import escape
 from pipeline.cli.compare_picture import PANEL
 from pipeline.cli.compare_tables import Table, tables
 from pipeline.inference.processor import processor
-from pipeline.zoo.compare import Comparison
+from pipeline.zoo.evaluation.comparison import Comparison
 
 _LEAST_PANEL = 14  # of the page's letters, so that names can be read; beyond, it is scrolled
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

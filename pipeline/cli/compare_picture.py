@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.errors import RunError
 from pipeline.output.drawing import draw
 from pipeline.types import Detections, Header, Image, Result
-from pipeline.zoo.compare import Answer, Comparison, told
+from pipeline.zoo.evaluation.comparison import Answer, Comparison, told
 
 PANEL = 480
 """Pixels of the longer side of one picture in the whole."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.cli.console import short
-from pipeline.zoo.compare import Comparison, Contender, told
+from pipeline.zoo.evaluation.comparison import Comparison, Contender, told
 
 UNKNOWN = "-"
 _ABLE = {"detect": "detection", "classify": "classification"}

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pipeline.cli.waiting import Report
     from pipeline.inference.session import Model
     from pipeline.types import Image
-    from pipeline.zoo.classification import ClassifierReport
-    from pipeline.zoo.coco import Accuracy
-    from pipeline.zoo.pictures import UsablePictures
+    from pipeline.zoo.datasets.image_folders import UsablePictures
+    from pipeline.zoo.evaluation.classification import ClassifierReport
+    from pipeline.zoo.evaluation.detection import Accuracy
 
 CLASSES_SHOWN = 10
 
@@ -117,10 +117,10 @@ def _detector(
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a detector, and what draws them."""
     from pipeline.inference.detector import Detector
-    from pipeline.zoo.box_datasets import read_boxes
-    from pipeline.zoo.coco import evaluate_detector
-    from pipeline.zoo.detector_accuracy import open_to_evaluate
-    from pipeline.zoo.pictures import UsablePictures
+    from pipeline.zoo.datasets.boxes import read_boxes
+    from pipeline.zoo.datasets.image_folders import UsablePictures
+    from pipeline.zoo.evaluation.detection import evaluate_detector
+    from pipeline.zoo.evaluation.detector_accuracy import open_to_evaluate
 
     detect: Detector = open_to_evaluate(
         model.path,
@@ -149,7 +149,7 @@ def _detector(
 
 
 def _draw_curves(found: Accuracy, title: str) -> Any:
-    from pipeline.zoo.coco import RECALLS
+    from pipeline.zoo.evaluation.detection import RECALLS
     from pipeline.zoo.plots import plot_precision_recall
 
     curves = {"IoU 0.50": found.precision50, "IoU 0.75": found.precision75}
@@ -176,8 +176,8 @@ def _classifier(
     progress: Report,
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a classifier, and what draws them."""
-    from pipeline.zoo.classification import evaluate_pictures, read_classes
-    from pipeline.zoo.pictures import UsablePictures
+    from pipeline.zoo.datasets.image_folders import UsablePictures
+    from pipeline.zoo.evaluation.classification import evaluate_pictures, read_classes
 
     classes = read_classes(data, model.spec.labels, images)
     pictures = UsablePictures(data, list(classes))
@@ -194,7 +194,7 @@ def _classifier(
 
 
 def _draw_confusion(found: ClassifierReport, labels: Sequence[str], name: str) -> Any:
-    from pipeline.zoo.classification import confusion
+    from pipeline.zoo.evaluation.classification import confusion
     from pipeline.zoo.plots import plot_confusion
 
     table = confusion(found)

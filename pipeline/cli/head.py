@@ -14,7 +14,7 @@ from pipeline.cli.targets import check_model_target
 from pipeline.cli.waiting import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from pipeline.zoo.new_head import FittedHead
+    from pipeline.zoo.training.classifier_head import FittedHead
 
 
 Images = Annotated[
@@ -48,8 +48,8 @@ def head(
     from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
     from pipeline.inference.session import open_model
-    from pipeline.zoo.new_head import fit_new_head
     from pipeline.zoo.onnx_file import load_graph
+    from pipeline.zoo.training.classifier_head import fit_new_head
 
     console.configure(debug=bool(debug))
     offer_models([classifier], yes=bool(yes))

@@ -12,7 +12,7 @@ from pipeline.cli import options as opt
 from pipeline.cli.targets import check_model_target
 
 if TYPE_CHECKING:
-    from pipeline.zoo.darknet import ImportSummary
+    from pipeline.zoo.darknet.importer import ImportSummary
 
 
 Config = Annotated[
@@ -43,7 +43,7 @@ def import_darknet(
     debug: opt.Debug = None,
 ) -> None:
     """Convert a YOLOv3-tiny or YOLOv4-tiny network of Darknet to an ONNX file."""
-    from pipeline.zoo.darknet import import_model, read_labels
+    from pipeline.zoo.darknet.importer import import_model, read_labels
 
     console.configure(debug=bool(debug))
     check_model_target(output, config, weights)

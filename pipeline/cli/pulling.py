@@ -26,7 +26,7 @@ def offer_models(names: Sequence[str], *, yes: bool) -> None:
     """Fetch those of `names` that the registry knows and that are not on this machine.
 
     With `yes` without a question; else a terminal is asked. Raises `ModelError` where neither
-    says yes, and what `pipeline.zoo.pull` raises.
+    says yes, and what `pipeline.zoo.hub.pull` raises.
     """
     missing = [name for name in dict.fromkeys(names) if _is_missing(name)]
     if not missing:
@@ -48,7 +48,7 @@ def offer_models(names: Sequence[str], *, yes: bool) -> None:
 
 def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: None) -> None:
     """Fetch each model unless it is here, showing how far it has come; `done` hears of its path."""
-    from pipeline.zoo.pull import pull, registered
+    from pipeline.zoo.hub.pull import pull, registered
 
     for name in names:
         registered(name)  # one that there is not is said before any is fetched

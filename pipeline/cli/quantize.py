@@ -14,7 +14,7 @@ from pipeline.cli.targets import check_model_target
 from pipeline.cli.waiting import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from pipeline.zoo.quantize_file import QuantizeReport
+    from pipeline.zoo.quantization.quantize_file import QuantizeReport
 
 METHODS = ("mse", "minmax", "entropy", "percentile")
 
@@ -92,7 +92,7 @@ def quantize(
         raise ConfigError(f"--method {method}: expected one of {', '.join(METHODS)}")
     layers = tuple(part.strip() for part in (keep_float or "").split(",") if part.strip())
     with interruptible(), progress_bar() as report:
-        from pipeline.zoo.quantize_file import Request, quantize_file
+        from pipeline.zoo.quantization.quantize_file import Request, quantize_file
 
         spec = read_manifest(manifest) if manifest else None
         request = Request(

@@ -1,1 +1,1 @@
-"""Models: Darknet import, training of the head, quantisation, evaluation."""
+"""Models: download, import, build, quantize, train, evaluate and choose them."""

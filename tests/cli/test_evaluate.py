@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from pipeline.inference.session import open_model
-from pipeline.zoo.coco import read_yolo_folder
-from pipeline.zoo.detector_accuracy import measure_accuracy
+from pipeline.zoo.evaluation.detection import read_yolo_folder
+from pipeline.zoo.evaluation.detector_accuracy import measure_accuracy
 from pipeline.zoo.onnx_file import load_graph, save_model
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

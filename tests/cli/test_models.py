@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import pty
 import shutil
@@ -13,6 +12,8 @@ import pytest
 
 from pipeline.cli.pulling import offer_models
 from pipeline.errors import ModelError
+
+from ..zoo.hub import file_server
 
 ROOT = Path(__file__).resolve().parents[2]
 CAT = ROOT / "models/samples/cat.jpg"
@@ -33,16 +34,12 @@ sha256 = "{sha256}"
 sources = [{{ url = "{url}" }}]
 """
 
-_spec = importlib.util.spec_from_file_location("file_server", ROOT / "tests/zoo/file_server.py")
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The user's models: the registry knows `remote`, which the server has, and `absent`."""
     data = DETECTOR.read_bytes()
-    server = _module.FileServer(data)
+    server = file_server.FileServer(data)
     facts = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     folder = tmp_path / "models"
     folder.mkdir()

@@ -213,9 +213,9 @@ def test_in_a_run_nothing_but_writing_is_broken_off(monkeypatch):
 def slow_model(tmp_path_factory):
     """A yolov4-tiny of so large an input that a frame takes longer than a stop may take."""
     pytest.importorskip("onnx")
-    from pipeline.zoo.darknet import import_model  # noqa: PLC0415 - takes onnx
+    from pipeline.zoo.darknet.importer import import_model  # noqa: PLC0415 - takes onnx
 
-    place = ROOT / "tests" / "zoo" / "darknet_reference.py"
+    place = ROOT / "tests" / "zoo" / "darknet" / "darknet_reference.py"
     spec = importlib.util.spec_from_file_location("darknet_reference_for_signals", place)
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)

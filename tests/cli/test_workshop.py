@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-import importlib.util
 import shutil
 import signal
 import subprocess
@@ -18,17 +17,11 @@ from pipeline.inference import processor
 from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny, build_yolov4_tiny, make_yolo_spec
 from pipeline.zoo.onnx_file import save_model
 
+from ..zoo import small_networks as small
+
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "models" / "samples"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-_spec = importlib.util.spec_from_file_location(
-    "small_networks", ROOT / "tests" / "zoo" / "small_networks.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-small = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(small)
 
 
 @pytest.fixture

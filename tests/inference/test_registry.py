@@ -15,7 +15,7 @@ from pipeline.inference.classifier import Classifier
 from pipeline.inference.locate import find_model
 from pipeline.inference.registry import read_registry, registered_models
 from pipeline.inference.session import open_model
-from pipeline.zoo.build_detector import CONFIG, WEIGHTS
+from recipes.detector import CONFIG, WEIGHTS
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHIPPED = read_registry(MODELS / "registry.toml")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.zoo.architectures import pixels
 from pipeline.zoo.architectures.weights import ADDED, BEFORE_RELU, LINEAR, Weights
+from pipeline.zoo.graphs import stem
 from pipeline.zoo.onnx_file import IR_VERSION, OPSET, require_onnx
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class NetworkWriter:
         size: int,
         weights: Weights,
         *,
-        scaling: pixels.Scaling = pixels.IMAGENET,
+        scaling: stem.Scaling = stem.IMAGENET,
         padding: Padding = "symmetric",
     ) -> None:
         self._onnx: Any = require_onnx()
@@ -65,14 +65,14 @@ class NetworkWriter:
         self._constants: dict[str, Any] = {}
 
     def stem(self, channels: int, activation: Activation) -> Tensor:
-        """A 3x3 convolution of stride 2 of the pixels; see `pixels.pack_stem`."""
-        size, columns = self._size, self._size // pixels.GROUP
+        """A 3x3 convolution of stride 2 of the pixels; see `stem.pack_stem`."""
+        size, columns = self._size, self._size // stem.GROUP
         before = self._pads(3, 2)[0]
-        weight, bias = self._weights("stem", (channels, pixels.COLORS, 3, 3), BEFORE_RELU)
-        packed = pixels.pack_stem(weight, bias, self._scaling, before)
-        grouped = self._shape("stem.in", [0, size, columns, pixels.COLORS * pixels.GROUP])
+        weight, bias = self._weights("stem", (channels, stem.COLORS, 3, 3), BEFORE_RELU)
+        packed = stem.pack_stem(weight, bias, self._scaling, before)
+        grouped = self._shape("stem.in", [0, size, columns, stem.COLORS * stem.GROUP])
         name = self.node("Reshape", [IMAGE, grouped], "stem.grouped")
-        constant = pixels.CHANNELS - pixels.COLORS * pixels.GROUP
+        constant = stem.CHANNELS - stem.COLORS * stem.GROUP
         pads = self._shape("stem.pads", [0, 0, 0, 0, 0, 0, 0, constant])
         inside = self._constant("stem.inside", np.array(255, np.uint8))
         name = self.node("Pad", [name, pads, inside], "stem.padded")
@@ -178,7 +178,7 @@ class NetworkWriter:
     def _finish(self, graph_name: str, output: str, width: int) -> onnx.ModelProto:
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         entry = helper.make_tensor_value_info(
-            IMAGE, kinds.UINT8, ["N", self._size, self._size, pixels.COLORS]
+            IMAGE, kinds.UINT8, ["N", self._size, self._size, stem.COLORS]
         )
         answer = helper.make_tensor_value_info(output, kinds.FLOAT, ["N", width])
         constants = list(self._constants.values())

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputError
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo.architectures.weights import BEFORE_RELU, LINEAR, RandomWeights, Weights
-from pipeline.zoo.darknet import default_labels
-from pipeline.zoo.darknet_config import (
+from pipeline.zoo.darknet.config import (
     Convolution,
     DarknetConfig,
     Layer,
@@ -22,9 +21,10 @@ from pipeline.zoo.darknet_config import (
     Upsample,
     Yolo,
 )
-from pipeline.zoo.darknet_graph import build_graph, make_spec
-from pipeline.zoo.darknet_shapes import input_channels, layer_shapes
-from pipeline.zoo.darknet_weights import ConvolutionWeights
+from pipeline.zoo.darknet.graph import build_graph, make_spec
+from pipeline.zoo.darknet.importer import default_labels
+from pipeline.zoo.darknet.shapes import input_channels, layer_shapes
+from pipeline.zoo.darknet.weights import ConvolutionWeights
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,1 @@
+"""Import of Darknet networks (cfg and weights files)."""

@@ -1,0 +1,1 @@
+"""Readers of image folders and labelled data sets."""

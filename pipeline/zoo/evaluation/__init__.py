@@ -1,0 +1,1 @@
+"""Accuracy of detectors and classifiers, and comparison of models."""

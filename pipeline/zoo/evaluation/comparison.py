@@ -1,0 +1,270 @@
+"""Several models side by side: what each says of the same pictures, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import InputError, ModelError
+from pipeline.inference.classifier import Classifier
+from pipeline.inference.detector import Detector
+from pipeline.inference.external import stored_bytes
+from pipeline.inference.registry import Registered, registered_as, registered_models
+from pipeline.inference.session import open_model
+from pipeline.inference.spec import ModelSpec
+from pipeline.paths import share_dirs
+from pipeline.types import Classifications, Detections, Image
+from pipeline.zoo.datasets.image_folders import UsablePictures, find_pictures, is_picture
+from pipeline.zoo.datasets.label_names import plain_name
+from pipeline.zoo.evaluation.agreement import Agreement, is_same_label, same_objects
+from pipeline.zoo.graphs.cost import Cost, count_cost
+from pipeline.zoo.onnx_file import load_graph
+from pipeline.zoo.quantization.calibration import Report
+
+TOP = 5
+_CLASS_NAMES = 3
+_ROUNDS = 21
+_SHARED_NAMES = 0.5
+
+Task = Literal["detect", "classify"]
+Answer = Detections | Classifications
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model with what is known about it; numbers that are not known are None.
+
+    `latency_ms` is the median of a whole call on the first picture, from pixels to answers.
+    """
+
+    name: str
+    path: Path
+    task: Task
+    call: Detector | Classifier
+    latency_ms: float
+    file_bytes: int
+    parameters: int | None
+    multiply_adds: int | None
+    licence: str
+    published: str
+    published_source: str
+
+    @property
+    def input_size(self) -> str:
+        entry = self.call.model.spec.input
+        return f"{entry.width}x{entry.height}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.call.labels
+
+
+class Shown(NamedTuple):
+    """One picture and what each contender says of it, in their order."""
+
+    name: str
+    image: Image
+    answers: list[Answer]
+
+
+class Comparison(NamedTuple):
+    """All that is to be told.
+
+    `agreement` in percent is with the first model of the same task, None where the classes differ.
+    `pictures` are the first ones, up to as many as were asked for; `looked_at` counts all. Both
+    are empty where no two models have a task in common: then there is nothing to compare.
+    """
+
+    contenders: list[Contender]
+    pictures: list[Shown]
+    agreement: list[float | None]
+    looked_at: int
+
+    @property
+    def is_comparable(self) -> bool:
+        return has_common_task([contender.task for contender in self.contenders])
+
+
+def has_common_task(tasks: Sequence[str]) -> bool:
+    """Whether any two models can do the same."""
+    return len(set(tasks)) < len(tasks)
+
+
+def compare(
+    images: Path,
+    models: Sequence[Detector | Classifier],
+    *,
+    shown: int,
+    report: Report,
+) -> Comparison:
+    """Run every model on the pictures of `images`, a file or a folder, and time it on the first.
+
+    A classifier is asked about the whole picture. Raises `InputError` where there is no picture.
+    """
+    paths = _paths(images)
+    pictures = UsablePictures(images, paths)
+    first = next((image for _, image in pictures), None)
+    if first is None:
+        raise InputError(f"{images}: expected a picture, but none decodes")
+    latencies = _latencies(models, first, report)
+    contenders = [_described(*pair) for pair in zip(models, latencies, strict=True)]
+    if not has_common_task([contender.task for contender in contenders]):
+        return Comparison(contenders, [], [None] * len(contenders), 0)
+    leaders = [_leader(contenders, index) for index in range(len(contenders))]
+    totals: list[Agreement | None] = [
+        None if leader is None else Agreement(0, 0) for leader in leaders
+    ]
+    kept: list[Shown] = []
+    looked_at = 0
+    for path, image in pictures:
+        answers = [ask(contender.call, image) for contender in contenders]
+        for index, leader in enumerate(leaders):
+            total = totals[index]
+            if leader is not None and total is not None:
+                totals[index] = total + _agreement(answers[leader], answers[index])
+        if len(kept) < shown:
+            kept.append(Shown(path.name, image, answers))
+        looked_at += 1
+        report("looking at pictures", looked_at, len(paths))
+    shares = [None if total is None else total.percent for total in totals]
+    return Comparison(contenders, kept, shares, looked_at)
+
+
+def open_contender(
+    model: str | Path, *, score: float, threads: int | None, manifest: ModelSpec | None = None
+) -> Detector | Classifier:
+    """The model as the pipeline runs it, whatever its task.
+
+    `manifest` is for a file of which neither itself nor the registry says what it expects.
+    """
+    spec = _spec_of(model, manifest)
+    if spec.task == "detect":
+        return Detector(model, score_threshold=score, threads=threads, manifest=spec)
+    top = min(TOP, len(spec.labels))
+    return Classifier(model, top=top, threads=threads, manifest=spec)
+
+
+def _spec_of(model: str | Path, manifest: ModelSpec | None) -> ModelSpec:
+    try:
+        return open_model(model).spec
+    except ModelError:
+        if manifest is None:
+            raise
+        return open_model(model, spec=manifest).spec
+
+
+def ask(call: Detector | Classifier, image: Image) -> Answer:
+    """The objects in a picture, or the names of all of it."""
+    if isinstance(call, Detector):
+        return call(image)
+    return call(image, np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32))
+
+
+def told(answer: Answer, most: int = 8) -> str:
+    """An answer in words, best first."""
+    if isinstance(answer, Detections):
+        parts = [
+            f"{answer.labels[class_id]} {score:.2f}"
+            for class_id, score in zip(answer.class_ids, answer.scores, strict=True)
+        ]
+        rest = f", and {len(parts) - most} more" if len(parts) > most else ""
+        return ", ".join(parts[:most]) + rest or "nothing"
+    names = zip(answer.ids[0], answer.scores[0], strict=True)
+    return ", ".join(
+        f"{answer.labels[class_id].partition(',')[0]} {score:.2f}"
+        for class_id, score in list(names)[:_CLASS_NAMES]
+    )
+
+
+def _paths(images: Path) -> list[Path]:
+    if images.is_file():
+        if not is_picture(images):
+            raise InputError(f"{images}: expected a picture or a folder of pictures")
+        return [images]
+    if not images.exists():
+        raise InputError(f"{images}: expected a picture or a folder of them, but there is none")
+    return find_pictures(images)
+
+
+def _latencies(
+    models: Sequence[Detector | Classifier], image: Image, report: Report
+) -> list[float]:
+    """Median milliseconds of a call of each, by turns: what else is running hits all alike."""
+    times = np.empty((_ROUNDS, len(models)))
+    for call in models:
+        ask(call, image)  # the first call lays out memory, and may compile
+    for number, row in enumerate(times, start=1):
+        for index, call in enumerate(models):
+            start = time.perf_counter()
+            ask(call, image)
+            row[index] = 1e3 * (time.perf_counter() - start)
+        report("timing", number, _ROUNDS)
+    return [float(value) for value in np.median(times, axis=0)]
+
+
+def _described(call: Detector | Classifier, latency_ms: float) -> Contender:
+    model = call.model
+    cost = _cost(model.path)
+    known = _registered(model.path)
+    entry = known.entry if known is not None else None
+    return Contender(
+        name=model.path.stem,
+        path=model.path,
+        task=model.spec.task,
+        call=call,
+        latency_ms=latency_ms,
+        file_bytes=stored_bytes(model.path),
+        parameters=cost.parameters,
+        multiply_adds=cost.multiply_adds,
+        licence=model.spec.licence or (entry.licence if entry else ""),
+        published=", ".join(
+            f"{name} {value:g}" for name, value in (entry.published if entry else {}).items()
+        ),
+        published_source=entry.published_source if entry else "",
+    )
+
+
+def _cost(path: Path) -> Cost:
+    return count_cost(load_graph(path))
+
+
+def _registered(path: Path) -> Registered | None:
+    """What the registry knows of the file: by its contents, or by its name where it was imported.
+
+    An imported one counts only where our own tools put it.
+    """
+    models = registered_models()
+    same_name = models.get(path.stem)
+    if same_name is not None and same_name.entry.made_by:
+        is_ours = path.resolve().parent in {folder.resolve() for folder in share_dirs()}
+        return same_name if is_ours else None
+    return registered_as(path)
+
+
+def _leader(contenders: Sequence[Contender], index: int) -> int | None:
+    """The first model of the same task; None for that one itself, and where the labels are others.
+
+    Models of whose classes hardly any are the same cannot agree.
+    """
+    task = contenders[index].task
+    leader = next(i for i, contender in enumerate(contenders) if contender.task == task)
+    names = [
+        {plain_name(name) for label in contenders[i].labels for name in label.split(",")}
+        for i in (leader, index)
+    ]
+    shared = len(set.intersection(*names)) / min(map(len, names))
+    return None if leader == index or shared < _SHARED_NAMES else leader
+
+
+def _agreement(first: Answer, second: Answer) -> Agreement:
+    if isinstance(first, Detections) and isinstance(second, Detections):
+        return same_objects(first, second)
+    if isinstance(first, Classifications) and isinstance(second, Classifications):
+        names = (answer.labels[int(answer.ids[0, 0])] for answer in (first, second))
+        return Agreement(int(is_same_label(*names)), 2)
+    raise TypeError("answers of two tasks cannot agree")

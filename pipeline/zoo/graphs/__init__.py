@@ -1,0 +1,1 @@
+"""Inspection and rewriting of ONNX graphs."""

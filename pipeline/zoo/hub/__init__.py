@@ -1,0 +1,1 @@
+"""Download of the models that the registry lists."""

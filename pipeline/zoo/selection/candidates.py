@@ -1,0 +1,212 @@
+"""Which member of a family is the most accurate one that this machine runs in a given time.
+
+The members are built with random weights: how long a network takes does not depend on them. How
+accurate it is does, so that is the published figure of the trained float network.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pipeline.inference.spec import ModelSpec
+from pipeline.zoo.architectures import yolov4_tiny
+from pipeline.zoo.architectures.mobilenet import MobileNet, build_mobilenet, float_nodes, make_spec
+from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny
+from pipeline.zoo.graphs.rewrites import heads_as_products, widen_stem
+from pipeline.zoo.selection.latency import LatencyCache, Measurement, measure, warn_if_busy
+from pipeline.zoo.selection.published import DETECTORS, MOBILENETS, TRAINED, Published
+from pipeline.zoo.selection.untrained import quantize_untrained
+
+if TYPE_CHECKING:
+    import onnx
+
+IMAGENET_CLASSES = 1000
+DETECTOR_SIZES = tuple(range(256, 609, 32))
+DETECTOR_CLASSES = (1, 80)
+
+_ROUNDS = 2
+_SECOND_ROUND_S = 90.0
+"""Nothing is measured a second time after this."""
+
+Report = Callable[[str, int, int], None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that could be used, and what is published of it.
+
+    `accuracy` is in percent (top-1 or AP), None where nothing is published. `rank` orders networks
+    by how accurate they are: that figure, or where there is none the input's size in pixels.
+    `group` are those that the order holds among. `trained` is a model of the registry, or empty.
+    """
+
+    name: str
+    family: str
+    spec: Callable[[], ModelSpec]
+    build: Callable[[bool], onnx.ModelProto]
+    rank: float
+    accuracy: float | None = None
+    more: float | None = None  # top-5 or AP50
+    source: str = ""
+    group: str = ""
+    trained: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate with its measurement; `on_frontier` if no other is as fast and as accurate."""
+
+    candidate: Candidate
+    measured: Measurement
+    on_frontier: bool = False
+
+
+def classifiers(classes: int = IMAGENET_CLASSES) -> list[Candidate]:
+    """The MobileNets whose ImageNet accuracy is published, with a head for `classes`.
+
+    Raises `InputError` for a class count that there is not.
+    """
+    return [_classifier(row, classes) for row in MOBILENETS]
+
+
+def detectors(
+    sizes: Iterable[int] = DETECTOR_SIZES, classes: Iterable[int] = DETECTOR_CLASSES
+) -> list[Candidate]:
+    """YOLOv4-tiny for every input size and class count.
+
+    Raises `InputError` for a size or a class count that there is not.
+    """
+    sizes = tuple(sizes)
+    return [_detector(YoloV4Tiny(size, count)) for count in classes for size in sizes]
+
+
+def measure_all(
+    candidates: Sequence[Candidate],
+    cache: LatencyCache,
+    *,
+    threads: int,
+    int8: bool,
+    fresh: bool = False,
+    report: Report,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Choice]:
+    """Every candidate with its measurement, in order of latency.
+
+    What `cache` knows is not measured again, unless `fresh`.
+
+    Each is measured twice with all others in between, and the lesser time counts: what else the
+    machine does for a while must not make one member look slow. On slow machines there is no time
+    for the second one.
+    """
+    end = clock() + _SECOND_ROUND_S
+    kept = {c.name: None if fresh else cache.get(_key(c, int8)) for c in candidates}
+    new = [candidate for candidate in candidates if kept[candidate.name] is None]
+    is_rough = bool(new and warn_if_busy())
+    rough = sum(found is not None and found.is_rough for found in kept.values())
+    if rough and not is_rough:
+        logger.warning(
+            "%d of these times were measured while other programs used the processor, and are too "
+            "long; measure again without them (--fresh)", rough
+        )  # fmt: skip
+    for step in range(_ROUNDS * len(new)):
+        report("measuring", step, _ROUNDS * len(new))
+        if step >= len(new) and clock() > end:
+            break  # a slow machine: once has to do
+        candidate = new[step % len(new)]
+        measured = measure(candidate.build(int8), candidate.spec(), threads)
+        measured = msgspec.structs.replace(measured, is_rough=is_rough)
+        before = kept[candidate.name]
+        if before is None or measured.latency_ms < before.latency_ms:
+            kept[candidate.name] = measured
+            cache.put(_key(candidate, int8), measured)
+    if new:
+        report("measuring", _ROUNDS * len(new), _ROUNDS * len(new))
+    choices = [Choice(c, found) for c in candidates if (found := kept[c.name]) is not None]
+    return mark_frontier(choices)
+
+
+def _key(candidate: Candidate, int8: bool) -> str:
+    return f"{candidate.name} {'int8' if int8 else 'float'}"
+
+
+def mark_frontier(choices: Iterable[Choice]) -> list[Choice]:
+    """In order of latency, with those marked that are more accurate than all faster ones.
+
+    Only candidates of one group are set against one another.
+    """
+    best: dict[str, float] = {}
+    marked = []
+    for choice in sorted(choices, key=lambda c: (c.measured.latency_ms, -c.candidate.rank)):
+        candidate = choice.candidate
+        on_frontier = candidate.rank > best.get(candidate.group, float("-inf"))
+        if on_frontier:
+            best[candidate.group] = candidate.rank
+        marked.append(Choice(candidate, choice.measured, on_frontier))
+    return marked
+
+
+def best_within(choices: Iterable[Choice], budget_ms: float) -> dict[str, Choice]:
+    """By group, the most accurate choice that takes no longer than `budget_ms`."""
+    best: dict[str, Choice] = {}
+    for choice in choices:
+        group = choice.candidate.group
+        if choice.measured.latency_ms <= budget_ms and (
+            group not in best or choice.candidate.rank > best[group].candidate.rank
+        ):
+            best[group] = choice
+    return best
+
+
+def _classifier(row: Published, classes: int) -> Candidate:
+    member = MobileNet(row.family, row.width, row.resolution, classes)
+    return Candidate(
+        name=member.name if classes == IMAGENET_CLASSES else f"{member.name}_{classes}",
+        family=row.family,
+        spec=partial(make_spec, member),
+        build=partial(_build_classifier, member),
+        rank=row.top1,
+        accuracy=row.top1,
+        more=row.top5,
+        source=row.source,
+        trained=TRAINED.get(member.name, "") if classes == IMAGENET_CLASSES else "",
+    )
+
+
+def _build_classifier(member: MobileNet, int8: bool) -> onnx.ModelProto:
+    model = build_mobilenet(member)
+    return quantize_untrained(model, float_nodes(model)) if int8 else model
+
+
+def _detector(member: YoloV4Tiny) -> Candidate:
+    known = [
+        p for p in DETECTORS if (p.resolution, p.classes) == (member.resolution, member.classes)
+    ]
+    return Candidate(
+        name=member.name,
+        family="yolov4_tiny",
+        spec=partial(yolov4_tiny.make_yolo_spec, member),
+        build=partial(_build_detector, member),
+        rank=member.resolution,
+        accuracy=known[0].ap if known else None,
+        more=known[0].ap50 if known else None,
+        source=known[0].source if known else "",
+        group="1 class" if member.classes == 1 else f"{member.classes} classes",
+        trained=TRAINED.get(member.name, ""),
+    )
+
+
+def _build_detector(member: YoloV4Tiny, int8: bool) -> onnx.ModelProto:
+    model = yolov4_tiny.build_yolov4_tiny(member)
+    if not int8:
+        return model
+    rewritten, keep_float = heads_as_products(widen_stem(model))
+    return quantize_untrained(rewritten, keep_float)

@@ -1,0 +1,183 @@
+"""What the backbone and the teacher see in the training crops: the examples of the head's fit."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError, ModelError
+from pipeline.types import Image
+from pipeline.zoo.datasets.image_folders import read_picture
+from pipeline.zoo.evaluation.detection import read_yolo_folder
+from pipeline.zoo.onnx_file import require_onnx, write_atomically
+from pipeline.zoo.quantization.calibration import open_with_outputs
+from pipeline.zoo.training.linear_classifier import Head
+from recipes.crops import box_crops, central_crop, random_crop, read_pictures, whole_picture
+from recipes.imagenet_labels import CLASSES
+
+if TYPE_CHECKING:
+    import onnx
+
+Half = npt.NDArray[np.float16]
+
+_BATCH = 16
+_REPORT_EVERY = 2000
+_SAMPLE_EVERY = 80
+
+
+class Crop(NamedTuple):
+    """Pixels for the network, the ImageNet class or -1, and whether it is the test crop."""
+
+    image: Image
+    class_id: int
+    is_test: bool = False
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the training pictures lie; one picture a class in `imagenet`, sorted by class."""
+
+    imagenet: Path
+    caltech: Path
+    coco: Path
+
+    def missing(self) -> list[Path]:
+        """Those that are not there."""
+        return [path for path in (self.imagenet, self.caltech, self.coco) if not path.exists()]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One row a crop: features of both networks, class id or -1, whether it is the test crop.
+
+    `samples` (k, 224, 224, 3) are pixels of some crops, evenly spread, to calibrate int8 with.
+    """
+
+    features: Half
+    teacher_features: Half
+    class_ids: npt.NDArray[np.int32]
+    is_test: npt.NDArray[np.bool_]
+    samples: npt.NDArray[np.uint8]
+
+    def save(self, path: Path) -> None:
+        """Write all arrays to the NumPy archive `path`."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Examples:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            return cls(**{field.name: archive[field.name] for field in fields(cls)})
+
+
+class Teacher:
+    """A classifier whose last layer is linear on averaged features.
+
+    The file takes RGB pixels in [-1, 1], [N, 3, 224, 224], and answers 1001 logits, of which the
+    first, background, is left out. Raises `ModelError` where the graph does not end so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        onnx = require_onnx()
+        if not path.is_file():
+            raise ModelError(f"{path}: expected the teacher network, but there is no such file")
+        model = onnx.load(path)
+        pools = [node for node in model.graph.node if node.op_type == "GlobalAveragePool"]
+        last = [
+            node
+            for node in model.graph.node
+            if pools and node.op_type == "Conv" and node.input[0] == pools[-1].output[0]
+        ]
+        if not last:
+            raise ModelError(f"{path}: expected a GlobalAveragePool and one convolution at its end")
+        arrays = {
+            tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer
+        }
+        weight, bias = (arrays[name] for name in last[0].input[1:3])
+        self.head = Head(weight.reshape(len(weight), -1)[-CLASSES:], bias.ravel()[-CLASSES:])
+        self._features = pools[-1].output[0]
+        self._session = open_with_outputs(model, [self._features])
+        self._entry = self._session.get_inputs()[0].name
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Averaged features (n, q) of uint8 BGR crops (n, 224, 224, 3)."""
+        rgb = pixels[..., ::-1].astype(np.float32) / 127.5 - 1.0
+        (found,) = self._session.run(
+            [self._features], {self._entry: np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))}
+        )
+        return np.asarray(found.reshape(len(pixels), -1), np.float32)
+
+
+def training_crops(pictures: Pictures, seed: int = 0) -> Iterator[Crop]:
+    """Crops of all pictures in a fixed order."""
+    count = 0
+    for class_id, (_name, image) in enumerate(read_pictures(pictures.imagenet)):
+        rng = np.random.default_rng([seed, 0, class_id])
+        central = central_crop(image)
+        yield Crop(central, class_id, is_test=True)
+        yield Crop(central[:, ::-1], class_id)
+        yield Crop(whole_picture(image), class_id)
+        for _ in range(6):
+            yield Crop(random_crop(image, rng, (0.25, 1.0)), class_id)
+        for _ in range(4):  # so close that texture is all there is: it helps the unseen classes
+            yield Crop(random_crop(image, rng, (0.04, 0.25)), class_id)
+        count = class_id + 1
+    if count != CLASSES:
+        raise InputError(
+            f"{pictures.imagenet}: expected one picture of each of {CLASSES} classes, "
+            f"but it has {count}"
+        )
+    for index, (_name, image) in enumerate(read_pictures(pictures.caltech)):
+        rng = np.random.default_rng([seed, 1, index])
+        yield Crop(whole_picture(image), -1)
+        for _ in range(2):
+            yield Crop(random_crop(image, rng, (0.25, 1.0)), -1)
+    for index, picture in enumerate(read_yolo_folder(pictures.coco)):
+        rng = np.random.default_rng([seed, 2, index])
+        image = read_picture(picture.path)
+        for _ in range(12):
+            yield Crop(random_crop(image, rng, (0.08, 1.0)), -1)
+        for crop in box_crops(image, picture.boxes, 4, rng):
+            yield Crop(crop, -1)
+
+
+def collect_examples(
+    backbone: onnx.ModelProto,
+    teacher: Teacher,
+    crops: Iterable[Crop],
+    say: Callable[[str], None],
+) -> Examples:
+    """Run both networks over `crops`; `say` hears of the progress."""
+    session = open_with_outputs(backbone, [])
+    entry, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+    rows: list[tuple[Half, Half]] = []
+    class_ids: list[int] = []
+    is_test: list[bool] = []
+    samples: list[Image] = []
+    stream = iter(crops)
+    while batch := list(itertools.islice(stream, _BATCH)):
+        pixels = np.stack([crop.image for crop in batch])
+        (features,) = session.run([output], {entry: pixels})
+        rows.append((features.astype(np.float16), teacher(pixels).astype(np.float16)))
+        if len(class_ids) % _SAMPLE_EVERY < _BATCH:
+            samples.append(pixels[0])
+        class_ids += [crop.class_id for crop in batch]
+        is_test += [crop.is_test for crop in batch]
+        if len(class_ids) % _REPORT_EVERY < _BATCH:
+            say(f"{len(class_ids)} crops seen by both networks")
+    return Examples(
+        np.concatenate([row[0] for row in rows]),
+        np.concatenate([row[1] for row in rows]),
+        np.array(class_ids, np.int32),
+        np.array(is_test, np.bool_),
+        np.stack(samples),
+    )

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from recipes.samples import SAMPLES, write_sample
+
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "samples"
+SIZES = {"astronaut.jpg": (512, 512), "cat.jpg": (300, 451), "coffee.jpg": (400, 600)}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sample_is_there_small_and_credited(name):
+    path = FOLDER / name
+    image = cv2.imread(str(path))
+    assert image is not None
+    assert image.shape == (*SIZES[name], 3)
+    assert path.stat().st_size < 400_000
+    assert f"`{name}`" in (FOLDER / "CREDITS.md").read_text(encoding="utf-8")
+
+
+def test_every_sample_has_a_recipe():
+    assert {path.name for path in FOLDER.glob("*.jpg")} == set(SAMPLES)
+
+
+def test_sample_stays_close_to_its_source(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8), (0, 0), 3)
+    source, target = tmp_path / "a.png", tmp_path / "new" / "a.jpg"
+    cv2.imwrite(str(source), smooth)
+    write_sample(source, target)
+    error = np.abs(cv2.imread(str(target)).astype(int) - smooth)
+    assert error.mean() < 2
+    assert target.read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_source_that_is_no_picture_is_an_error(tmp_path):
+    source = tmp_path / "a.png"
+    source.write_text("no picture")
+    with pytest.raises(InputError, match=r"a\.png: expected a picture"):
+        write_sample(source, tmp_path / "a.jpg")
