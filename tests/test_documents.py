@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -116,6 +117,12 @@ def test_make_targets_exist():
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= used
     assert used | set(inline) <= rules
+
+
+@each_document
+def test_python_modules_exist(document):
+    modules = re.findall(r"python -m ([\w.]+)", document.read_text())
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
 
 
 def test_launch_arguments_exist():
