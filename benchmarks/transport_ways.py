@@ -19,8 +19,8 @@ import numpy as np
 import zmq
 
 from pipeline.transport import Publisher
-from pipeline.transport.payload import encode_jpeg
-from pipeline.transport.source import Subscription
+from pipeline.transport.wire.pixels import encode_jpeg
+from pipeline.transport.zmq.receiver import Subscription
 from pipeline.types import Frame, Image
 
 SHAPE = (720, 1280, 3)

@@ -11,9 +11,9 @@ from pipeline.errors import SourceError
 from pipeline.source import Source, check_camera_name
 from pipeline.transport.address import FORMS as ADDRESS_FORMS
 from pipeline.transport.address import is_address
-from pipeline.transport.security import Security
-from pipeline.transport.source import FrameSubscription, open_subscription
-from pipeline.transport.wire import Limits
+from pipeline.transport.wire.messages import Limits
+from pipeline.transport.zmq.frames import FrameSubscription, open_subscription
+from pipeline.transport.zmq.keys import Security
 from pipeline.types import Frame
 
 AnySource = Source[Frame] | FrameSubscription

@@ -32,7 +32,7 @@ def keys(
       vision keys ground        on the ground; then copy ground.key to the drone
     """
     console.configure(debug=bool(debug))
-    from pipeline.transport.security import make_keys
+    from pipeline.transport.zmq.keys import make_keys
 
     public, secret = make_keys(folder, name)
     print(f"{public}: copy this one to every machine that {name} talks to (--peer {public.name})")

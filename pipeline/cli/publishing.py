@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.stamps import UNKNOWN_NS
 from pipeline.transport import Publisher, is_address
 from pipeline.transport.address import parse_address
-from pipeline.transport.ring_file import is_available, remove_leftovers
+from pipeline.transport.shm.ring_file import is_available, remove_leftovers
 from pipeline.types import SAME_CLOCK, ClockOffset, Result
 
 FLUSH_S = 0.5

@@ -1,13 +1,13 @@
 """Frames and results between processes and machines, over ZeroMQ and shared memory."""
 
 from pipeline.transport.address import is_address, parse_address
-from pipeline.transport.publisher import Publisher
-from pipeline.transport.results import ResultSubscription
-from pipeline.transport.security import KeyPair, Security, load_key_pair, load_public_key, make_keys
-from pipeline.transport.source import FrameSubscription, open_subscription, subscribe_frames
-from pipeline.transport.subscriber import Received, Subscriber
-from pipeline.transport.subscribing import check_subscription
-from pipeline.transport.wire import Limits, WireError
+from pipeline.transport.wire.messages import Limits, WireError
+from pipeline.transport.zmq.frames import FrameSubscription, open_subscription, subscribe_frames
+from pipeline.transport.zmq.keys import KeyPair, Security, load_key_pair, load_public_key, make_keys
+from pipeline.transport.zmq.publisher import Publisher
+from pipeline.transport.zmq.results import ResultSubscription
+from pipeline.transport.zmq.subscriber import Received, Subscriber
+from pipeline.transport.zmq.subscriber_socket import check_subscription
 
 __all__ = [
     "FrameSubscription",

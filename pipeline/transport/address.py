@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport.wire import CAMERA_PATTERN, MAX_CAMERA
+from pipeline.transport.wire.messages import CAMERA_PATTERN, MAX_CAMERA
 
 PREFIXES = ("zmq+tcp://", "zmq+ipc://")
 FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc:///PATH[?camera=CAMERA]"

@@ -23,8 +23,8 @@ import zmq
 
 from pipeline.errors import ConfigError
 from pipeline.transport.address import Address
-from pipeline.transport.security import Doorkeeper, Security, protect
-from pipeline.transport.sockets import last_endpoint, new_context, set_common_options
+from pipeline.transport.zmq.keys import Doorkeeper, Security, protect
+from pipeline.transport.zmq.sockets import last_endpoint, new_context, set_common_options
 from pipeline.types import ClockOffset
 
 DRIFT = 100e-6  # two cheap quartzes: 100 s in a million

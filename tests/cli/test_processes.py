@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.transport.ring_file import is_available
+from pipeline.transport.shm.ring_file import is_available
 
 ROOT = Path(__file__).resolve().parents[2]
 

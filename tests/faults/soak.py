@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.transport import Received, Subscriber, ring_file
+from pipeline.transport import Received, Subscriber
+from pipeline.transport.shm import ring_file
 
 from .processes import (
     IN_HAND,

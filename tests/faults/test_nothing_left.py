@@ -16,7 +16,8 @@ import time
 import cv2
 import pytest
 
-from pipeline.transport import Subscriber, ring_file
+from pipeline.transport import Subscriber
+from pipeline.transport.shm import ring_file
 
 from .processes import NICE, ROOT, Command, last_lines, wait_for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.transport import ring_file
+from pipeline.transport.shm import ring_file
 
 from .processes import IN_HAND, how_many_above
 from .soak import Soak

@@ -23,10 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import atheris
 
 with atheris.instrument_imports(include=["pipeline.transport"]):
-    from pipeline.transport import clock, line, payload, turns, wire, wire_result
-    from pipeline.transport.order import InSequence
-    from pipeline.transport.shared_memory import Gone, RingReader
-    from pipeline.transport.streams import MAX_STREAMS, Streams
+    from pipeline.transport import clock
+    from pipeline.transport.shm import notify as line
+    from pipeline.transport.shm.ring import Gone, RingReader
+    from pipeline.transport.wire import messages as wire
+    from pipeline.transport.wire import pixels as payload
+    from pipeline.transport.wire import results as wire_result
+    from pipeline.transport.zmq import worker_groups as turns
+    from pipeline.transport.zmq.reorder import InSequence
+    from pipeline.transport.zmq.stream_counts import MAX_STREAMS, Streams
 
 from pipeline.types import Detections, Header, Result
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.transport.shared_memory import RingWriter
+from pipeline.transport.shm.ring import RingWriter
 from pipeline.types import Frame
 
 WAIT_S = 30.0

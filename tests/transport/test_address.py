@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.transport import Publisher, Subscriber, sockets
+from pipeline.transport import Publisher, Subscriber
 from pipeline.transport.address import is_address, parse_address
-from pipeline.transport.security import KeyPair, Security, check_policy
+from pipeline.transport.zmq import sockets
+from pipeline.transport.zmq.keys import KeyPair, Security, check_policy
 from pipeline.types import Frame
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,7 +25,7 @@ from pipeline.transport.clock import (
     answer_to,
     read_answer,
 )
-from pipeline.transport.security import Security, load_key_pair, make_keys
+from pipeline.transport.zmq.keys import Security, load_key_pair, make_keys
 from pipeline.types import ClockOffset
 
 MS = 1_000_000

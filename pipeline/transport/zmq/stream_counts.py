@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.transport.wire import Envelope
+from pipeline.transport.wire.messages import Envelope
 
 MAX_STREAMS = 256
 LATE_NS = 200_000_000

@@ -13,19 +13,25 @@ from typing import Any
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport import payload, wire
 from pipeline.transport.address import is_loopback
 from pipeline.transport.clock import ClockClient
-from pipeline.transport.line import Line, connect
-from pipeline.transport.ring_file import Gone, OutOfReach
-from pipeline.transport.security import Security
-from pipeline.transport.shared_memory import RingReader
-from pipeline.transport.sockets import is_readable, peer_of
-from pipeline.transport.streams import LATE_NS, Stream, Streams
-from pipeline.transport.subscribing import open_socket, parse_addresses, topics_of, turn_of
-from pipeline.transport.turns import ready_message
-from pipeline.transport.wire import Envelope, FrameMessage, Limits, Message, WireError
-from pipeline.transport.wire_result import result_of
+from pipeline.transport.shm.notify import Line, connect
+from pipeline.transport.shm.ring import RingReader
+from pipeline.transport.shm.ring_file import Gone, OutOfReach
+from pipeline.transport.wire import messages as wire
+from pipeline.transport.wire import pixels as payload
+from pipeline.transport.wire.messages import Envelope, FrameMessage, Limits, Message, WireError
+from pipeline.transport.wire.results import result_of
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.sockets import is_readable, peer_of
+from pipeline.transport.zmq.stream_counts import LATE_NS, Stream, Streams
+from pipeline.transport.zmq.subscriber_socket import (
+    open_socket,
+    parse_addresses,
+    topics_of,
+    turn_of,
+)
+from pipeline.transport.zmq.worker_groups import ready_message
 from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Image, Result
 
 MAX_DRAIN = 100  # messages that are taken at once; a flood must not keep the newest from its user

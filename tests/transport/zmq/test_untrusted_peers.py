@@ -14,10 +14,11 @@ import pytest
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport import Limits, Publisher, Security, Subscriber, publisher
+from pipeline.transport import Limits, Publisher, Security, Subscriber
 from pipeline.transport import address as address_module
-from pipeline.transport import subscriber as subscriber_module
 from pipeline.transport.clock import ClockServer
+from pipeline.transport.zmq import publisher
+from pipeline.transport.zmq import subscriber as subscriber_module
 from pipeline.types import ClockOffset, Frame
 
 SHAPE = (48, 64, 3)

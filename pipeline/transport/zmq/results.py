@@ -9,17 +9,17 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 
-from pipeline.transport.order import InSequence
-from pipeline.transport.security import Security
-from pipeline.transport.subscriber import Received
-from pipeline.transport.subscription import (
+from pipeline.transport.wire.messages import Limits
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.receiver import (
     MAX_CAMERAS,
     POLL_S,
     SILENT_S,
     Subscription,
     Turnstile,
 )
-from pipeline.transport.wire import Limits
+from pipeline.transport.zmq.reorder import InSequence
+from pipeline.transport.zmq.subscriber import Received
 from pipeline.types import ClockOffset, Detections, Frame, Header, Result
 
 KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at most

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.transport.ring_file import (
+from pipeline.transport.shm.ring_file import (
     MAX_SLOTS,
     PAGE,
     Gone,
@@ -44,7 +44,7 @@ from pipeline.transport.ring_file import (
     remove_leftovers,
     write_layout,
 )
-from pipeline.transport.wire import CHANNELS, SharedReference
+from pipeline.transport.wire.messages import CHANNELS, SharedReference
 from pipeline.types import Image
 
 DEFAULT_SLOTS = 8

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.source import check_camera_name
-from pipeline.transport import wire, wire_result
-from pipeline.transport.wire import FrameHeader, Limits, ResultHeader, WireError
+from pipeline.transport.wire import messages as wire
+from pipeline.transport.wire import results as wire_result
+from pipeline.transport.wire.messages import FrameHeader, Limits, ResultHeader, WireError
 from pipeline.types import Classifications, Detections, Header, Result
 
 LIMITS = Limits(max_frame_mb=1)

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.transport import ring_file, shared_memory
-from pipeline.transport.ring_file import Gone, OutOfReach
-from pipeline.transport.shared_memory import MAX_LEASES, NoFreeSlot, RingReader, RingWriter
-from pipeline.transport.wire import SharedReference
+from pipeline.transport.shm import ring as shared_memory
+from pipeline.transport.shm import ring_file
+from pipeline.transport.shm.ring import MAX_LEASES, NoFreeSlot, RingReader, RingWriter
+from pipeline.transport.shm.ring_file import Gone, OutOfReach
+from pipeline.transport.wire.messages import SharedReference
 
 pytestmark = pytest.mark.skipif(
     not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"

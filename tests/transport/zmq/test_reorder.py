@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.feed import Feed
-from pipeline.transport import Publisher, ResultSubscription, order
-from pipeline.transport import results as results_of
-from pipeline.transport.order import MAX_WAITING, RESTART_S, InSequence
+from pipeline.transport import Publisher, ResultSubscription
+from pipeline.transport.zmq import reorder as order
+from pipeline.transport.zmq import results as results_of
+from pipeline.transport.zmq.reorder import MAX_WAITING, RESTART_S, InSequence
 from pipeline.types import Detections, Header, Result
 
 WAIT_S = 30.0

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.transport import payload
-from pipeline.transport.wire import FrameHeader, WireError
+from pipeline.transport.wire import pixels as payload
+from pipeline.transport.wire.messages import FrameHeader, WireError
 
 
 @pytest.fixture(params=["installed", "opencv"])

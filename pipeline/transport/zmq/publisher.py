@@ -17,16 +17,18 @@ import numpy as np
 import zmq
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.transport import ring_file, shared_memory, wire
 from pipeline.transport.address import Address, parse_address
 from pipeline.transport.clock import ClockServer
-from pipeline.transport.line import LineServer
-from pipeline.transport.payload import DEFAULT_QUALITY, encode_jpeg, encode_raw
-from pipeline.transport.security import Security
-from pipeline.transport.sockets import QUEUED, Endpoint, is_readable
-from pipeline.transport.turns import Turns
-from pipeline.transport.wire import FrameHeader, ResultHeader, SharedReference, WireError
-from pipeline.transport.wire_result import result_fields, result_payload
+from pipeline.transport.shm import ring as shared_memory
+from pipeline.transport.shm import ring_file
+from pipeline.transport.shm.notify import LineServer
+from pipeline.transport.wire import messages as wire
+from pipeline.transport.wire.messages import FrameHeader, ResultHeader, SharedReference, WireError
+from pipeline.transport.wire.pixels import DEFAULT_QUALITY, encode_jpeg, encode_raw
+from pipeline.transport.wire.results import result_fields, result_payload
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.sockets import QUEUED, Endpoint, is_readable
+from pipeline.transport.zmq.worker_groups import Turns
 from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Header, Image, Result
 
 PayloadKind = Literal["auto", "raw", "jpeg", "shm"]

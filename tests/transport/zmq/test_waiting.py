@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.transport import (
-    Publisher,
-    ResultSubscription,
-    Subscriber,
-    subscribe_frames,
-    subscription,
-)
-from pipeline.transport import results as results_of
-from pipeline.transport.subscriber import Received
+from pipeline.transport import Publisher, ResultSubscription, Subscriber, subscribe_frames
+from pipeline.transport.zmq import receiver as subscription
+from pipeline.transport.zmq import results as results_of
+from pipeline.transport.zmq.subscriber import Received
 from pipeline.types import Detections, Frame, Result
 
 WAIT_S = 30.0

@@ -8,7 +8,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.transport.wire import MAX_OBJECTS, MAX_TOP, ResultMessage, WireError, result_nbytes
+from pipeline.transport.wire.messages import (
+    MAX_OBJECTS,
+    MAX_TOP,
+    ResultMessage,
+    WireError,
+    result_nbytes,
+)
 from pipeline.types import Classifications, Detections, Header, Labels, Result
 
 MAX_LABEL = 256

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.transport import ring_file
-from pipeline.transport.ring_file import Gone, remove_leftovers
-from pipeline.transport.shared_memory import NoFreeSlot, RingReader, RingWriter
-from pipeline.transport.wire import SharedReference
+from pipeline.transport.shm import ring_file
+from pipeline.transport.shm.ring import NoFreeSlot, RingReader, RingWriter
+from pipeline.transport.shm.ring_file import Gone, remove_leftovers
+from pipeline.transport.wire.messages import SharedReference
 
 pytestmark = pytest.mark.skipif(
     not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"
 )
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (48, 64, 3)
 WAIT_S = 20
 
@@ -57,8 +57,8 @@ def running(code):
 
 
 WRITE = """
-from pipeline.transport import ring_file
-from pipeline.transport.shared_memory import RingWriter
+from pipeline.transport.shm import ring_file
+from pipeline.transport.shm.ring import RingWriter
 import numpy as np
 ring_file.FOLDER = {folder!r}
 ring = RingWriter(9216)
@@ -84,8 +84,8 @@ def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch)
 
 
 READ = """
-from pipeline.transport.shared_memory import RingReader
-from pipeline.transport.wire import SharedReference
+from pipeline.transport.shm.ring import RingReader
+from pipeline.transport.wire.messages import SharedReference
 reader = RingReader({ring!r})
 held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=2), 48, 64)
 """
@@ -156,7 +156,7 @@ def test_no_picture_is_ever_torn_by_a_fast_writer(is_early):
 
 DIE_EARLY = """
 import os, signal
-from pipeline.transport.shared_memory import RingWriter
+from pipeline.transport.shm.ring import RingWriter
 import numpy as np
 ring = RingWriter(9216)
 

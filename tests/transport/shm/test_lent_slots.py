@@ -7,9 +7,9 @@ import gc
 import numpy as np
 import pytest
 
-from pipeline.transport import ring_file
-from pipeline.transport.ring_file import Gone
-from pipeline.transport.shared_memory import NoFreeSlot, RingReader, RingWriter
+from pipeline.transport.shm import ring_file
+from pipeline.transport.shm.ring import NoFreeSlot, RingReader, RingWriter
+from pipeline.transport.shm.ring_file import Gone
 
 pytestmark = pytest.mark.skipif(
     not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"

@@ -22,7 +22,7 @@ import struct
 import sys
 
 from pipeline.errors import RunError
-from pipeline.transport.wire import MEBI, RING_PATTERN
+from pipeline.transport.wire.messages import MEBI, RING_PATTERN
 
 FOLDER = "/dev/shm"  # noqa: S108 - the place that POSIX shared memory has on Linux
 PREFIX = "vision-"

@@ -14,7 +14,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from pipeline.transport.wire import CHANNELS, FrameHeader, WireError
+from pipeline.transport.wire.messages import CHANNELS, FrameHeader, WireError
 from pipeline.types import Image
 
 DEFAULT_QUALITY = 85

@@ -19,10 +19,10 @@ from pipeline.transport import (
     Subscriber,
     check_subscription,
     open_subscription,
-    subscriber,
 )
-from pipeline.transport.ring_file import OutOfReach
-from pipeline.transport.sockets import Endpoint
+from pipeline.transport.shm.ring_file import OutOfReach
+from pipeline.transport.zmq import subscriber
+from pipeline.transport.zmq.sockets import Endpoint
 from pipeline.types import Detections, Frame, Result
 
 WAIT_S = 30.0

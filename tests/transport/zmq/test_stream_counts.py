@@ -6,9 +6,9 @@ import logging
 import time
 
 from pipeline.transport import Publisher, Subscriber
-from pipeline.transport.streams import LATE_NS, MAX_STREAMS, Streams
-from pipeline.transport.subscriber import FRESHER_S
-from pipeline.transport.wire import Envelope
+from pipeline.transport.wire.messages import Envelope
+from pipeline.transport.zmq.stream_counts import LATE_NS, MAX_STREAMS, Streams
+from pipeline.transport.zmq.subscriber import FRESHER_S
 from pipeline.types import Detections, Header, Result
 
 NEWEST = 100

@@ -14,15 +14,9 @@ import pytest
 import zmq
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.transport import (
-    Limits,
-    Publisher,
-    Security,
-    Subscriber,
-    WireError,
-    publisher,
-    ring_file,
-)
+from pipeline.transport import Limits, Publisher, Security, Subscriber, WireError
+from pipeline.transport.shm import ring_file
+from pipeline.transport.zmq import publisher
 from pipeline.types import Classifications, ClockOffset, Detections, Frame, Header, Result
 
 WAIT_S = 30.0

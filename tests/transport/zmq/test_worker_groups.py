@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.transport import Subscriber
-from pipeline.transport.turns import FORGET_S, Turns, ready_message, turn_prefix
+from pipeline.transport.zmq.worker_groups import FORGET_S, Turns, ready_message, turn_prefix
 
 TOPIC = b"frame/front"
 

@@ -10,8 +10,10 @@ import socket
 import numpy as np
 import pytest
 
-from pipeline.transport import Publisher, Subscriber, line, ring_file
-from pipeline.transport.line import LineServer, connect
+from pipeline.transport import Publisher, Subscriber
+from pipeline.transport.shm import notify as line
+from pipeline.transport.shm import ring_file
+from pipeline.transport.shm.notify import LineServer, connect
 from pipeline.types import Frame
 
 pytestmark = pytest.mark.skipif(
@@ -134,7 +136,7 @@ def test_a_newcomer_and_those_with_a_line_all_get_every_frame(address, exchanged
 def test_who_has_no_line_still_gets_every_frame(address, exchanged, monkeypatch):
     with Publisher(address, payload="shm") as sender, Subscriber(address) as with_line:
         exchanged(sender, with_line)
-        monkeypatch.setattr("pipeline.transport.subscriber.connect", lambda ring: None)
+        monkeypatch.setattr("pipeline.transport.zmq.subscriber.connect", lambda ring: None)
         with Subscriber(address) as without:
             exchanged(sender, without)
             for receiver in (with_line, without):

@@ -16,8 +16,8 @@ import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport.address import Address
-from pipeline.transport.door import Door
-from pipeline.transport.security import Doorkeeper, Security, protect
+from pipeline.transport.zmq.connection_limit import Door
+from pipeline.transport.zmq.keys import Doorkeeper, Security, protect
 
 QUEUED = 2
 """Messages that may wait for one subscriber, per stream; further ones are dropped there."""

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline.transport.security import Security
-from pipeline.transport.subscriber import Received, Subscriber
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.subscriber import Received, Subscriber
 from pipeline.types import ClockOffset
 
 POLL_S = 0.1  # how often a waiting reader looks whether it was closed

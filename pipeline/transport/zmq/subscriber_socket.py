@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport import wire
 from pipeline.transport.address import Address, parse_address
-from pipeline.transport.security import Security
-from pipeline.transport.sockets import Endpoint
-from pipeline.transport.turns import turn_prefix
-from pipeline.transport.wire import Limits
+from pipeline.transport.wire import messages as wire
+from pipeline.transport.wire.messages import Limits
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.sockets import Endpoint
+from pipeline.transport.zmq.worker_groups import turn_prefix
 
 
 def check_subscription(

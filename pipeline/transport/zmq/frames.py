@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from pipeline.errors import SourceError
 from pipeline.transport.address import parse_address
-from pipeline.transport.security import Security
-from pipeline.transport.subscribing import check_subscription
-from pipeline.transport.subscription import POLL_S, Subscription, Turnstile
-from pipeline.transport.wire import Limits
+from pipeline.transport.wire.messages import Limits
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.receiver import POLL_S, Subscription, Turnstile
+from pipeline.transport.zmq.subscriber_socket import check_subscription
 from pipeline.types import ClockOffset, Frame
 
 ALL_CAMERAS = "cameras"

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.transport import Subscriber, ring_file
+from pipeline.transport import Subscriber
+from pipeline.transport.shm import ring_file
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PEER = Path(__file__).with_name("peer.py")
 WAIT_S = 30.0
 FPS = 30

@@ -1,0 +1,1 @@
+"""Images in shared memory, between processes of one machine."""

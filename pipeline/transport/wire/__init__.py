@@ -1,0 +1,1 @@
+"""The messages: headers, payloads, and the check of everything that arrives."""

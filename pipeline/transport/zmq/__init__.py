@@ -1,0 +1,1 @@
+"""ZeroMQ sockets: publishers, subscribers, keys and groups."""
