@@ -19,6 +19,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "models").rglob("*.md")),
 ]
+PLACES = {path.name for path in (*ROOT.iterdir(), *(ROOT / "tests").iterdir()) if path.is_dir()}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -72,6 +73,14 @@ def test_relative_links_exist(document):
         if not target.exists() or (fragment and fragment not in anchors(target)):
             missing.append(link)
     assert missing == []
+
+
+@each_document
+def test_files_in_running_text_exist(document):
+    names = re.findall(r"`((?:[\w.]+/)+\w+\.py)`", FENCE.sub("", document.read_text()))
+    roots = (ROOT, ROOT / "tests")
+    files = [name for name in names if name.partition("/")[0] in PLACES]
+    assert [name for name in files if not any((root / name).exists() for root in roots)] == []
 
 
 @each_document
