@@ -33,7 +33,7 @@ setup(
         "pyzmq>=25",
         "msgspec>=0.18",
         "pyyaml>=6",
-        "typer>=0.15.4",
+        "click>=8.1",
         "rich>=13",
         "platformdirs>=4",
         "filelock>=3.12",

@@ -11,7 +11,6 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "quiet"}
 ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
 HALL = {
-    "config": set(),
     "sources": {"capture", "transport"},
     "engine": {"runtime", "inference"},
     "feed": {"runtime"},
@@ -86,7 +85,7 @@ def test_the_nodes_use_the_engine_and_no_command_line(path):
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if place_of(p) != "cli"], ids=named)
 def test_the_command_line_stays_in_its_room(path):
-    assert "typer" not in {name.split(".")[0] for name in imported_modules(path)}
+    assert "click" not in {name.split(".")[0] for name in imported_modules(path)}
 
 
 @pytest.mark.parametrize("path", ALL_SOURCES, ids=named)

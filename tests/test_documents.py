@@ -8,8 +8,8 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
-import typer
 
 from pipeline.cli.main import app
 
@@ -50,16 +50,16 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
-def command_of(words: list[str]) -> tuple[typer.Context, list[str]]:
+def command_of(words: list[str]) -> tuple[click.Context, list[str]]:
     """The subcommand that `vision WORDS` runs, and the arguments that are left for it."""
-    context = typer.Context(typer.main.get_command(app), info_name="vision")
+    context = click.Context(app, info_name="vision")
     rest = words[1:]
     while hasattr(context.command, "commands") and rest and not rest[0].startswith("-"):
         if rest[0] == "COMMAND":
             return context, []
         command = context.command.get_command(context, rest[0])
         assert command is not None, f"no such command: {' '.join(words)}"
-        context, rest = typer.Context(command, parent=context, info_name=rest[0]), rest[1:]
+        context, rest = click.Context(command, parent=context, info_name=rest[0]), rest[1:]
     return context, rest
 
 

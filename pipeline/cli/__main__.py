@@ -17,8 +17,8 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of a half loaded package
     _open_what_is_closed()
     sys.unraisablehook = _note
+    from pipeline.cli.console import EXIT_STOPPED
     from pipeline.cli.main import main as run  # which takes its time
-    from pipeline.cli.waiting import EXIT_STOPPED
 
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

@@ -1,4 +1,4 @@
-"""What every subcommand shares with the terminal: log lines, errors on one line, exit codes."""
+"""Log lines, one-line errors, tables and exit codes of all subcommands."""
 
 from __future__ import annotations
 
@@ -15,67 +15,68 @@ from pipeline.errors import InputError, RunError, StageError, VisionError
 EXIT_OK = 0
 EXIT_FAULT = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130  # what shells report for a program that was interrupted
 
-ALIKE_SHOWN = 5  # of warnings of one kind, within
-ALIKE_WITHIN_S = 60.0
+REPEATS_SHOWN = 5  # warnings from one line of code within
+REPEATS_WITHIN_S = 60.0
 
-_PLACES = ("pipeline", "nodes")
+_PACKAGES = ("pipeline", "nodes")
 
 
 def configure(*, quiet: bool = False, debug: bool = False) -> None:
-    """Send the log lines of this package to standard error: what is worth knowing at once.
+    """Send the log lines of this package to standard error.
 
-    Other packages' lines are shown with `debug` only.
+    Log lines of other packages are shown with `debug` only, apart from their warnings.
     """
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
-    handler = _StandardError(all_of_them=debug)
+    handler = _StandardError(show_repeats=debug)
     handler.setFormatter(_OneLine(debug))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for place in _PLACES:
-        logging.getLogger(place).setLevel(level)
+    for package in _PACKAGES:
+        logging.getLogger(package).setLevel(level)
 
 
 def finish() -> None:
-    """Say what was held back until now. For the end of a command."""
+    """Print how many warnings were left out. Called at the end of a command."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _StandardError):
-            handler.tell_hidden()
+            handler.print_hidden()
 
 
 def report(error: BaseException) -> int:
-    """Say what went wrong on one line, and in full with `--debug`; returns the exit code."""
-    if logging.getLogger(_PLACES[0]).isEnabledFor(logging.DEBUG):
+    """Print an error on one line, with its traceback under `--debug`; returns the exit code."""
+    if logging.getLogger(_PACKAGES[0]).isEnabledFor(logging.DEBUG):
         traceback.print_exception(error)
     while isinstance(error, StageError) and isinstance(error.__cause__, VisionError):
-        error = error.__cause__  # it names its own subject; the stage says nothing more to a user
+        error = error.__cause__  # it names its subject, and the stage adds nothing
     message = " ".join(str(error).split())
     if isinstance(error, BrokenPipeError):
-        return EXIT_OK  # whoever read our output has gone, which is no fault of ours
+        return EXIT_OK  # the reader of our output has gone, which is not an error
     if isinstance(error, (InputError, RunError)):
         say(f"error: {message}")
     elif isinstance(error, ImportError):
-        say(f"error: a package does not load: {message}; {import_advice(error)}")
+        say(f"error: a package cannot be imported: {message}; {import_advice(error)}")
         return EXIT_BAD_INPUT
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        say(f"error: {error.filename or 'standard output'}: no space is left to write it")
+        say(f"error: {error.filename or 'standard output'}: no space left on the device")
     else:
         say(f"internal error: {type(error).__name__}: {message}; run again with --debug")
     return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAULT
 
 
 def import_advice(error: ImportError) -> str:
-    """What to do about a package that is missing, or misses a library of the system."""
+    """What to do about a package that is missing or lacks a system library."""
     if "libGL" in str(error) or "libgthread" in str(error):
         return "on Debian and Ubuntu: sudo apt install libgl1 libglib2.0-0"
     if isinstance(error, ModuleNotFoundError):
         return f"pip install {error.name}"
-    return "install it again; 'vision doctor' says what else is missing"
+    return "reinstall it; 'vision doctor' shows what else is missing"
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on standard output; piped elsewhere its lines are as long as they need to be."""
+    """Print a table; where standard output is not a terminal, lines are not wrapped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -89,41 +90,46 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def short(value: float) -> str:
-    """A measured number with one digit behind the point, of a small one with two."""
+    """A measured number with one decimal, or two where it is below 2."""
     return f"{value:.1f}" if value >= 2 else f"{value:.2f}"
 
 
+def size_of(count: int) -> str:
+    """A number of bytes for people, such as `24.1 MB`."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
+
+
 def say(message: str) -> None:
-    """One line on standard error, beginning with the command's name."""
+    """Print one line on standard error that begins with the name of the command."""
     print(f"vision: {message}", file=sys.stderr)
 
 
 class _StandardError(logging.Handler):
-    """Prints above a progress bar, which takes the place of `sys.stderr` while it is shown.
+    """Prints log lines to `sys.stderr`, which a progress bar replaces while it is shown.
 
-    Of one kind of warning, that is from one line of the code, a few are shown a minute, unless
-    `all_of_them`; how many were not is said before the next other line, and by `tell_hidden`.
+    Repeated warnings from one line of code are limited to a few per minute, unless `show_repeats`.
+    The number of those left out is printed before the next line that is shown.
     """
 
-    def __init__(self, *, all_of_them: bool = False) -> None:
+    def __init__(self, *, show_repeats: bool = False) -> None:
         super().__init__()
-        self._all_of_them = all_of_them
+        self._show_repeats = show_repeats
         self._kinds: dict[tuple[str, int], _Kind] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING and not self._all_of_them:
+        if record.levelno == logging.WARNING and not self._show_repeats:
             kind = self._kinds.setdefault((record.pathname, record.lineno), _Kind())
-            if record.created - kind.since_s > ALIKE_WITHIN_S:
+            if record.created - kind.since_s > REPEATS_WITHIN_S:
                 kind.since_s, kind.shown = record.created, 0
-            if kind.shown == ALIKE_SHOWN:
+            if kind.shown == REPEATS_SHOWN:
                 kind.hidden += 1
                 return
             kind.shown += 1
-        self.tell_hidden()
+        self.print_hidden()
         print(self.format(record), file=sys.stderr)
 
-    def tell_hidden(self) -> None:
-        """One line for each kind of warning that was held back."""
+    def print_hidden(self) -> None:
+        """Print one line for each kind of warning that was left out."""
         for kind in self._kinds.values():
             if kind.hidden:
                 say(f"warning: ... and {kind.hidden} more like these; --debug shows all")
@@ -132,7 +138,7 @@ class _StandardError(logging.Handler):
 
 @dataclass(slots=True)
 class _Kind:
-    """Warnings from one line of the code: since when, how many were shown and not shown."""
+    """Warnings from one line of code: since when, and how many were shown and left out."""
 
     since_s: float = -math.inf
     shown: int = 0
@@ -140,7 +146,7 @@ class _Kind:
 
 
 class _OneLine(logging.Formatter):
-    """`vision: compiling ...`, with the level where it is a warning or worse."""
+    """Formats lines as `vision: compiling ...`, with the level for warnings and errors."""
 
     def __init__(self, debug: bool) -> None:
         super().__init__("%(asctime)s %(threadName)s %(name)s: %(message)s" if debug else None)

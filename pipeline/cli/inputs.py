@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from pipeline import sources
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from pipeline.sources import AnySource, open_with_retries
 from pipeline.transport import (
     FrameSubscription,

@@ -1,308 +1,227 @@
-"""The options that commands share: one name and one meaning everywhere.
-
-A command lists those it takes as parameters. One that runs a pipeline has all of them None where
-they are not given, and makes its `Settings` of them with `settings_of(locals())`.
-"""
+"""Makes commands of functions: their options come from the settings table."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
+from click.shell_completion import CompletionItem
 
 from pipeline.cli import console
-from pipeline.cli.idle import warn_of_idle
-from pipeline.cli.pulling import offer_models
-from pipeline.cli.targets import check_targets
-from pipeline.config import Settings, settings_from
+from pipeline.cli.downloads import offer_models
+from pipeline.cli.output_paths import check_output_paths
+from pipeline.cli.unused_options import warn_of_unused_options
 from pipeline.errors import ConfigError
+from pipeline.settings import SETTINGS, Setting, Settings, resolve, settings_of
+from pipeline.settings.table import ADDRESSES, GENERAL, GROUPS
 
-_D = Settings()
+ARGUMENTS, OPTIONS = "Arguments", "Options"
+_SECTIONS = (ARGUMENTS, OPTIONS, *GROUPS)
+_WIDEST = 24  # letters of an option that shares its line with the help
+_METAVARS = {int: "COUNT", float: "NUMBER"}
+
+PATH = click.Path(path_type=Path)
 
 logger = logging.getLogger(__name__)
 
 
-def _option(*names: str, text: str, default: object = None, **more: Any) -> Any:
-    shown = text if default is None else f"{text} [{default}]"
-    return typer.Option(*names, help=shown, show_default=False, **more)
+class Argument(click.Argument):
+    """A positional argument that is described in the help."""
+
+    group = ARGUMENTS
+
+    def __init__(self, name: str, *, text: str, **more: Any) -> None:
+        super().__init__([name], **more)
+        self._text = text
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.make_metavar(ctx), self._text
 
 
-# What is no number stays a text, so that the settings refuse it in their own words.
+class Option(click.Option):
+    """An option with the section of the help that it stands in."""
+
+    def __init__(self, *names: str, group: str = OPTIONS, **more: Any) -> None:
+        super().__init__(names, **more)
+        self.group = group
 
 
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+class Command(click.Command):
+    """A command whose help shows the options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = getattr(parameter, "group", GENERAL)
+                sections.setdefault(group, []).append(record)
+        names = [name for rows in sections.values() for name, _ in rows]
+        width = max(len(name) for name in names if len(name) <= _WIDEST)
+        for section in sorted(sections, key=_SECTIONS.index):
+            with formatter.section(section):
+                rows = [(name.ljust(width), text) for name, text in sections[section]]
+                formatter.write_dl(rows, col_max=width)
 
 
-def _whole(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
+class CommandGroup(click.Group):
+    """A group whose help shows the whole first sentence of each command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(1000)) for name, one in self.commands.items()]
+            )
 
 
-_NUMBER: Any = {"parser": _number, "metavar": "NUMBER"}
-_WHOLE: Any = {"parser": _whole, "metavar": "COUNT"}
-
-ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
-
-Source = Annotated[
-    str | None,
-    typer.Argument(
-        help="camera number or device, video file, picture folder or glob, rtsp:// or http:// "
-        "address, scene: for the built-in demo scene, or zmq+tcp:// or zmq+ipc:// for the frames "
-        "of another process",
-        metavar="SOURCE",
-        show_default=False,
-    ),
-]
-Detector = Annotated[
-    str | None,
-    _option("--detector", text="model name or ONNX file", default=_D.detector, metavar="MODEL"),
-]
-Classifier = Annotated[
-    str | None,
-    _option(
-        "--classifier",
-        text="model name or ONNX file that gives finer names, or none",
-        default=_D.classifier,
-        metavar="MODEL",
-    ),
-]
-Manifest = Annotated[
-    str | None,
-    _option(
-        "--manifest",
-        text="what a detector or classifier made by others expects",
-        metavar="FILE.toml",
-    ),
-]
-Yes = Annotated[
-    bool | None, _option("--yes", "-y", text="fetch models that are not here without asking")
-]
-Score = Annotated[
-    float | None,
-    _option("--score", text="leave out objects below this score", default=_D.score, **_NUMBER),
-]
-Nms = Annotated[
-    float | None,
-    _option(
-        "--nms", text="boxes that overlap more than this are one object", default=_D.nms, **_NUMBER
-    ),
-]
-NmsKind = Annotated[
-    str | None,
-    _option("--nms-kind", text="how overlap counts", default=_D.nms_kind, metavar="iou|darknet"),
-]
-Top = Annotated[
-    int | None, _option("--top", text="finer names an object gets", default=_D.top, **_WHOLE)
-]
-Threads = Annotated[
-    int | None, _option("--threads", text="cores to use together", default="all cores", **_WHOLE)
-]
-EveryFrame = Annotated[
-    bool | None,
-    _option(
-        "--every-frame/--latest",
-        text="use every frame, or the newest only",
-        default="every frame of files, the newest of cameras",
-    ),
-]
-MaxFrames = Annotated[
-    int | None, _option("--max-frames", text="stop after this many frames", **_WHOLE)
-]
-Duration = Annotated[
-    float | None, _option("--duration", text="stop after this many seconds", **_NUMBER)
-]
-OpenTimeout = Annotated[
-    float | None,
-    _option(
-        "--open-timeout", text="seconds to wait for the source", default=_D.open_timeout, **_NUMBER
-    ),
-]
-Retry = Annotated[bool | None, _option("--retry", text="wait for a source that is not there yet")]
-ReadTimeout = Annotated[
-    float | None,
-    _option(
-        "--read-timeout",
-        text="seconds without a frame that mean broken",
-        default=_D.read_timeout,
-        **_NUMBER,
-    ),
-]
-Reconnect = Annotated[
-    bool | None,
-    _option(
-        "--reconnect/--no-reconnect",
-        text="open a source again when it breaks",
-        default="cameras and streams",
-    ),
-]
-Isolate = Annotated[
-    bool | None, _option("--isolate", text="read the source in a process of its own")
-]
-Width = Annotated[
-    int | None, _option("--width", text="pixels to ask of a camera or the scene", **_WHOLE)
-]
-Height = Annotated[
-    int | None, _option("--height", text="pixels to ask of a camera or the scene", **_WHOLE)
-]
-Fps = Annotated[
-    float | None, _option("--fps", text="rate to ask of a camera or the scene", **_NUMBER)
-]
-FourCC = Annotated[
-    str | None,
-    _option("--fourcc", text="pixel format to ask of a camera, such as MJPG", metavar="CODE"),
-]
-Show = Annotated[bool | None, _option("--show", text="show a window (q quits, space pauses)")]
-Record = Annotated[
-    str | None, _option("--record", text="write the annotated video", metavar="FILE.mp4")
-]
-Jsonl = Annotated[
-    str | None,
-    _option("--jsonl", text="write one JSON line a frame (- for stdout)", metavar="FILE"),
-]
-Stats = Annotated[
-    str | None,
-    _option("--stats", text="write counts, rate, ages and stage times", metavar="FILE.json"),
-]
-Subscribe = Annotated[
-    list[str] | None,
-    _option("--subscribe", text="where messages come from; may be repeated", metavar="ADDRESS"),
-]
-Publish = Annotated[
-    str | None,
-    _option("--publish", text=f"send to other processes: {ADDRESSES}", metavar="ADDRESS"),
-]
-Payload = Annotated[
-    str | None,
-    _option(
-        "--payload",
-        text="how pixels travel; auto: shared memory within a machine, else JPEG",
-        default=_D.payload,
-        metavar="auto|raw|jpeg|shm",
-    ),
-]
-Quality = Annotated[
-    int | None, _option("--quality", text="of JPEG, 1 to 100", default=_D.quality, **_WHOLE)
-]
-MaxFrameMb = Annotated[
-    int | None,
-    _option(
-        "--max-frame-mb",
-        text="refuse pictures of more MiB from other processes",
-        default=_D.max_frame_mb,
-        **_WHOLE,
-    ),
-]
-AwaitSubscriber = Annotated[
-    bool | None,
-    _option("--await-subscriber", text="begin when somebody has subscribed, to lose no start"),
-]
-Key = Annotated[
-    str | None,
-    _option("--key", text="this end's key pair (see vision keys)", metavar="FILE.key_secret"),
-]
-Peer = Annotated[
-    list[str] | None,
-    _option("--peer", text="key of another end; may be repeated", metavar="FILE.key"),
-]
-Server = Annotated[
-    str | None,
-    _option(
-        "--server",
-        text="key of the end that --subscribe goes to",
-        default="the only --peer",
-        metavar="FILE.key",
-    ),
-]
-Insecure = Annotated[
-    bool | None, _option("--insecure", text="go over the network without keys, in the clear")
-]
-Group = Annotated[
-    str | None,
-    _option("--group", text="take turns on the frames with the others of a group", metavar="NAME"),
-]
-Camera = Annotated[
-    str | None, _option("--camera", text="name that the frames carry", metavar="NAME")
-]
-Config = Annotated[
-    Path | None,
-    _option("--config", text="read settings from a file; options win", metavar="FILE.yaml"),
-]
-Quiet = Annotated[bool | None, _option("--quiet", "-q", text="say nothing but errors")]
-Debug = Annotated[bool | None, _option("--debug", text="say everything, with tracebacks")]
-
-# What commands that work on models share; these have no settings.
-Cores = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=1024,
-        metavar="COUNT",
-        help="cores to use",
-        show_default="all cores",
-    ),
-]
-NewModel = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="MODEL.onnx", help="where to write it", show_default=False
-    ),
-]
-Figures = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="write all figures", show_default=False),
-]
+def option_of(setting: Setting, command: str = "") -> click.Parameter:
+    """The option or argument of a setting; its value is None where it was not given."""
+    about, default = setting.about, setting.default_of(command)
+    if not setting.option.startswith("-"):
+        return Argument(
+            setting.name,
+            text=about.help,
+            required=False,
+            metavar=setting.option,
+            shell_complete=_complete,
+        )
+    flags = setting.flags
+    kind: dict[str, Any] = {}
+    if setting.is_switch:
+        kind["is_flag"] = True
+        flags = ("/".join(flags),) if about.unset else flags  # the second one turns it off
+    else:
+        metavar = "|".join(setting.choices) or _METAVARS.get(setting.base, about.metavar)
+        kind.update(metavar=metavar, multiple=setting.is_list, shell_complete=_complete)
+    shown = about.unset or ("" if default in (None, (), False) else str(default))
+    return Option(
+        *flags,
+        setting.name,
+        group=about.group,
+        help=f"{about.help} [{shown}]" if shown else about.help,
+        default=None,
+        callback=_check,
+        **kind,
+    )
 
 
-def settings_of(parameters: Mapping[str, object]) -> Settings:
-    """The settings that a command's parameters and its `--config` file give together.
+def _check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    setting = SETTINGS[str(param.name)]
+    return setting.check_text(value, setting.option) if isinstance(value, str) else value
 
-    Also sets up the log lines as the settings say, and offers to fetch a model that is not here.
-    Raises `ConfigError`, and `ModelError` where a model is not to be fetched.
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    choices = SETTINGS[str(param.name)].choices
+    if choices:
+        return [CompletionItem(one) for one in choices if one.startswith(incomplete)]
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _configure_console(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    console.configure(debug=value)
+
+
+DEBUG = Option(
+    "--debug",
+    group=GENERAL,
+    is_flag=True,
+    expose_value=False,
+    callback=_configure_console,
+    help=SETTINGS["debug"].about.help,
+)
+CONFIG = Option(
+    "--config",
+    group=GENERAL,
+    type=PATH,
+    metavar="FILE.yaml",
+    envvar="VISION_CONFIG",
+    help="read settings from a file; options and VISION_* variables take precedence",
+)
+YES = Option(
+    "--yes",
+    "-y",
+    group=GENERAL,
+    is_flag=True,
+    help="download missing models without asking",
+)
+
+
+NEW_MODEL = Option(
+    "--output", "-o", type=PATH, required=True, metavar="MODEL.onnx", help="file to write"
+)
+FIGURES = Option("--json", "json_file", type=PATH, metavar="FILE", help="write all figures as JSON")
+
+Decorator = Callable[[Callable[..., None]], Command]
+
+
+def command(name: str, *own: click.Parameter) -> Decorator:
+    """Make a command of a function that takes its `own` parameters and its settings by name."""
+    applying = settings_of(name)
+    parameters = [*own, *(option_of(setting, name) for setting in applying), DEBUG]
+
+    def decorate(function: Callable[..., None]) -> Command:
+        def call(**given: Any) -> None:
+            for setting in applying:
+                if given[setting.name] is None:
+                    given[setting.name] = setting.default_of(name)
+            function(**given)
+
+        return Command(name, params=parameters, callback=call, help=function.__doc__)
+
+    return decorate
+
+
+def pipeline_command(name: str, *own: click.Parameter) -> Decorator:
+    """Make a command of a function that takes `Settings`, and its `own` parameters by name.
+
+    Models that are missing are downloaded first, where the user agrees.
     """
-    console.configure(debug=bool(parameters.get("debug")))
-    options = {name: parameters[name] for name in Settings.__struct_fields__ if name in parameters}
-    options = {name: None if value == [] else value for name, value in options.items()}
-    config = parameters.get("config")
-    settings = settings_from(options, config if isinstance(config, Path) else None)
-    settings, others = _of_command(settings, parameters)
-    check_targets(settings, parameters)
+    applying = settings_of(name)
+    uses_models = SETTINGS["detector"] in applying
+    parameters = [*own, *(option_of(setting, name) for setting in applying), CONFIG]
+    parameters += [YES] if uses_models else []
+
+    def decorate(function: Callable[..., None]) -> Command:
+        def call(*, config: Path | None, yes: bool = False, **given: Any) -> None:
+            more = {one.name: given.pop(one.name) for one in own if one.name}
+            settings = _load_settings(name, given, config, more.get("output"))
+            if uses_models:
+                offer_models((settings.detector, settings.classifier), yes=yes)
+            function(settings, **more)
+
+        return Command(name, params=parameters, callback=call, help=function.__doc__)
+
+    return decorate
+
+
+def _load_settings(
+    name: str, options: Mapping[str, object], config: Path | None, output: Path | None
+) -> Settings:
+    """The settings of a pipeline command; also configures the log lines and warns of clashes."""
+    console.configure(debug=bool(options["debug"]))
+    found = resolve(name, options, config, os.environ)
+    settings = found.settings
+    check_output_paths(settings, config, output)
     console.configure(quiet=settings.quiet, debug=settings.debug)
-    if others:
-        logger.info("config %s: not for this command: %s", config, ", ".join(others))
-    warn_of_idle(settings, options)
-    if "detector" in parameters:
-        offer_models((settings.detector, settings.classifier), yes=bool(parameters.get("yes")))
+    if found.unused:
+        logger.info("config %s: not used by this command: %s", config, ", ".join(found.unused))
+    warn_of_unused_options(settings, found.origins)
     return settings
 
 
-def _of_command(settings: Settings, parameters: Mapping[str, object]) -> tuple[Settings, list[str]]:
-    """The settings that a command takes, and which others a file holds, as for other commands."""
-    taken, others = {}, []
-    for name in Settings.__struct_fields__:
-        if name in parameters:
-            taken[name] = getattr(settings, name)
-        elif getattr(settings, name) != getattr(_D, name):
-            others.append(name)
-    return Settings(**taken), others
-
-
 def require(settings: Settings, *names: str) -> None:
-    """See that settings without a default are given. Raises `ConfigError`."""
-    told = {
-        "source": "SOURCE is missing; expected a camera number, a file or an address (see --help)",
-        "subscribe": f"--subscribe ADDRESS is missing: where messages come from, {ADDRESSES}",
-        "publish": f"--publish ADDRESS is missing: where the frames are sent, {ADDRESSES}",
-    }
+    """Check that settings without a default are given. Raises `ConfigError`."""
     for name in names:
         if getattr(settings, name) in (None, ()):
-            raise ConfigError(told[name])
+            raise ConfigError(_MISSING[name])
+
+
+_MISSING = {
+    "source": "SOURCE is missing; expected a camera number, a file or an address (see --help)",
+    "subscribe": f"--subscribe ADDRESS is missing: where messages come from, {ADDRESSES}",
+    "publish": f"--publish ADDRESS is missing: where the frames are sent, {ADDRESSES}",
+}

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from pipeline.cli.publishing import Publishing
-from pipeline.config import Settings
 from pipeline.output.files import check_target
 from pipeline.output.json_lines import STDOUT, JsonLines
 from pipeline.output.output import Output
@@ -20,6 +19,7 @@ from pipeline.output.stats_file import write_stats
 from pipeline.output.video_file import VideoFile, check_recording
 from pipeline.output.window import Window
 from pipeline.runtime.stamps import StampClock
+from pipeline.settings import Settings
 from pipeline.types import Result
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterable
 
 from pipeline.cli.inputs import publisher_security
-from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.runtime.stamps import UNKNOWN_NS
+from pipeline.settings import Settings
 from pipeline.transport import Publisher, is_address
 from pipeline.transport.address import parse_address
 from pipeline.transport.shm.ring_file import is_available, remove_leftovers

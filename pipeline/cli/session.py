@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 from pipeline.cli.inputs import check_addresses, open_source
 from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
-from pipeline.config import NO_CLASSIFIER, Settings
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed, FeedSource
@@ -19,6 +18,7 @@ from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
 from pipeline.output.output import Output, Stop
+from pipeline.settings import NO_CLASSIFIER, Settings
 from pipeline.sources import AnySource
 from pipeline.types import Result
 

@@ -32,7 +32,7 @@ def test_help_loads_nothing_heavy():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     loaded = set(outcome.stdout.rpartition("modules ")[2].split())
-    assert "pipeline.cli.run" in loaded
+    assert "pipeline.cli.main" in loaded
     assert not loaded & HEAVY
 
 
@@ -77,9 +77,9 @@ def test_demo_finds_the_person_the_cat_and_the_cup(start, tmp_path):
         assert frames == sum(map(bool, scores))
         assert best == pytest.approx(max(max(some, default=0) for some in scores), abs=0.006)
 
-    picture = tmp_path / "vision-demo.jpg"
-    assert f"annotated picture: {picture}" in out
-    assert cv2.imread(str(picture)) is not None
+    image = tmp_path / "vision-demo.jpg"
+    assert f"annotated image: {image}" in out
+    assert cv2.imread(str(image)) is not None
 
 
 def test_models_are_listed_with_their_facts(vision):

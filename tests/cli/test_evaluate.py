@@ -106,8 +106,14 @@ WRONG = {
     "no-such-data": (["yolov4-tiny-int8", "none"], "none: expected a COCO JSON file, "),
     "no-such-model": (["yolov4-tiny-int9", "."], "did you mean yolov4-tiny-int8?"),
     "picture-with-no-form": (["yolov4-tiny-int8", ".", "--plot", "a.gif"], "ends in .png, .svg, "),
-    "no-such-nms": (["yolov4-tiny-int8", ".", "--nms-kind", "x"], "must be one of iou, darknet"),
-    "score-too-high": (["yolov4-tiny-int8", ".", "--score", "2"], "must lie between 0 and 1"),
+    "no-such-nms": (
+        ["yolov4-tiny-int8", ".", "--nms-kind", "x"],
+        "--nms-kind: expected iou or darknet",
+    ),
+    "score-too-high": (
+        ["yolov4-tiny-int8", ".", "--score", "2"],
+        "--score: expected a number from 0 to 1",
+    ),
     "class-too-high": (["yolov4-tiny-int8", "high"], "as the model has 80 labels, but got 80"),
     "damaged-pictures": (["yolov4-tiny-int8", "damaged"], "1 or more of 1 pictures do not decode"),
     "no-truth": (["yolov4-tiny-int8", "plain"], "expected pictures with true boxes"),

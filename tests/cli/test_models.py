@@ -1,4 +1,4 @@
-"""`vision models`, and the offer to fetch a model that a run needs."""
+"""`vision models`, and the offer to download a model that a run needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.pulling import offer_models
+from pipeline.cli.downloads import offer_models
 from pipeline.errors import ModelError
 
 from ..zoo.hub import file_server
@@ -55,10 +55,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_pull_says_where_the_model_lies_and_the_list_knows_it(vision, folder):
-    assert "to be pulled" in line_of(vision("models", "list").out, "remote")
+    assert "not downloaded" in line_of(vision("models", "list").out, "remote")
     outcome = vision("models", "pull", "remote")
     assert (outcome.code, outcome.out) == (0, f"{folder / 'remote.onnx'}\n")
-    assert "fetching remote.onnx (6.1 MB)" in outcome.err
+    assert "downloading remote.onnx (6.1 MB)" in outcome.err
     assert (folder / "remote.onnx").read_bytes() == DETECTOR.read_bytes()
     line = line_of(vision("models", "list").out, "remote")
     assert "416x416" in line
@@ -92,7 +92,7 @@ def test_verify_tells_a_damaged_model(vision, folder):
     outcome = vision("models", "verify")
     assert outcome.code == 2
     assert "expected cf8a" in line_of(outcome.out, "remote")
-    assert "error: not what they should be: remote; move them away" in outcome.err
+    assert "error: checksum mismatch: remote; delete the file" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -125,17 +125,17 @@ def test_a_damaged_registry_is_said_on_one_line(vision, folder):
 RUN = ("run", CAT, "--classifier", "none", "--jsonl", "-", "--detector")
 
 
-def test_a_run_fetches_its_model_where_yes_was_said(vision, folder):
+def test_a_run_downloads_its_model_with_yes(vision, folder):
     outcome = vision(*RUN, "remote", "--yes")
     assert outcome.code == 0, outcome.err
     assert '"label":"cat"' in outcome.out.replace(" ", "")
 
 
-def test_a_run_without_a_terminal_does_not_fetch_on_its_own(vision, folder):
+def test_a_run_without_a_terminal_does_not_download_without_yes(vision, folder):
     outcome = vision(*RUN, "remote")
     assert outcome.code == 2
     assert outcome.err == (
-        "vision: error: model remote (6.1 MB): not on this machine yet; fetch it with "
+        "vision: error: model remote (6.1 MB): not on this machine yet; download it with "
         "'vision models pull remote', or give --yes\n"
     )
     assert not (folder / "remote.onnx").exists()
@@ -144,7 +144,7 @@ def test_a_run_without_a_terminal_does_not_fetch_on_its_own(vision, folder):
 def test_a_name_with_a_dot_is_a_name(folder):
     text = (folder / "registry.toml").read_text()
     (folder / "registry.toml").write_text(text.replace("models.remote", 'models."v1.0"'))
-    with pytest.raises(ModelError, match=r"model v1\.0 .*not on this machine yet; fetch it with"):
+    with pytest.raises(ModelError, match=r"model v1\.0 .*not on this machine yet; download it"):
         offer_models(["v1.0"], yes=False)
 
 
@@ -158,7 +158,7 @@ def test_a_terminal_is_asked(start, folder, answer, code):
     process = start(*RUN, "remote", stdin=side, stderr=side)
     os.close(side)
     shown = b""
-    while b"fetch it now? [Y/n]" not in shown:
+    while b"download it now? [Y/n]" not in shown:
         shown += os.read(terminal, 1000)
     os.write(terminal, answer)
     while True:

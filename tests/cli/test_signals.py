@@ -353,7 +353,7 @@ def test_output_that_does_not_fit_the_disk_is_a_fault(start):
         process = start("models", "list", stdout=full)
     errors = process.communicate(timeout=START_S)[1]
     assert process.returncode == 1
-    assert errors == b"vision: error: standard output: no space is left to write it\n"
+    assert errors == b"vision: error: standard output: no space left on the device\n"
 
 
 def _catches(pid: int, number: int) -> bool:
@@ -400,7 +400,7 @@ def test_what_stops_a_run_is_called_where_a_signal_was_lost_before(monkeypatch):
 
 
 def test_a_signal_while_packages_are_loaded_leaves_no_traceback(tmp_path):
-    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     ended = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "--help"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},

@@ -330,7 +330,7 @@ def test_comparing_needs_two_models_and_a_picture(vision, workshop):
         found = refused(
             vision, "compare", "a.jpg", "--models", "mobilenetv2-int8", "yolov4-tiny-int8", more
         )
-        assert f"--models {more}: is a picture or a folder" in found
+        assert f"--models {more}: is an image or a folder" in found
     Path("mobilenetv2-int8").mkdir()  # is no picture for being called as a model is
     found = refused(vision, "compare", "a.jpg", "--models", "mobilenetv2-int8", "mobilenetv2-int8")
     assert "a.jpg: expected a picture or a folder" in found

@@ -1,4 +1,4 @@
-"""Settings: names, ranges, and messages that say what was expected."""
+"""Settings from files, the environment and options: precedence, ranges and error messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import Settings, load_config, settings_from
 from pipeline.errors import ConfigError
+from pipeline.settings import SETTINGS, Settings, load_config, resolve
+
+
+def settings_from(options, config=None, environment=None):
+    return resolve(None, options, config, environment).settings
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ debug: true
 
 def test_every_setting_can_stand_in_a_file_under_its_name_or_its_option(file):
     settings = load_config(file(EVERY_SETTING))
-    assert set(settings) == set(Settings.__struct_fields__)
+    assert set(settings) == set(SETTINGS)
     assert load_config(file(EVERY_SETTING.replace("_", "-"))) == settings
     assert Settings(**settings).nms_kind == "darknet"
     assert Settings(**settings).every_frame is False
@@ -90,9 +94,9 @@ WRONG = {
     "typo": ("treads: 2", "'treads' is not a setting; did you mean threads?"),
     "dashed-typo": ("max-frame: 2", "did you mean max_frames?"),
     "latest": ("latest: true", "write 'every_frame: false'"),
-    "nothing-near": ("xyzzy: 2", "known are source, detector"),
+    "nothing-near": ("xyzzy: 2", "known are source, camera"),
     "twice": ("nms-kind: iou\nnms_kind: iou", "nms_kind is set twice"),
-    "same-key-twice": ("score: 0.4\nnms: 0.5\nscore: 0.6", "score is set twice"),
+    "same-key-twice": ("score: 0.4\nnms: 0.5\nscore: 0.6", "score is set twice; remove one"),
     "no-date": ("source: 2001-99-99", "not valid YAML: month must be in 1..12"),
     "text-for-number": ("score: high", "score: expected a number from 0 to 1, but got 'high'"),
     "bool-for-number": ("threads: true", "threads: expected a whole number"),

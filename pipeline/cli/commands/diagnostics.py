@@ -1,4 +1,4 @@
-"""What `vision doctor` looks at: each check answers with findings and with advice for bad ones."""
+"""The checks of `vision doctor`; each gives findings, with advice where there is a problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = (
     "pyzmq",
     "msgspec",
     "pyyaml",
-    "typer",
+    "click",
     "rich",
     "platformdirs",
     "psutil",
@@ -42,7 +42,7 @@ NEEDED_MB = 500
 
 
 class Finding(NamedTuple):
-    """One line of the report; `advice` is what to do, empty where nothing is wrong."""
+    """One line of the report; `advice` says what to do, and is empty where nothing is wrong."""
 
     subject: str
     state: Literal["ok", "warn"]
@@ -51,7 +51,7 @@ class Finding(NamedTuple):
 
 
 def all_findings() -> list[Finding]:
-    """Every check, in the order in which they are worth reading."""
+    """The findings of all checks, the most useful first."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         cpu,
         memory,
@@ -67,12 +67,13 @@ def all_findings() -> list[Finding]:
 
 
 def _outcome(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """The findings of one check; a package that does not load is a finding as well."""
+    """The findings of one check; a package that cannot be imported is a finding too."""
     try:
         return list(check())
     except ImportError as error:
         subject = check.__name__.replace("_", " ")
-        return [Finding(subject, "warn", f"does not load: {error}", console.import_advice(error))]
+        found = f"cannot be imported: {error}"
+        return [Finding(subject, "warn", found, console.import_advice(error))]
 
 
 def _finding(subject: str, found: str, *, good: bool = True, advice: str = "") -> Finding:
@@ -80,7 +81,7 @@ def _finding(subject: str, found: str, *, good: bool = True, advice: str = "") -
 
 
 def cpu() -> Iterator[Finding]:
-    """The processor, what it has for int8 models, and the cores that this process may use."""
+    """The processor, its instructions for int8 models, and the cores available to this process."""
     from pipeline.inference.processor import has_int8_dot_products, processor
     from pipeline.inference.session import available_threads
 
@@ -89,28 +90,28 @@ def cpu() -> Iterator[Finding]:
     present = [feature for feature in CPU_FEATURES if feature in features]
     yield _finding(
         "processor features",
-        ", ".join(present) or "none of the known ones",
+        ", ".join(present) or "none of those that help",
         good=has_int8_dot_products(frozenset(present)),
-        advice="no int8 dot product (VNNI, or dotprod on Arm): int8 models gain less over float",
+        advice="no int8 dot product (VNNI, or dotprod on Arm): int8 models are less of a gain",
     )
     usable, total = available_threads(), os.cpu_count() or 1
     yield _finding("cores", f"{usable} of {total} usable; Python {platform.python_version()}")
 
 
 def memory() -> Iterator[Finding]:
-    """Memory that can be had without swapping."""
+    """Memory available without swapping."""
     state = psutil.virtual_memory()
     free_mb = state.available // 2**20
     yield _finding(
         "memory",
         f"{free_mb} MB free of {state.total // 2**20} MB",
         good=free_mb >= NEEDED_MB,
-        advice=f"a run takes about 300 MB; free at least {NEEDED_MB} MB",
+        advice=f"a run needs about 300 MB; free at least {NEEDED_MB} MB",
     )
 
 
 def packages() -> Iterator[Finding]:
-    """Versions of what the pipeline stands on."""
+    """Versions of the required packages."""
     missing, versions = [], []
     for name in PACKAGES:
         wheels = OPENCV_WHEELS if name == "opencv-python" else (name,)
@@ -134,14 +135,14 @@ def _version(package: str) -> str | None:
 
 
 def onnxruntime_providers() -> Iterator[Finding]:
-    """What ONNX Runtime can run models on; the pipeline uses the CPU."""
+    """Version and execution providers of ONNX Runtime; the pipeline uses the CPU."""
     import onnxruntime as ort
 
     yield _finding("ONNX Runtime", f"{ort.__version__}: {', '.join(ort.get_available_providers())}")
 
 
 def opencv_build() -> Iterator[Finding]:
-    """What this OpenCV was built with: windows, FFmpeg, cameras, GStreamer."""
+    """Features of this OpenCV build: windows, FFmpeg, cameras, GStreamer."""
     import cv2
 
     text = cv2.getBuildInformation()
@@ -154,9 +155,9 @@ def opencv_build() -> Iterator[Finding]:
     )
     yield _finding(
         "video files and streams",
-        "FFmpeg is in OpenCV" if ffmpeg else "no FFmpeg in OpenCV",
+        "OpenCV has FFmpeg" if ffmpeg else "OpenCV lacks FFmpeg",
         good=ffmpeg,
-        advice="pip install opencv-python, whose wheel brings FFmpeg",
+        advice="pip install opencv-python; its wheel includes FFmpeg",
     )
     yield _display(gui)
 
@@ -179,13 +180,13 @@ def _display(gui: str) -> Finding:
 
 
 def _build_line(text: str, name: str) -> str:
-    """The first word behind `name:` in OpenCV's description of its own build."""
+    """The first word after `name:` in OpenCV's build information."""
     match = re.search(rf"^\s*{re.escape(name)}:[ \t]*(\S*)", text, re.MULTILINE)
     return match.group(1) if match else ""
 
 
 def compiled_kernels() -> Iterator[Finding]:
-    """Whether Numba's compiled kernels can be kept, and are."""
+    """Whether Numba's compiled kernels are cached, and whether they can be."""
     from pipeline.inference import kernels
 
     folder = Path(kernels.decode_and_suppress.stats.cache_path or os.devnull)
@@ -194,16 +195,16 @@ def compiled_kernels() -> Iterator[Finding]:
     warm = kernels.are_compiled()
     yield _finding(
         "compiled kernels",
-        f"{'present' if warm else 'not compiled yet, the first start takes about 10 s'}: {folder}",
+        f"{'cached' if warm else 'not compiled yet; the first start takes about 10 s'}: {folder}",
         good=warm or writable,
-        advice="every start compiles anew; set NUMBA_CACHE_DIR to a folder that can be written",
+        advice="every start compiles again; set NUMBA_CACHE_DIR to a writable folder",
     )
 
 
 def models() -> Iterator[Finding]:
-    """Each model with its checksum, and whether it can be read."""
-    from pipeline.cli.models import read_spec
+    """The checksum of each model, and whether it can be opened."""
     from pipeline.inference.locate import installed_models
+    from pipeline.inference.session import open_model
 
     found = installed_models()
     if not found:
@@ -211,48 +212,50 @@ def models() -> Iterator[Finding]:
             "models",
             "none",
             good=False,
-            advice="set VISION_MODELS to the folder of the models, or install the package again",
+            advice="set VISION_MODELS to the folder of the models, or reinstall the package",
         )
     for name, path in sorted(found.items()):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         try:
-            read_spec(path)
+            open_model(path)
             yield _finding(f"model {name}", f"sha256 {digest[:16]}..., {path}")
         except ModelError as error:
             yield _finding(f"model {name}", str(error), good=False, advice="replace the file")
 
 
 def cameras() -> Iterator[Finding]:
-    """The video devices of this machine, and whether they may and can be opened."""
+    """The video devices of this machine, and whether they can be opened."""
     from pipeline.capture.camera import holders, list_cameras
 
     found = list_cameras()
     if not found:
-        yield _finding("cameras", "none; files, streams and scene: work without")
+        yield _finding("cameras", "none; files, streams and scene: need no camera")
     for path, name in found.items():
         users = holders(path)
         allowed = os.access(path, os.R_OK | os.W_OK)
-        state = f"in use by {', '.join(users)}" if users else "free" if allowed else "not permitted"
+        state = (
+            f"in use by {', '.join(users)}" if users else "free" if allowed else "permission denied"
+        )
         yield _finding(
             f"camera {path}",
             f"{name}, {state}",
             good=allowed and not users,
-            advice="end what uses it, or add yourself to its group: sudo usermod -aG video $USER",
+            advice="close what uses it, or join its group: sudo usermod -aG video $USER",
         )
 
 
 def ros() -> Iterator[Finding]:
-    """Which ROS 2 this shell has, and whether this Python can use it."""
+    """The ROS 2 of this shell, and whether this Python can import it."""
     distro = os.environ.get("ROS_DISTRO")
     prefixes = [part for part in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if part]
     if not distro and not prefixes and not util.find_spec("rclpy"):
-        yield _finding("ROS 2", "not in this shell; needed for the nodes only")
+        yield _finding("ROS 2", "not set up in this shell; only the nodes need it")
         return
     problem = _import_problem("rclpy")
     yield _finding(
         "ROS 2",
         f"{distro or 'no ROS_DISTRO'}, {len(prefixes)} prefixes, "
-        f"rclpy {f'does not import: {problem}' if problem else 'imports'}",
+        f"rclpy {f'cannot be imported: {problem}' if problem else 'can be imported'}",
         good=not problem,
         advice=f"use the Python that this ROS 2 was built for (this is {sys.executable}), "
         "and source its setup.bash",
@@ -260,7 +263,7 @@ def ros() -> Iterator[Finding]:
 
 
 def _import_problem(module: str) -> str:
-    """Why a module does not import, or an empty text; extension modules fail in many ways."""
+    """Why a module cannot be imported, or an empty text."""
     try:
         importlib.import_module(module)
     except (ImportError, OSError, AttributeError) as error:

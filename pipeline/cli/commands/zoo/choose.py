@@ -1,86 +1,78 @@
-"""`vision choose`: which network of a family fits this machine."""
+"""`vision choose`: finds the network of a family that fits this machine."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from pipeline.cli import console
-from pipeline.cli import options as opt
-from pipeline.cli.choice_report import CLASSIFY, DETECT, ChoiceReport
-from pipeline.cli.targets import check_new_files
-from pipeline.cli.waiting import interruptible, progress_bar
+from pipeline.cli.commands.zoo.choice_report import CLASSIFY, DETECT, ChoiceReport
+from pipeline.cli.options import FIGURES, PATH, Option, command
+from pipeline.cli.output_paths import check_new_files
+from pipeline.cli.progress import interruptible, progress_bar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.zoo.selection.candidates import Candidate
 
-Task = Annotated[
-    str, typer.Option(metavar="classify|detect", help="MobileNets that classify, or YOLOv4-tiny")
-]
-Budget = Annotated[
-    float | None,
-    typer.Option(
-        metavar="MS", help="name the most accurate one that takes no longer", show_default=False
+OPTIONS = (
+    Option(
+        "--task",
+        default=CLASSIFY,
+        metavar="classify|detect",
+        help="MobileNets that classify, or YOLOv4-tiny networks that detect [classify]",
     ),
-]
-Int8 = Annotated[
-    bool, typer.Option("--int8", help="measure the quantised networks, not the float ones")
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(
+    Option(
+        "--budget-ms",
+        type=float,
+        metavar="MS",
+        help="name the most accurate network that takes no longer",
+    ),
+    Option("--int8", is_flag=True, help="measure the quantized networks, not the float ones"),
+    Option("--classes", metavar="N[,N...]", help="number of classes [1000; for detectors 1,80]"),
+    Option(
+        "--sizes",
         metavar="N[,N...]",
-        help="your own class count [1000; for detectors 1,80]",
-        show_default=False,
+        help="input sizes of detectors in pixels [256,288,...,608]",
     ),
-]
-Sizes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N[,N...]",
-        help="detectors' input sizes in pixels [256,288,...,608]",
-        show_default=False,
+    Option("--only", metavar="TEXT", help="measure only networks with this in their name"),
+    Option(
+        "--all",
+        "everything",
+        is_flag=True,
+        help="also show networks that a faster one equals in accuracy",
     ),
-]
-Only = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="only members with this in their name", show_default=False),
-]
-All = Annotated[bool, typer.Option("--all", help="also show members that a faster one beats")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="measure again what is known of this machine")]
-Plot = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.png", help="draw accuracy over latency", show_default=False),
-]
+    Option("--fresh", is_flag=True, help="measure again instead of using stored measurements"),
+    Option("--plot", type=PATH, metavar="FILE.png", help="draw accuracy over latency"),
+)
 
 
+@command("choose", *OPTIONS, FIGURES)
 def choose(
-    task: Task = CLASSIFY,
-    budget_ms: Budget = None,
-    int8: Int8 = False,
-    threads: opt.Cores = None,
-    classes: Classes = None,
-    sizes: Sizes = None,
-    only: Only = None,
-    everything: All = False,
-    fresh: Fresh = False,
-    plot: Plot = None,
-    json_file: opt.Figures = None,
-    debug: opt.Debug = None,
+    task: str,
+    budget_ms: float | None,
+    int8: bool,
+    classes: str | None,
+    sizes: str | None,
+    only: str | None,
+    everything: bool,
+    fresh: bool,
+    plot: Path | None,
+    json_file: Path | None,
+    threads: int | None,
 ) -> None:
-    """Measure a family of networks on this machine and show which are worth their time.
+    """Measure a family of networks on this machine and show the best trade-offs.
 
-    Every member is built with random weights and timed as `vision run` would run it. Accuracy is
-    the published one of the trained float network. Figures are kept: a second call answers at once.
+    Builds every network with random weights and times it as 'vision run' would run it. The
+    accuracy is the published one of the trained float network. Measurements are stored, so a
+    second call answers at once.
 
-    Examples: `vision choose --budget-ms 3 --int8`; for a detector of two classes
-    `vision choose --task detect --classes 2 --int8 --budget-ms 10`.
+    \b
+    Examples:
+      vision choose --budget-ms 3 --int8
+    For a detector with two classes:
+      vision choose --task detect --classes 2 --int8 --budget-ms 10
     """
-    console.configure(debug=bool(debug))
     _check(budget_ms, plot, json_file)
     candidates = _candidates(task, _numbers("--classes", classes), _numbers("--sizes", sizes), only)
     report = _measure(candidates, task, threads, budget_ms, int8=int8, fresh=fresh)
@@ -108,7 +100,7 @@ def _measure(
     machine = this_machine(threads)
     cache = LatencyCache(machine)
     cache.load()
-    with interruptible("what was measured is kept"), progress_bar() as progress:
+    with interruptible("finished measurements are stored"), progress_bar() as progress:
         choices = measure_all(
             candidates, cache, threads=threads, int8=int8, fresh=fresh, report=progress
         )
@@ -116,7 +108,7 @@ def _measure(
 
 
 def _check(budget_ms: float | None, plot: Path | None, json_file: Path | None) -> None:
-    """Everything that could be wrong with the options, before anything is measured."""
+    """Check the options before anything is measured."""
     if budget_ms is not None and not (math.isfinite(budget_ms) and budget_ms > 0):
         raise ConfigError(f"--budget-ms: expected milliseconds above 0, got {budget_ms}")
     if plot is not None:
@@ -127,14 +119,14 @@ def _check(budget_ms: float | None, plot: Path | None, json_file: Path | None) -
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers apart by commas."""
+    """Whole numbers separated by commas."""
     if text is None:
         return None
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ConfigError(
-            f"{option}: expected whole numbers apart by commas, got '{text}'"
+            f"{option}: expected whole numbers separated by commas, got '{text}'"
         ) from None
 
 
@@ -147,7 +139,7 @@ def _candidates(
         found = zoo.detectors(sizes or zoo.DETECTOR_SIZES, classes or zoo.DETECTOR_CLASSES)
     elif task == CLASSIFY:
         if sizes is not None:
-            raise ConfigError("--sizes: is for detectors; a MobileNet's size is in its name")
+            raise ConfigError("--sizes: applies to detectors; a MobileNet has its size in its name")
         if classes is not None and len(classes) != 1:
             raise ConfigError(f"--classes: expected one number for classifiers, got {len(classes)}")
         found = zoo.classifiers(*(classes or ()))
@@ -156,5 +148,5 @@ def _candidates(
     kept = [candidate for candidate in found if (only or "").lower() in candidate.name]
     if not kept:
         names = ", ".join(candidate.name for candidate in found)
-        raise ConfigError(f"--only: no member's name holds '{only}'; there are {names}")
+        raise ConfigError(f"--only: no network's name contains '{only}'; the names are {names}")
     return kept

@@ -1,91 +1,91 @@
-"""`vision quantize`: a float model becomes an int8 one, with a report of what that costs."""
+"""`vision quantize`: converts a float model to int8 and reports what that costs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from pipeline.cli import console
-from pipeline.cli import options as opt
-from pipeline.cli.pulling import offer_models
-from pipeline.cli.targets import check_model_target
-from pipeline.cli.waiting import interruptible, progress_bar
+from pipeline.cli.downloads import offer_models
+from pipeline.cli.options import NEW_MODEL, PATH, YES, Argument, Option, command
+from pipeline.cli.output_paths import check_model_target
+from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.zoo.quantization.quantize_file import QuantizeReport
 
 METHODS = ("mse", "minmax", "entropy", "percentile")
-
-
-Model = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="float model: a name or an ONNX file", show_default=False),
-]
-Images = Annotated[
-    Path,
-    typer.Option(
+OPTIONS = (
+    Option(
         "--images",
+        type=PATH,
+        required=True,
         metavar="FOLDER",
-        help="pictures like those that the model will see, to calibrate with; 50 or more",
-        show_default=False,
+        help="images to calibrate with, like those the model will see; 50 or more",
     ),
-]
-Test = Annotated[
-    Path | None,
-    typer.Option(
+    Option(
         "--test",
+        type=PATH,
         metavar="DATA",
-        help="labelled pictures to measure with, as for `vision evaluate` [the labels of a "
+        help="labelled images to measure with, as for 'vision evaluate' [the labels of a "
         "YOLO-format FOLDER, else the agreement with the float model]",
-        show_default=False,
     ),
-]
-Method = Annotated[
-    str,
-    typer.Option("--method", metavar="|".join(METHODS), help="how each tensor's range is chosen"),
-]
-KeepFloat = Annotated[
-    str | None,
-    typer.Option(
+    Option(
+        "--method",
+        default=METHODS[0],
+        metavar="|".join(METHODS),
+        help=f"how the range of each tensor is chosen [{METHODS[0]}]",
+    ),
+    Option(
         "--keep-float",
         metavar="LAYERS|auto",
-        help="layers to leave in float, apart by commas, * for any letters; or auto: the fewest "
-        "for --max-loss, found by measuring",
-        show_default=False,
+        help="layers to keep in float, separated by commas, * for any characters; or auto: the "
+        "fewest that meet --max-loss, found by measuring",
     ),
-]
-MaxLoss = Annotated[
-    float,
-    typer.Option("--max-loss", metavar="POINTS", min=0.0, max=100.0, help="what auto may lose"),
-]
+    Option(
+        "--max-loss",
+        type=click.FloatRange(0, 100),
+        default=1.0,
+        metavar="POINTS",
+        help="accuracy that auto may lose, in percentage points [1.0]",
+    ),
+)
 
 
+@command(
+    "quantize",
+    Argument("model", text="float model: a name or an ONNX file"),
+    *OPTIONS,
+    NEW_MODEL,
+    YES,
+)
 def quantize(
-    model: Model,
-    images: Images,
-    output: opt.NewModel,
-    test: Test = None,
-    method: Method = METHODS[0],
-    keep_float: KeepFloat = None,
-    max_loss: MaxLoss = 1.0,
-    manifest: opt.Manifest = None,
-    yes: opt.Yes = None,
-    debug: opt.Debug = None,
+    model: str,
+    images: Path,
+    output: Path,
+    test: Path | None,
+    method: str,
+    keep_float: str | None,
+    max_loss: float,
+    manifest: str | None,
+    yes: bool,
 ) -> None:
-    """Make a float model int8, calibrated on your pictures, and say what it cost.
+    """Convert a float model to int8 and report accuracy, size and speed of both.
 
-    Examples: `vision quantize mine.onnx --images frames -o mine-int8.onnx`;
-    with labels and a limit `vision quantize mine.onnx --images frames --test labelled
-    --keep-float auto --max-loss 0.5 -o mine-int8.onnx`.
+    \b
+    Examples:
+      vision quantize mine.onnx --images frames -o mine-int8.onnx
+    With labels and a limit for the loss:
+      vision quantize mine.onnx --images frames --test labelled \\
+          --keep-float auto --max-loss 0.5 -o mine-int8.onnx
     """
-    from pipeline.errors import ConfigError
     from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
 
-    console.configure(debug=bool(debug))
-    offer_models([model], yes=bool(yes))
+    offer_models([model], yes=yes)
     path = find_model(model)
     check_model_target(output, path)
     if method not in METHODS:

@@ -1,49 +1,39 @@
-"""`vision head`: a classifier of the user's own classes from a few labelled pictures."""
+"""`vision head`: trains a classifier on the user's own classes, from a few labelled images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from pipeline.cli import console
-from pipeline.cli import options as opt
-from pipeline.cli.pulling import offer_models
-from pipeline.cli.targets import check_model_target
-from pipeline.cli.waiting import interruptible, progress_bar
+from pipeline.cli.downloads import offer_models
+from pipeline.cli.options import NEW_MODEL, PATH, YES, Option, command
+from pipeline.cli.output_paths import check_model_target
+from pipeline.cli.progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
     from pipeline.zoo.training.classifier_head import FittedHead
 
-
-Images = Annotated[
-    Path,
-    typer.Option(
-        metavar="FOLDER",
-        help="pictures, in a sub-folder for each class; its name is the label",
-        show_default=False,
-    ),
-]
-Classifier = Annotated[
-    str, typer.Option(metavar="MODEL", help="whose features to use: a name or an ONNX file")
-]
+IMAGES = Option(
+    "--images",
+    type=PATH,
+    required=True,
+    metavar="FOLDER",
+    help="images in one sub-folder per class; its name is the label",
+)
 
 
-def head(
-    images: Images,
-    output: opt.NewModel,
-    classifier: Classifier = "mobilenetv2-int8",
-    manifest: opt.Manifest = None,
-    yes: opt.Yes = None,
-    debug: opt.Debug = None,
-) -> None:
-    """Teach a classifier your own classes, from two pictures a class or more, in seconds.
+@command("head", IMAGES, NEW_MODEL, YES)
+def head(images: Path, output: Path, classifier: str, manifest: str | None, yes: bool) -> None:
+    """Train a classifier on your own classes, in seconds.
 
-    The network's last layer is fitted anew; the rest stays. Ten pictures a class are a good start.
+    Refits the last layer of --classifier and keeps the rest. Needs at least two images per class;
+    ten are a good start. Prints the accuracy measured by cross-validation.
 
-    Example: `vision head --images parts -o parts.onnx` for parts/bolt/*.jpg, parts/nut/*.jpg, ...;
-    then `vision run 0 --classifier parts.onnx`.
+    \b
+    Example, for parts/bolt/*.jpg, parts/nut/*.jpg and so on:
+      vision head --images parts -o parts.onnx
+      vision run 0 --classifier parts.onnx
     """
     from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
@@ -51,8 +41,7 @@ def head(
     from pipeline.zoo.onnx_file import load_graph
     from pipeline.zoo.training.classifier_head import fit_new_head
 
-    console.configure(debug=bool(debug))
-    offer_models([classifier], yes=bool(yes))
+    offer_models([classifier], yes=yes)
     path = find_model(classifier)
     check_model_target(output, path)
     with interruptible(), progress_bar() as report:

@@ -1,55 +1,50 @@
-"""`vision models`: which models there are, where they come from, and whether they are intact."""
+"""`vision models`: lists, describes, downloads and verifies models."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from pipeline.cli import console
-from pipeline.cli import options as opt
+from pipeline.cli.console import size_of
+from pipeline.cli.downloads import pull_models
+from pipeline.cli.options import Argument, CommandGroup, command
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
     from pipeline.inference.registry import Registered
     from pipeline.inference.spec import ModelSpec
 
-NOT_HERE = "to be pulled"
+NOT_HERE = "not downloaded"
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME", show_default=False)]
-Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
-
-app = typer.Typer(
-    help="The models that can be named: list them, fetch them, check them.", no_args_is_help=True
-)
+NAME = Argument("name", text="name of a model, or an ONNX file")
+NAMES = Argument("names", nargs=-1, required=True, text="names of models")
 
 
-@app.callback()
-def models() -> None:
-    """The models that can be named: list them, fetch them, check them.
-
-    A fetched model lies in the user's cache, or in the first folder of VISION_MODELS.
-    """
-
-
-@app.command("list")
-def list_models(debug: opt.Debug = None) -> None:
-    """List the models by name: what they do, how good they are said to be, and where they are."""
+@command("list")
+def list_models() -> None:
+    """List all models: task, published accuracy, size and location."""
     from pipeline.inference.locate import installed_models
     from pipeline.inference.registry import registered_models
 
-    console.configure(debug=bool(debug))
     found, known = installed_models(), registered_models()
     if not found and not known:
-        console.say("no models found; set VISION_MODELS to the folder that holds them")
+        console.say("no models found; set VISION_MODELS to the folder of the models")
         return
     rows = [
         (name, *_described(path), _accuracy(known.get(name)), _size(path), str(path))
         for name, path in sorted(found.items())
     ]
     rows += [
-        (name, model.entry.task, "-", "-", _accuracy(model), _megabytes(model.entry.size), NOT_HERE)
+        (
+            name,
+            model.entry.task,
+            "-",
+            "-",
+            _accuracy(model),
+            size_of(model.entry.size),
+            NOT_HERE,
+        )
         for name, model in sorted(known.items())
         if name not in found
     ]
@@ -57,23 +52,19 @@ def list_models(debug: opt.Debug = None) -> None:
     console.show_table(columns, rows)
 
 
-@app.command()
-def info(name: Name, debug: opt.Debug = None) -> None:
-    """Say all that is known of one model: licence, accuracy, sources, and what it expects.
-
-    Example: `vision models info yolov4-tiny`.
-    """
+@command("info", NAME)
+def info(name: str) -> None:
+    """Describe one model: licence, accuracy, sources, inputs and outputs."""
     from pipeline.inference.locate import find_model, installed_models
     from pipeline.inference.registry import registered_as, registered_models
 
-    console.configure(debug=bool(debug))
     model = registered_models().get(name)
     here = installed_models().get(name)
     if model is None and here is None:
         here = find_model(name)  # a path, or an error that lists the names
         model = registered_as(here)
     rows = [] if model is None else _registered_facts(model)
-    spec = read_spec(here) if here else model.spec() if model else None
+    spec = _read_spec(here) if here else model.spec() if model else None
     if spec is not None:
         rows += _expected_facts(spec)
     rows.append(("where", str(here or f"{NOT_HERE}: vision models pull {name}")))
@@ -83,30 +74,20 @@ def info(name: Name, debug: opt.Debug = None) -> None:
         print(f"  {key.ljust(width)}  {value}")
 
 
-@app.command()
-def pull(names: Names, debug: opt.Debug = None) -> None:
-    """Fetch models, unless they are here already, and print where each lies.
-
-    What breaks off is taken up again the next time. Example: `vision models pull yolov4-tiny`.
-    """
-    from pipeline.cli.pulling import pull_models
-
-    console.configure(debug=bool(debug))
+@command("pull", NAMES)
+def pull(names: tuple[str, ...]) -> None:
+    """Download models, unless they are on this machine, and print their paths."""
     pull_models(names, lambda path: print(path, flush=True))
 
 
-@app.command()
-def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)] = None,
-    debug: opt.Debug = None,
-) -> None:
-    """Check models that are here (all of them without NAME) against the registry's SHA-256.
+@command("verify", Argument("names", nargs=-1, text="names of models, or ONNX files [all]"))
+def verify(names: tuple[str, ...]) -> None:
+    """Compare models with the SHA-256 in the registry.
 
-    The exit code is 2 where one is not what it should be.
+    The exit code is 2 where a model is damaged or differs.
     """
     from pipeline.inference.locate import find_model, installed_models
 
-    console.configure(debug=bool(debug))
     found = {name: find_model(name) for name in names} if names else installed_models()
     outcomes = [(name, *_verified(name, path), str(path)) for name, path in sorted(found.items())]
     console.show_table(
@@ -114,29 +95,46 @@ def verify(
     )
     bad = [name for name, good, *_ in outcomes if not good]
     if bad:
-        raise ModelError(f"not what they should be: {', '.join(bad)}; move them away and pull them")
+        raise ModelError(f"checksum mismatch: {', '.join(bad)}; delete the file and pull it again")
 
 
-@app.command()
-def path(name: Name, debug: opt.Debug = None) -> None:
-    """Print the file that a name stands for, such as `cp $(vision models path NAME) .`."""
+@command("path", NAME)
+def path(name: str) -> None:
+    """Print the path of a model, for use as in: cp $(vision models path NAME) ."""
     from pipeline.inference.locate import find_model
 
-    console.configure(debug=bool(debug))
     print(find_model(name))
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """What the model file says about itself; `ModelError` where it is damaged or says nothing."""
+models = CommandGroup(
+    "models",
+    help="""List, download and verify models.
+
+    Downloaded models are stored in the cache folder of the user, or in the first folder of the
+    environment variable VISION_MODELS.
+
+    \b
+    Examples:
+      vision models list
+      vision models info yolov4-tiny
+      vision models pull yolov4-tiny
+    """,
+    commands=[list_models, info, pull, verify, path],
+    no_args_is_help=True,
+)
+
+
+def _read_spec(path: Path) -> ModelSpec:
+    """The description stored in a model. Raises `ModelError` where it is damaged or has none."""
     from pipeline.inference.session import open_model
 
     return open_model(path).spec
 
 
 def _described(path: Path) -> tuple[str, str, str]:
-    """Task, input and classes; of a file that cannot be used, that it cannot."""
+    """Task, input and number of classes; `unusable` for a file that cannot be opened."""
     try:
-        spec = read_spec(path)
+        spec = _read_spec(path)
     except ModelError as error:
         console.say(f"warning: {error}")
         return "unusable", "-", "-"
@@ -150,11 +148,11 @@ def _verified(name: str, path: Path) -> tuple[bool, str]:
     model = registered_models().get(name)
     try:
         if model is None:
-            read_spec(path)
+            _read_spec(path)
             known = registered_as(path)
             return True, f"intact {known.name}" if known else "not registered; opens"
         if is_intact(model, path):
-            return True, "opens; made here" if model.entry.made_by else "intact"
+            return True, "opens; made on this machine" if model.entry.made_by else "intact"
     except ModelError as error:
         console.say(f"warning: {error}")
         return False, "unusable"
@@ -199,7 +197,7 @@ def _expected_facts(spec: ModelSpec) -> list[tuple[str, str]]:
 
 
 def _accuracy(model: Registered | None) -> str:
-    """`top1 69.48 %`, or a dash where nothing was published."""
+    """The published accuracy such as `top1 69.48 %`, or a dash."""
     figures = model.entry.published if model else {}
     return ", ".join(f"{name} {value:g} %" for name, value in figures.items()) or "-"
 
@@ -208,10 +206,6 @@ def _size(path: Path) -> str:
     from pipeline.inference.external import stored_bytes
 
     try:
-        return _megabytes(stored_bytes(path))
-    except (OSError, ValueError, IndexError):  # a damaged one, whose weights cannot be found
-        return _megabytes(path.stat().st_size)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+        return size_of(stored_bytes(path))
+    except (OSError, ValueError, IndexError):  # a damaged file, whose weights cannot be found
+        return size_of(path.stat().st_size)

@@ -1,4 +1,4 @@
-"""`vision evaluate`: how good a detector or a classifier is on pictures whose truth is known."""
+"""`vision evaluate`: measures the accuracy of a detector or a classifier on labelled images."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import console
-from pipeline.cli import options as opt
-from pipeline.cli.pulling import offer_models
-from pipeline.cli.targets import check_new_files
-from pipeline.cli.waiting import interruptible, progress_bar
+from pipeline.cli.downloads import offer_models
+from pipeline.cli.options import FIGURES, PATH, YES, Argument, Option, command
+from pipeline.cli.output_paths import check_new_files
+from pipeline.cli.progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from pipeline.cli.waiting import Report
+    from pipeline.cli.progress import Report
     from pipeline.inference.session import Model
     from pipeline.types import Image
     from pipeline.zoo.datasets.image_folders import UsablePictures
@@ -26,77 +24,68 @@ if TYPE_CHECKING:
 
 CLASSES_SHOWN = 10
 
-ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="model name or ONNX file", show_default=False)
-]
-Data = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DATA",
-        help="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier "
-        "a folder with a sub-folder for each class, or a text file of pictures and classes",
-        show_default=False,
-    ),
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="pictures, where they lie elsewhere than usual"),
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="draw precision over recall, or the confusion (.png, .svg, .pdf)"
-    ),
-]
-Score = Annotated[float, typer.Option(help="of a detector: leave out objects below this score")]
-Nms = Annotated[float, typer.Option(help="of a detector: boxes that overlap more are one object")]
-NmsKind = Annotated[
-    str, typer.Option(metavar="iou|darknet", help="of a detector: how overlap counts")
-]
+MODEL = Argument("model", text="model name or ONNX file")
+DATA = Argument(
+    "data",
+    type=PATH,
+    text="for a detector a COCO JSON, a YOLO-format folder or Pascal VOC; for a classifier a "
+    "folder with one sub-folder per class, or a text file of images and classes",
+)
+IMAGES = Option(
+    "--images", type=PATH, metavar="FOLDER", help="folder of the images, where DATA does not say it"
+)
+PLOT = Option(
+    "--plot",
+    type=PATH,
+    metavar="FILE",
+    help="draw precision over recall, or the confusion matrix (.png, .svg, .pdf)",
+)
 
 
+@command("evaluate", MODEL, DATA, IMAGES, FIGURES, PLOT, YES)
 def evaluate(
-    model: ModelName,
-    data: Data,
-    images: Images = None,
-    json: opt.Figures = None,
-    plot: Plot = None,
-    score: Score = 0.001,
-    nms: Nms = 0.45,
-    nms_kind: NmsKind = "iou",
-    threads: opt.Cores = None,
-    manifest: opt.Manifest = None,
-    yes: opt.Yes = None,
-    debug: opt.Debug = None,
+    model: str,
+    data: Path,
+    images: Path | None,
+    json_file: Path | None,
+    plot: Path | None,
+    threads: int | None,
+    manifest: str | None,
+    yes: bool,
+    **thresholds: Any,
 ) -> None:
-    """Measure a model: AP for a detector (as COCO has it), top-1 and top-5 for a classifier.
+    """Measure a model: COCO's AP for a detector, top-1 and top-5 for a classifier.
 
-    Examples: `vision evaluate yolov4-tiny-int8 instances_val2017.json --images val2017`,
-    `vision evaluate mine.onnx folder --json figures.json --plot curves.png`,
-    `vision evaluate mobilenetv2-int8 photos` for photos/tabby/*.jpg, photos/vase/*.jpg, ...
+    --score, --nms and --nms-kind apply to detectors. The default of --score is low because AP
+    ranks all detections.
+
+    \b
+    Examples:
+      vision evaluate yolov4-tiny-int8 instances_val2017.json --images val2017
+      vision evaluate mine.onnx folder --json figures.json --plot curves.png
+    For photos/tabby/*.jpg, photos/vase/*.jpg and so on:
+      vision evaluate mobilenetv2-int8 photos
     """
     from pipeline.zoo.plots import check_plot_path
 
-    console.configure(debug=bool(debug))
-    offer_models([model], yes=bool(yes))
+    offer_models([model], yes=yes)
     opened = _open(model, threads, manifest)
     if plot:
         check_plot_path(plot)
 
-    def check_targets(pictures: Iterable[Path]) -> None:
-        read = [opened.path, data, manifest, *pictures]
-        check_new_files({"--json": json, "--plot": plot}, read)
+    def check_targets(image_files: Iterable[Path]) -> None:
+        read = [opened.path, data, manifest, *image_files]
+        check_new_files({"--json": json_file, "--plot": plot}, read)
 
     check_targets([])
     report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
     with interruptible(), progress_bar() as progress:
         if opened.spec.task == "detect":
-            settings = {"score": score, "nms": nms, "nms_kind": nms_kind}
-            figures, drawing = _detector(opened, data, images, settings, check_targets, progress)
+            figures, drawing = _detector(opened, data, images, thresholds, check_targets, progress)
         else:
             figures, drawing = _classifier(opened, data, images, check_targets, progress)
         report.update(figures)
-        _write(report, json, drawing, plot)
+        _write(report, json_file, drawing, plot)
     _show(report)
 
 

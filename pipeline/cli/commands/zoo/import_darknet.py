@@ -1,54 +1,47 @@
-"""`vision import-darknet`: a Darknet cfg and its weights become a model file."""
+"""`vision import-darknet`: converts a Darknet cfg and its weights to an ONNX model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from pipeline.cli import console
-from pipeline.cli import options as opt
-from pipeline.cli.targets import check_model_target
+from pipeline.cli.options import NEW_MODEL, PATH, Argument, Option, command
+from pipeline.cli.output_paths import check_model_target
 
 if TYPE_CHECKING:
     from pipeline.zoo.darknet.importer import ImportSummary
 
-
-Config = Annotated[
-    Path, typer.Argument(metavar="CFG", help="the network's .cfg file", show_default=False)
-]
-Weights = Annotated[
-    Path, typer.Argument(metavar="WEIGHTS", help="its .weights file", show_default=False)
-]
-Names = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="text file of one label a line [COCO's for 80 classes, else numbers]",
-        show_default=False,
-    ),
-]
-Name = Annotated[
-    str | None, typer.Option(help="what the model calls itself [as the file]", show_default=False)
-]
+NAMES = Option(
+    "--names",
+    type=PATH,
+    metavar="FILE",
+    help="text file with one label per line [COCO's for 80 classes, else numbers]",
+)
 
 
+@command(
+    "import-darknet",
+    Argument("cfg", text="the .cfg file of the network", type=PATH),
+    Argument("weights", text="its .weights file", type=PATH),
+    NEW_MODEL,
+    NAMES,
+    Option("--name", metavar="TEXT", help="name stored in the model [that of the file]"),
+)
 def import_darknet(
-    config: Config,
-    weights: Weights,
-    output: opt.NewModel,
-    names: Names = None,
-    name: Name = None,
-    debug: opt.Debug = None,
+    cfg: Path, weights: Path, output: Path, names: Path | None, name: str | None
 ) -> None:
-    """Convert a YOLOv3-tiny or YOLOv4-tiny network of Darknet to an ONNX file."""
+    """Convert a YOLOv3-tiny or YOLOv4-tiny network of Darknet to an ONNX model.
+
+    \b
+    Example:
+      vision import-darknet mine.cfg mine.weights --names mine.names -o mine.onnx
+      vision run 0 --detector mine.onnx
+    """
     from pipeline.zoo.darknet.importer import import_model, read_labels
 
-    console.configure(debug=bool(debug))
-    check_model_target(output, config, weights)
+    check_model_target(output, cfg, weights)
     labels = read_labels(names) if names else None
-    summary = import_model(config, weights, output, labels=labels, name=name)
+    summary = import_model(cfg, weights, output, labels=labels, name=name)
     _show(summary, labels_given=names is not None)
 
 

@@ -6,8 +6,8 @@ import base64
 import platform
 from html import escape
 
-from pipeline.cli.compare_picture import PANEL
-from pipeline.cli.compare_tables import Table, tables
+from pipeline.cli.commands.zoo.compare_picture import PANEL
+from pipeline.cli.commands.zoo.compare_tables import Table, tables
 from pipeline.inference.processor import processor
 from pipeline.zoo.evaluation.comparison import Comparison
 

@@ -1,4 +1,4 @@
-"""Refuses a run whose outputs would take the place of what it reads, or of one another."""
+"""Refuses output files that are also inputs, or that two outputs share."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.config import Settings
 from pipeline.errors import ConfigError
+from pipeline.settings import Settings
 
 STDOUT = "-"
 
 
-def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
-    """See that every output has a file of its own, before anything is opened.
+def check_output_paths(settings: Settings, config: Path | None, output: Path | None) -> None:
+    """Check that every output has a file of its own, before anything is opened.
 
-    `more` are a command's other parameters; of these `config` is read and `output` written.
-    Raises `ConfigError` that names both sides.
+    `config` is the file of settings, `output` a further file that the command writes. Raises
+    `ConfigError` that names both uses of a file.
     """
     read = {"the source": files_of(settings.source)}
     for name, path in (
         ("--detector", settings.detector),
         ("--classifier", settings.classifier),
         ("--manifest", settings.manifest),
-        ("--config", more.get("config")),
+        ("--config", config),
         ("--key", settings.key),
         ("--server", settings.server),
     ):
-        read[name] = [os.path.expanduser(str(path))] if path else []
+        read[name] = [os.path.expanduser(path)] if path else []
     read["--peer"] = [os.path.expanduser(peer) for peer in settings.peer]
     written: dict[str, str] = {}
     for option, target in (
         ("--record", settings.record),
         ("--jsonl", settings.jsonl),
         ("--stats", settings.stats),
-        ("--output", more.get("output")),
+        ("--output", output),
     ):
         path = str(target or "")
         if not path or (option == "--jsonl" and path == STDOUT):
@@ -50,10 +50,10 @@ def check_targets(settings: Settings, more: Mapping[str, object]) -> None:
 
 
 def check_model_target(output: Path, *read: Path) -> None:
-    """See that a new model can be called `output`, before anything is computed.
+    """Check that a new model can be written to `output`, before anything is computed.
 
-    Raises `ConfigError` where it is no .onnx file or one of the files `read`, `InputError` where
-    it cannot be written.
+    Raises `ConfigError` where it is not an .onnx file or is one of the files `read`, and
+    `InputError` where it cannot be written.
     """
     if output.suffix != ".onnx":
         raise ConfigError(f"--output {output}: expected a file name that ends in .onnx")
@@ -61,10 +61,10 @@ def check_model_target(output: Path, *read: Path) -> None:
 
 
 def check_new_files(targets: Mapping[str, Path | None], read: Iterable[str | Path | None]) -> None:
-    """See that each file can be written, and that none is one of `read` or another one's.
+    """Check that each file can be written, and that none is one of `read` or shared by two options.
 
-    For commands that compute first and write last. `targets` are named by their options; None
-    stands for what was not asked for. Raises `InputError` that names the option.
+    For commands that compute first and write last. `targets` are by option; None is an output that
+    was not requested. Raises `InputError` that names the option.
     """
     from pipeline.output.files import check_target
 
@@ -79,12 +79,12 @@ def check_new_files(targets: Mapping[str, Path | None], read: Iterable[str | Pat
 
 
 def files_of(source: str | int | None) -> list[str]:
-    """The files that a source may read; one that is no file has no namesake among them."""
+    """The files that a source may read; none for a camera or an address."""
     text = str(source or "")
     if not text or text.isdigit() or "://" in text:
         return []
     files = []
-    for name in {text, text.partition("?")[0]}:  # behind a ? are the faults that tests ask for
+    for name in {text, text.partition("?")[0]}:  # parameters follow the ?
         path = os.path.expanduser(name)
         files += glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
         files += glob.glob(path)
@@ -92,13 +92,13 @@ def files_of(source: str | int | None) -> list[str]:
 
 
 def is_same(path: str, other: str) -> bool:
-    """Whether two paths lead to one file, whether or not it is there yet."""
+    """Whether two paths lead to the same file, which need not exist yet."""
     try:
         return os.path.samefile(path, other)
-    except OSError:  # one of them is not there yet
+    except OSError:  # one of them does not exist yet
         return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _is_device(path: str) -> bool:
-    """Whether the path is something like /dev/null, which any number may write to."""
+    """Whether the path is a device such as /dev/null, which several outputs may share."""
     return os.path.exists(path) and not os.path.isfile(path)

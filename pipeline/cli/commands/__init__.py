@@ -1,0 +1,1 @@
+"""The subcommands: one module each, named in the table of `pipeline.cli.main`."""

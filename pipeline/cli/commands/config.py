@@ -1,0 +1,47 @@
+"""`vision config`: shows the effective settings, their schema, or the reference of all settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pipeline.cli.options import CONFIG, Command, Option, option_of
+from pipeline.settings import SETTINGS, resolve
+
+
+def show_settings(*, config: Path | None, schema: bool, reference: bool, **options: object) -> None:
+    """Show the effective settings and where each of them comes from.
+
+    The output is a YAML file that --config reads. Takes the options of all commands.
+
+    \b
+    Examples:
+      vision config                              with the VISION_* variables of this shell
+      vision config --config robot.yaml --score 0.4
+      vision config > robot.yaml                 a file with every setting, to edit
+      vision config --schema > vision.schema.json
+    An editor completes and checks a file that begins with this line:
+      # yaml-language-server: $schema=vision.schema.json
+    """
+    from pipeline.settings import pages
+
+    if schema:
+        print(json.dumps(pages.schema(), indent=2))
+    elif reference:
+        print(pages.reference(), end="")
+    else:
+        print(pages.effective_file(resolve(None, options, config, os.environ)), end="")
+
+
+config = Command(
+    "config",
+    params=[
+        Option("--schema", is_flag=True, help="print a JSON Schema of the file, for editors"),
+        Option("--reference", is_flag=True, help="print the reference page, in Markdown"),
+        *(option_of(setting) for setting in SETTINGS.values()),
+        CONFIG,
+    ],
+    callback=show_settings,
+    help=show_settings.__doc__,
+)

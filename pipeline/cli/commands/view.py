@@ -1,0 +1,35 @@
+"""`vision view`: shows or records the results that other processes publish."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.cli.options import pipeline_command, require
+from pipeline.cli.signals import StopSignals
+from pipeline.settings import Settings
+
+
+@pipeline_command("view")
+def view(settings: Settings) -> None:
+    """Show published results: in a window, or in a file with --jsonl or --record.
+
+    Waits indefinitely for publishers that are not there yet. Of a camera without a detector it
+    shows the plain frames.
+
+    \b
+    Examples:
+      vision view --subscribe zmq+ipc:///tmp/found
+      vision view --subscribe zmq+ipc:///tmp/found --jsonl found.jsonl --record found.mp4
+      vision view --subscribe zmq+tcp://drone:5555 --key ground.key_secret --peer drone.key
+    """
+    if not (settings.jsonl or settings.record):
+        settings = replace(settings, show=True)
+    with StopSignals() as signals:
+        from pipeline.cli.inputs import open_results
+        from pipeline.cli.outputs import Outputs
+        from pipeline.cli.session import pass_on
+
+        require(settings, "subscribe")
+        images = settings.show or settings.record is not None  # otherwise they are not sent
+        with open_results(settings, images=images) as results, Outputs(settings) as outputs:
+            pass_on(results, settings, outputs, signals)

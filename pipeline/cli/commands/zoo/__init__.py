@@ -1,0 +1,1 @@
+"""The subcommands that work with models."""

@@ -1,0 +1,76 @@
+"""Downloads models for a command, after asking the user where that is needed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli import console
+from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.errors import ModelError
+
+if TYPE_CHECKING:
+    from pipeline.inference.registry import ModelFile
+
+_log = logging.getLogger(__name__)
+
+
+def offer_models(names: Sequence[str], *, yes: bool) -> None:
+    """Download those of `names` that are registered but not on this machine.
+
+    Asks on a terminal, unless `yes`. Raises `ModelError` where the user does not agree or cannot
+    be asked, and what `pipeline.zoo.hub.pull` raises.
+    """
+    missing = [name for name in dict.fromkeys(names) if _is_missing(name)]
+    if not missing:
+        return
+    from pipeline.inference.registry import registered_models
+
+    size = sum(registered_models()[name].entry.size for name in missing)
+    what = f"{', '.join(missing)} ({console.size_of(size)})"
+    if not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise ModelError(
+                f"model {what}: not on this machine yet; download it with 'vision models pull "
+                f"{' '.join(missing)}', or give --yes"
+            )
+        if not _agreed(f"vision: {what} is not on this machine yet; download it now? [Y/n] "):
+            raise ModelError(f"model {what}: not on this machine, and the download was declined")
+    pull_models(missing)
+
+
+def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: None) -> None:
+    """Download each model unless it is on this machine; `done` is called with its path."""
+    from pipeline.zoo.hub.pull import pull, registered
+
+    for name in names:
+        registered(name)  # raises for an unknown name before anything is downloaded
+    outcome = "partial files are kept for the next pull"
+    with interruptible(outcome), progress_bar(in_bytes=True) as bar:
+
+        def report(file: ModelFile, there: int) -> None:
+            bar(f"downloading {file.name}", there, file.bytes)
+
+        for name in names:
+            done(pull(name, say=_log.warning, report=report))
+
+
+def _is_missing(name: str) -> bool:
+    """Whether `name` is a registered model, not a path, that is not on this machine."""
+    from pipeline.inference.locate import installed_models, is_name
+
+    if not is_name(name) or name in installed_models():
+        return False
+    from pipeline.inference.registry import registered_models
+
+    model = registered_models().get(name)
+    return model is not None and not model.entry.travels
+
+
+def _agreed(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # empty at Ctrl-D, which means no
+    return bool(answer) and answer.strip().lower() in ("", "y", "yes")

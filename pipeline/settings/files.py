@@ -1,0 +1,112 @@
+"""Settings from the command line, the environment and YAML files, and where each came from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.settings.setting import shown
+from pipeline.settings.table import SETTINGS, Settings, settings_of
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings of a command.
+
+    `origins` has an entry for each setting that applies: `option --score`,
+    `environment VISION_SCORE`, `file robot.yaml` or `default`. `unused` are keys of the file
+    that do not apply to the command.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    unused: tuple[str, ...] = ()
+
+
+def resolve(
+    command: str | None,
+    options: Mapping[str, object],
+    config: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Combine the settings of a command; None stands for all settings.
+
+    An option wins over the environment, the environment over the file, the file over the default.
+    `options` are values by the name of the setting; None and () stand for an option not given.
+
+    Raises `ConfigError` that names the subject, what was expected and what was given.
+    """
+    applying = list(SETTINGS.values()) if command is None else settings_of(command)
+    in_file = load_config(config) if config is not None else {}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for one in applying:
+        option, text = options.get(one.name), (environment or {}).get(one.variable)
+        value, origin = one.default_of(command or ""), DEFAULT
+        if option not in (None, ()):
+            value, origin = one.check(option, one.option), f"option {one.option}"
+        elif text:
+            value, origin = one.check_text(text, one.variable), f"environment {one.variable}"
+        elif one.name in in_file:
+            value, origin = in_file[one.name], f"file {config}"
+        values[one.name], origins[one.name] = value, origin
+    return Resolved(Settings(**values), origins, tuple(sorted(in_file.keys() - values.keys())))
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file, checked, by name; an empty file has none.
+
+    Raises `ConfigError` where the file cannot be read or is not a YAML mapping, for an unknown key,
+    and for a value out of its range.
+    """
+    content, keys = _read_mapping(path)
+    for key in keys:  # YAML itself would use the last one
+        if keys.count(key) > 1:
+            raise ConfigError(f"config {path}: {key} is set twice; remove one of them")
+    settings: dict[str, Any] = {}
+    for written, value in content.items():
+        name = _known_name(written, path)
+        if name in settings:
+            raise ConfigError(f"config {path}: {name} is set twice; remove one of them")
+        if value is not None:
+            settings[name] = SETTINGS[name].check(value, f"config {path}: {written}")
+    return settings
+
+
+def _read_mapping(path: str | Path) -> tuple[dict[object, object], list[str]]:
+    """The mapping in a YAML file, and its keys as they are written."""
+    import yaml  # noqa: PLC0415 - imported only where there is a file, to start faster
+
+    try:
+        loader = yaml.SafeLoader(Path(path).expanduser().read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        content = None if root is None else loader.construct_document(root)
+    except OSError as error:
+        raise ConfigError(f"config {path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date, of deep nesting
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config {path}: not valid YAML: {reason}") from error
+    if content is None:
+        return {}, []
+    if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
+        raise ConfigError(
+            f"config {path}: expected lines such as 'score: 0.4', but got {shown(content)}"
+        )
+    return content, [str(key.value) for key, _ in root.value]
+
+
+def _known_name(key: object, path: str | Path) -> str:
+    name = str(key).replace("-", "_")
+    if name in SETTINGS:
+        return name
+    if name == "latest":
+        raise ConfigError(f"config {path}: latest is not a setting; write 'every_frame: false'")
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(SETTINGS)}"
+    raise ConfigError(f"config {path}: {shown(key)} is not a setting; {hint}")

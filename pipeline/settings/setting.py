@@ -1,0 +1,147 @@
+"""One setting: its type, range, default, help, group, and where it applies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+
+from pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+_ABOUT = "setting"
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a definition says of a setting beside its name, type and default.
+
+    `unset` describes the default where that is None; `defaults` are those of single commands.
+    `flags` are the names of the option where they are not just `--name`; one without a dash is a
+    positional argument. `ros` is the name of the parameter at the ROS `nodes` that have it.
+    """
+
+    help: str
+    group: str
+    commands: tuple[str, ...]
+    unset: str = ""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    metavar: str = ""
+    flags: tuple[str, ...] = ()
+    ros: str = ""
+    nodes: tuple[str, ...] = ()
+
+
+def setting(default: T, text: str, group: str, commands: tuple[str, ...], **more: Any) -> T:
+    """Define a field of `Settings`; `more` are further fields of `About`."""
+    about = About(help=text, group=group, commands=commands, **more)
+    defined: T = field(default=default, metadata={_ABOUT: about})
+    return defined
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A defined setting. `kind` is its annotated type, without the None of an unset one."""
+
+    name: str
+    kind: Any
+    default: Any
+    about: About
+
+    @classmethod
+    def of(cls, annotation: Any, entry: Field[Any]) -> Setting:
+        """Make one from the resolved annotation of a field and its entry."""
+        kind = annotation
+        if get_origin(annotation) is not Annotated:  # that is, KIND | None
+            kind = get_args(annotation)[0]
+        return cls(entry.name, kind, entry.default, entry.metadata[_ABOUT])
+
+    @property
+    def variable(self) -> str:
+        """The environment variable, such as VISION_SCORE."""
+        return f"VISION_{self.name.upper()}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The names of the option, such as --every-frame and --latest."""
+        return self.about.flags or (f"--{self.name.replace('_', '-')}",)
+
+    @property
+    def option(self) -> str:
+        """The first name of the option."""
+        return self.flags[0]
+
+    @property
+    def base(self) -> Any:
+        """The type without its range: bool, int, float, str, tuple[str, ...] or a Literal."""
+        return get_args(self.kind)[0]
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is true or false."""
+        return self.base is bool
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it holds several texts."""
+        return get_origin(self.base) is tuple
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All values it may have, of one with few values."""
+        return get_args(self.base) if get_origin(self.base) is Literal else ()
+
+    @property
+    def range(self) -> msgspec.Meta:
+        """The range (`gt`, `ge`, `lt`, `le`) and the description of what is expected."""
+        meta: msgspec.Meta = get_args(self.kind)[1]
+        return meta
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, such as `a number from 0 to 1`."""
+        return str(self.range.description)
+
+    def default_of(self, command: str) -> Any:
+        """The default; a command may have one of its own."""
+        return self.about.defaults.get(command, self.default)
+
+    def check(self, value: object, subject: str) -> Any:
+        """`value` in the type of the setting.
+
+        Raises `ConfigError` that begins with `subject` where type or range are not as expected.
+        """
+        try:
+            return msgspec.convert(value, self.kind)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{subject}: expected {self.expected}, but got {shown(value)}"
+            ) from error
+
+    def check_text(self, text: str, subject: str) -> Any:
+        """The value that `text` stands for on a command line or in the environment.
+
+        A list is separated by spaces. Raises `ConfigError` as `check` does.
+        """
+        value: object = text
+        if self.is_list:
+            value = text.split()
+        elif self.is_switch and text.lower() in (*_TRUE, *_FALSE):
+            value = text.lower() in _TRUE
+        elif self.base in (int, float):
+            with contextlib.suppress(ValueError):
+                value = float(text)
+                value = int(text)
+        return self.check(value, subject)
+
+
+def shown(value: object) -> str:
+    """A value for a message: texts in quotes, and long ones shortened."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
