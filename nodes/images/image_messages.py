@@ -16,8 +16,8 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from pipeline.capture.picture import MAX_PIXELS, picture_size
 from pipeline.errors import FrameError
+from pipeline.images import MAX_PIXELS, image_size
 from pipeline.types import Image
 
 LONGEST_SIDE = 16384  # pixels; more is a damaged message rather than a camera
@@ -165,7 +165,7 @@ def _decompressed(message: CompressedImage) -> Image:
     if not data:
         raise FrameError("a compressed image without data")
     # Before any memory is taken: a few kilobytes may stand for gigabytes of pixels.
-    size = picture_size(data)
+    size = image_size(data)
     if size is not None:
         _check_size(*size)
         if size[0] * size[1] > MAX_PIXELS:

@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 
 from pipeline.capture import camera as cameras
-from pipeline.capture import images, picture, scene, video
+from pipeline.capture import image_files, scene, video
 from pipeline.capture.faults import Faulty, split_path, split_scene
 from pipeline.capture.live import Request, open_live
 from pipeline.errors import SourceError
+from pipeline.images import is_image
 from pipeline.source import Source, check_camera_name
 from pipeline.types import Frame
 
@@ -135,13 +136,13 @@ def _open_path(text: str, camera: str | None) -> Source[Frame]:
         raise SourceError(f"source {text!r}: expected {FORMS}")
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):
-        return images.open_folder(path, camera=camera)
+        return image_files.open_folder(path, camera=camera)
     if os.path.exists(path):
-        if path.suffix.lower() in picture.SUFFIXES:
-            return images.open_picture(path, camera=camera)
+        if is_image(path):
+            return image_files.open_picture(path, camera=camera)
         return video.open_video(path, camera=camera)
     if glob.has_magic(text):
-        return images.open_glob(str(path), camera=camera)
+        return image_files.open_glob(str(path), camera=camera)
     raise SourceError(f"source '{text}': {_missing(path)}")
 
 

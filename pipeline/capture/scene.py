@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl
 import cv2
 import numpy as np
 
-from pipeline.capture import picture
 from pipeline.errors import SourceError
+from pipeline.images import is_image, read_image
 from pipeline.paths import share_dirs
 from pipeline.source import Source
 from pipeline.types import Frame, Image
@@ -167,7 +167,7 @@ def open_scene(
         number = getattr(settings, name)
         if number is not None and not least <= number <= (7680 if least == 16 else 1e9):
             raise SourceError(f"{text}: {name} is out of range: {number}; expected e.g. {FORM}")
-    photos = [picture.read_picture(path) for path in sample_photos()]
+    photos = [read_image(path) for path in sample_photos()]
     return Scene(photos, settings, camera or "scene")
 
 
@@ -179,7 +179,7 @@ def sample_photos() -> list[Path]:
     folders = [folder / "samples" for folder in share_dirs()]
     for folder in folders:
         if folder.is_dir():
-            paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in picture.SUFFIXES)
+            paths = sorted(path for path in folder.iterdir() if is_image(path))
             if paths:
                 return paths
     looked = ", ".join(map(str, folders)) or "no folder of models exists"

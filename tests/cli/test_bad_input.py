@@ -48,7 +48,7 @@ SOURCES = {
     "noise-as-video": (["noise.mp4"], "noise.mp4: not a video that can be read"),
     "empty-file": (["empty.mp4"], "the file is empty; expected a video"),
     "picture-too-large": (["huge.png"], "40000"),
-    "folder-without-pictures": (["folder"], "holds no pictures"),
+    "folder-without-pictures": (["folder"], "holds no images"),
     "glob-without-match": (["*.jpg"], "*.jpg: the pattern matches no files"),
     "camera-absent": (["63"], "camera /dev/video63: No such file or directory"),
     "device-that-is-no-camera": (["/dev/null"], "camera /dev/null: not a camera device"),

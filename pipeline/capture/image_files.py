@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.capture import picture
 from pipeline.errors import FrameError, SourceError
+from pipeline.images import IMAGE_SUFFIXES, is_image, read_image
 from pipeline.source import Source, safe_name
 from pipeline.types import Frame, Image
 
@@ -35,7 +35,7 @@ class Images(Source[Frame]):
         stamp_ns = time.time_ns()
         image, self._first = self._first, None
         if image is None:
-            image = picture.read_picture(self._paths[seq])
+            image = read_image(self._paths[seq])
         return Frame(image, stamp_ns, seq, self.camera)
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class Images(Source[Frame]):
 
     def decode_first(self) -> None:
         """Decode the first picture now, to know at once whether it can be."""
-        self._first = picture.read_picture(self._paths[0])
+        self._first = read_image(self._paths[0])
 
 
 def open_folder(folder: Path, *, camera: str | None = None) -> Images:
@@ -87,8 +87,7 @@ def open_picture(path: Path, *, camera: str | None = None) -> Images:
 
 
 def _pictures(entries: Sequence[Path]) -> list[Path]:
-    paths = (path for path in entries if path.suffix.lower() in picture.SUFFIXES)
-    return sorted((path for path in paths if path.is_file()), key=_natural)
+    return sorted((path for path in entries if is_image(path) and path.is_file()), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -98,11 +97,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _no_pictures(subject: str, entries: Sequence[Path]) -> str:
-    suffixes = ", ".join(sorted(picture.SUFFIXES))
+    suffixes = ", ".join(IMAGE_SUFFIXES)
     if not entries:
-        return f"{subject} no files; expected pictures ({suffixes})"
+        return f"{subject} no files; expected images ({suffixes})"
     example = min(entries).name
     return (
-        f"{subject} no pictures ({suffixes}) but {len(entries)} other entries such as "
+        f"{subject} no images ({suffixes}) but {len(entries)} other entries such as "
         f"{example}; give a video by its own name"
     )
