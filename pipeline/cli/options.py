@@ -39,7 +39,7 @@ class Argument(click.Argument):
         self._text = text
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        return self.make_metavar(ctx), self._text
+        return self.metavar or str(self.name).upper(), self._text
 
 
 class Option(click.Option):

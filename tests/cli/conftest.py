@@ -1,9 +1,11 @@
-"""Running the command as users do: inside this process, or as a process of its own."""
+"""Runs the command as users do: inside this process, or as a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -27,7 +29,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def vision(capfd, monkeypatch):
-    """Run the command in this process; gives its exit code and what it printed."""
+    """Run the command in this process; gives its exit code and output."""
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     root = logging.getLogger()
@@ -47,10 +49,10 @@ def vision(capfd, monkeypatch):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the command as a process in an empty folder; it is ended with the test.
+    """Start the command as a process in an empty folder; it is killed at the end of the test.
 
-    One that says nothing more is ended before, so that a test that reads what it says cannot hang.
-    What it says is not buffered here: `communicate` gives all that was not read line by line.
+    A process that hangs is killed earlier, so that a test that reads its output cannot hang. Output
+    is not buffered here: `communicate` gives what was not read line by line.
     """
     processes, guards = [], []
 
@@ -74,3 +76,21 @@ def start(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def start_on_terminal(start):
+    """Run the command with a terminal as standard error; gives the exit code and what it shows."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        process = start(*arguments, stderr=theirs)
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # how Linux reports that a terminal was closed
+            while part := os.read(ours, 65536):
+                parts.append(part)
+        os.close(ours)
+        return process.wait(timeout=TIMEOUT_S), b"".join(parts).decode()
+
+    return run

@@ -19,7 +19,9 @@ def camera(settings: Settings) -> None:
     Examples:
       vision camera 0 --publish zmq+ipc:///tmp/front
       vision camera drive.mp4 --publish zmq+ipc:///tmp/front --await-subscriber
-      vision camera 0 --publish 'zmq+tcp://*:5555' --key drone.key_secret --peer ground.key
+    Over a network, with the keys of 'vision keys':
+      vision camera 0 --publish 'zmq+tcp://*:5555' \\
+          --key drone.key_secret --peer ground.key
     """
     with StopSignals() as signals:
         from pipeline.capture.open import is_stored

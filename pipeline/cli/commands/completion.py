@@ -21,10 +21,11 @@ def completion(shell: str) -> None:
 
     \b
     Install it once:
-      bash   vision completion bash > ~/.local/share/bash-completion/completions/vision
-      zsh    vision completion zsh > "${fpath[1]}/_vision"
-      fish   vision completion fish > ~/.config/fish/completions/vision.fish
-    Or only for this shell: eval "$(vision completion bash)"
+      vision completion bash >> ~/.bashrc
+      vision completion zsh >> ~/.zshrc
+      vision completion fish > ~/.config/fish/completions/vision.fish
+    Or only for this shell:
+      eval "$(vision completion bash)"
     """
     context = click.get_current_context().find_root()
     script = cast(type[click.shell_completion.ShellComplete], get_completion_class(shell))

@@ -17,9 +17,9 @@ def show_settings(*, config: Path | None, schema: bool, reference: bool, **optio
 
     \b
     Examples:
-      vision config                              with the VISION_* variables of this shell
+      vision config                    from VISION_* variables and defaults
       vision config --config robot.yaml --score 0.4
-      vision config > robot.yaml                 a file with every setting, to edit
+      vision config > robot.yaml       a file with every setting, to edit
       vision config --schema > vision.schema.json
     An editor completes and checks a file that begins with this line:
       # yaml-language-server: $schema=vision.schema.json
@@ -39,7 +39,7 @@ config = Command(
     params=[
         Option("--schema", is_flag=True, help="print a JSON Schema of the file, for editors"),
         Option("--reference", is_flag=True, help="print the reference page, in Markdown"),
-        *(option_of(setting) for setting in SETTINGS.values()),
+        *(option_of(setting) for setting in SETTINGS.values() if setting.name != "source"),
         CONFIG,
     ],
     callback=show_settings,

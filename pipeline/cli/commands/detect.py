@@ -17,13 +17,14 @@ def detect(settings: Settings) -> None:
 
     \b
     Examples:
-      vision detect --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/found
       vision detect --subscribe zmq+ipc:///tmp/front --jsonl found.jsonl
-    Two detectors that share the frames of one camera:
-      vision detect --group crew --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/one
-      vision detect --group crew --subscribe zmq+ipc:///tmp/front --publish zmq+ipc:///tmp/two
-    A detector that cameras connect to with --publish 'zmq+ipc:///tmp/meeting?connect':
-      vision detect --subscribe 'zmq+ipc:///tmp/meeting?bind' --jsonl -
+      vision detect --subscribe zmq+ipc:///tmp/front \\
+          --publish zmq+ipc:///tmp/found
+    Several detectors that share the frames of one camera, each started with:
+      vision detect --group crew --subscribe zmq+ipc:///tmp/front --jsonl -
+    A detector that several cameras connect to:
+      vision detect --subscribe 'zmq+ipc:///tmp/hub?bind' --jsonl -
+      vision camera 0 --publish 'zmq+ipc:///tmp/hub?connect'
     """
     if settings.group and settings.every_frame:
         raise ConfigError("--group: its members share the frames; leave out --every-frame")

@@ -16,11 +16,11 @@ def run(settings: Settings) -> None:
 
     \b
     Examples:
-      vision run 0 --show                                   a camera, in a window
-      vision run drive.mp4 --record out.mp4                 a video, annotated
-      vision run rtsp://10.0.0.7/front --jsonl - --latest   results as JSON lines
-      vision run 0 --publish zmq+ipc:///tmp/found           results to other processes
-      vision run zmq+ipc:///tmp/front --show --retry        frames of 'vision camera'
+      vision run 0 --show                              a camera, in a window
+      vision run drive.mp4 --record out.mp4            a video, annotated
+      vision run rtsp://10.0.0.7/front --jsonl -       results as JSON lines
+      vision run 0 --publish zmq+ipc:///tmp/found      for other processes
+      vision run zmq+ipc:///tmp/front --show --retry   from 'vision camera'
     """
     with StopSignals() as signals:  # from here on, because loading the engine takes a while
         from pipeline.cli.session import run_session

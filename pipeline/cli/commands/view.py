@@ -19,8 +19,10 @@ def view(settings: Settings) -> None:
     \b
     Examples:
       vision view --subscribe zmq+ipc:///tmp/found
-      vision view --subscribe zmq+ipc:///tmp/found --jsonl found.jsonl --record found.mp4
-      vision view --subscribe zmq+tcp://drone:5555 --key ground.key_secret --peer drone.key
+      vision view --subscribe zmq+ipc:///tmp/found --record found.mp4
+    Over a network, with the keys of 'vision keys':
+      vision view --subscribe zmq+tcp://drone:5555 \\
+          --key ground.key_secret --peer drone.key
     """
     if not (settings.jsonl or settings.record):
         settings = replace(settings, show=True)

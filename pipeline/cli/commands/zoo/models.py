@@ -76,7 +76,7 @@ def info(name: str) -> None:
 
 @command("pull", NAMES)
 def pull(names: tuple[str, ...]) -> None:
-    """Download models, unless they are on this machine, and print their paths."""
+    """Download models that are missing, and print their paths."""
     pull_models(names, lambda path: print(path, flush=True))
 
 
@@ -100,7 +100,10 @@ def verify(names: tuple[str, ...]) -> None:
 
 @command("path", NAME)
 def path(name: str) -> None:
-    """Print the path of a model, for use as in: cp $(vision models path NAME) ."""
+    """Print the path of a model.
+
+    Example: cp $(vision models path yolov4-tiny-int8) .
+    """
     from pipeline.inference.locate import find_model
 
     print(find_model(name))
