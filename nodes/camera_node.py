@@ -16,8 +16,8 @@ from nodes.parameters.declaration import DIAGNOSTICS, MAX_RATE, Value
 from nodes.process import run
 from nodes.source_runner import Playback
 from pipeline.capture.video import check_address
+from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
 from pipeline.types import Frame, Result
 
 TABLE = (
@@ -68,7 +68,7 @@ class CameraNode(ManagedNode):
         self._activity = Activity(IMAGES)
         self._playback = Playback(
             self._open,
-            Feed,
+            Pipeline,
             self._publish,
             self._over,
             self.get_logger(),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from vision_msgs.msg import Detection2DArray
@@ -27,7 +27,7 @@ from nodes.parameters.declaration import (
 )
 from nodes.parameters.topics import open_publisher, open_subscription
 from nodes.process import run
-from pipeline.errors import ConfigError, FrameError, StageError
+from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.runtime.stage import Stage
@@ -51,6 +51,13 @@ TABLE = (
 )
 # Hears reliable and best-effort publishers alike; arrays are small, so few get lost.
 _HEARS_ALL = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+class Topic(NamedTuple):
+    """Where the worker puts its results, and what it calls at its end."""
+
+    put: Callable[[Any], None]
+    close: Callable[[BaseException | None], None]
 
 
 class ClassifierNode(ManagedNode):
@@ -104,13 +111,10 @@ class ClassifierNode(ManagedNode):
         self._pairs = pairs = NewestOfEach[Pair](lambda pair: pair.detections.header.frame_id)
         self._worker = worker = Stage(
             "classify",
-            take=pairs.get,
-            work=self._classified,
-            give=self._publish,
-            discard=_nothing,
-            fail=_nothing,
-            abort=_nothing,
-            finish=lambda failure: self._finished(pairs, failure),
+            pairs,
+            self._classified,
+            Topic(self._publish, lambda failure: self._finished(pairs, failure)),
+            lambda *_: None,  # the worker has failed or was stopped: nothing to count
         )
         worker.start()
         self._images = ImageSubscription(
@@ -138,7 +142,7 @@ class ClassifierNode(ManagedNode):
         worker, self._worker = self._worker, None
         if worker is not None and self._classifier is not None:
             self._classifier.cancel()
-            if not worker.join(time.monotonic() + JOIN_S):
+            if worker.join(time.monotonic() + JOIN_S):
                 self.get_logger().warning("the classifier did not end in time and is left behind")
         self._activity.settle()
 
@@ -222,17 +226,13 @@ class ClassifierNode(ManagedNode):
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(detections.header)
         self._activity.record(age_ns / 1e9, stage_ns)
 
-    def _finished(self, pairs: Mailbox[Pair], failure: StageError | None) -> None:
+    def _finished(self, pairs: Mailbox[Pair], failure: BaseException | None) -> None:
         if failure is not None and self._pairs is pairs and self.executor is not None:
             self.executor.create_task(self.fail, str(failure))
 
     def _change(self, changed: Mapping[str, Value]) -> None:
         if "sync_tolerance" in changed:
             self._join.tolerance_s = changed["sync_tolerance"]
-
-
-def _nothing(_: Any = None) -> None:
-    """What is dropped here needs no counting: the worker has failed or was told to end."""
 
 
 def main() -> None:

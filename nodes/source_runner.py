@@ -24,7 +24,7 @@ class PausableSource(Protocol):
 
 
 class Engine(AbstractContextManager["Engine"], Protocol):
-    """What reads it: a `Pipeline` or a `Feed`."""
+    """What reads it: a `Pipeline`."""
 
     def __iter__(self) -> Iterator[Result]: ...
     def close(self) -> None: ...

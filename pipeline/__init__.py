@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from pipeline.errors import InputError, RunError, VisionError
     from pipeline.inference.classifier import Classifier
     from pipeline.inference.detector import Detector
+    from pipeline.inference.session import Runtime
     from pipeline.output.drawing import draw
     from pipeline.source import Source
     from pipeline.sources import open_source
+    from pipeline.step import Step
     from pipeline.types import Classifications, Detections, Frame, Header, Result
 
 # ONNX Runtime reads it when it is first loaded. A robot's software reports to nobody unasked, and
@@ -35,7 +37,9 @@ _HOMES = {
     "Pipeline": "pipeline.engine",
     "Result": "pipeline.types",
     "RunError": "pipeline.errors",
+    "Runtime": "pipeline.inference.session",
     "Source": "pipeline.source",
+    "Step": "pipeline.step",
     "VisionError": "pipeline.errors",
     "draw": "pipeline.output.drawing",
     "open_source": "pipeline.sources",
@@ -53,7 +57,9 @@ __all__ = [
     "Pipeline",
     "Result",
     "RunError",
+    "Runtime",
     "Source",
+    "Step",
     "VisionError",
     "draw",
     "open_source",

@@ -1,4 +1,4 @@
-"""The interface of a step between detection and output."""
+"""The interface of a step: what adds detections, tracks, classes or other parts to results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.types import Frame, Result
 
 
 class Step(abc.ABC):
-    """Adds a part to each result, such as tracks, positions or events.
+    """Adds a part to each result, such as detections, tracks, positions or events.
 
     - `name`: the step's name in the statistics
     - `in_order`: the step needs the frames of each camera in their order, one at a time; if False,
@@ -25,7 +25,9 @@ class Step(abc.ABC):
     def process(self, frame: Frame | None, result: Result) -> Result:
         """Return `result` with this step's part added (`dataclasses.replace`).
 
-        `frame` is None if only the result travelled here. What is raised ends the run.
+        `frame` is None if only the result travelled here. The caller measures the time. A step that
+        adds the times of its first parts to `stage_ns` has them listed under their own names. What
+        is raised ends the run.
         """
 
     def warm_up(self, threads: int) -> None:  # noqa: B027 - optional

@@ -13,7 +13,6 @@ ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
 HALL = {
     "sources": {"capture", "transport"},
     "engine": {"runtime", "inference"},
-    "feed": {"runtime"},
 }
 """What stands above the rooms, beside one another, and the rooms that each may use."""
 LONGEST_FILE = 450

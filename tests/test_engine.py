@@ -1,6 +1,6 @@
 """The pipeline: order, counts under every policy, failures, ends.
 
-Sources and detectors here are small ones made for the case, so that every race can be forced; the
+Sources and steps here are small ones made for the case, so that every race can be forced; the
 real ones run in `tests/test_end_to_end.py`.
 """
 
@@ -15,13 +15,17 @@ import pytest
 
 from pipeline.engine import Pipeline
 from pipeline.errors import CaptureError, ConfigError, FrameError, StageError
+from pipeline.source import Source
+from pipeline.step import Step
 from pipeline.types import Classifications, Detections, Frame
 
 WAIT_S = 30.0
 
 
-class Source:
+class Script(Source[Frame]):
     """Frames on demand; `script` maps a number to what happens instead of that frame."""
+
+    camera = "test"
 
     def __init__(self, count, *, live=False, script=None, gate=None):
         self.count, self.live, self.script, self.gate = count, live, script or {}, gate
@@ -43,9 +47,11 @@ class Source:
         self.closed.set()
 
 
-class Finder:
+class Finder(Step):
     """One box a frame whose score is the frame's own number; `pause` is called with it."""
 
+    name = "detect"
+    in_order = False
     labels = ("thing",)
 
     def __init__(self, pause=None):
@@ -53,42 +59,30 @@ class Finder:
         self.threads = None
         self.seen = []
 
-    def use_threads(self, threads):
+    def warm_up(self, threads):
         self.threads = threads
 
-    def warm_up(self):
-        pass
-
-    def cancel(self):
-        pass
-
-    def prepare(self, image):
-        return int(image[0, 0, 0])
-
-    def infer(self, number):
+    def process(self, frame, result):
+        number = int(frame.image[0, 0, 0])
         self.seen.append(number)
         if self.pause:
             self.pause(number)
         boxes = np.array([[0, 0, 4, 4]], np.float32)
         score = np.array([number], np.float32)
-        return Detections(boxes, score, np.zeros(1, np.int32), self.labels)
+        detections = Detections(boxes, score, np.zeros(1, np.int32), self.labels)
+        return dataclasses.replace(result, detections=detections)
 
 
-class Namer:
+class Namer(Step):
+    name = "classify"
+    in_order = False
     labels = ("a", "b")
 
-    def cancel(self):
-        pass
-
-    def use_threads(self, threads):
-        pass
-
-    def warm_up(self):
-        pass
-
-    def __call__(self, image, boxes):
-        ids = np.zeros((len(boxes), 1), np.int32)
-        return Classifications(ids, np.ones((len(boxes), 1), np.float32), self.labels)
+    def process(self, frame, result):
+        count = len(result.detections)
+        ids = np.zeros((count, 1), np.int32)
+        classes = Classifications(ids, np.ones((count, 1), np.float32), self.labels)
+        return dataclasses.replace(result, classifications=classes)
 
 
 def accounts(stats):
@@ -105,7 +99,7 @@ def test_every_frame_comes_out_once_and_in_order_though_workers_overtake_each_ot
             overtaken.set()
 
     finder = Finder(pause)
-    with Pipeline(Source(40), finder, Namer(), threads=3) as pipeline:
+    with Pipeline(Script(40), finder, Namer(), threads=3) as pipeline:
         results = list(pipeline)
     assert [r.header.seq for r in results] == list(range(40))
     assert [int(r.detections.scores[0]) for r in results] == list(range(40))
@@ -131,7 +125,7 @@ def test_newest_frame_wins_when_detector_is_slow():
             in_detector.set()
             assert all_read.wait(WAIT_S)
 
-    with Pipeline(Source(10, live=True, gate=gate), Finder(pause)) as pipeline:
+    with Pipeline(Script(10, live=True, gate=gate), Finder(pause)) as pipeline:
         seqs = [r.header.seq for r in pipeline]
     assert seqs == [0, 9]
     stats = pipeline.stats()
@@ -142,7 +136,7 @@ def test_the_newest_frame_of_each_camera_is_served_in_turn():
     """While frame 0 is in the detector, 1 to 9 arrive from three cameras: each gets its turn."""
     all_read, in_detector = threading.Event(), threading.Event()
 
-    class ThreeCameras(Source):
+    class ThreeCameras(Script):
         def read(self):
             frame = super().read()
             # Camera "a" sends far more often than the others.
@@ -177,7 +171,7 @@ def test_a_slow_consumer_holds_inference_back_rather_than_getting_stale_results(
             read_on.set()
 
     finder = Finder(lambda number: first_out.set())
-    with Pipeline(Source(20, live=True, gate=gate), finder) as pipeline:
+    with Pipeline(Script(20, live=True, gate=gate), finder) as pipeline:
         assert read_on.wait(WAIT_S)  # nobody has taken the first result yet
         assert finder.seen == [0]
         assert [r.header.seq for r in pipeline] == [0, 19]
@@ -188,7 +182,7 @@ def test_a_slow_consumer_holds_inference_back_rather_than_getting_stale_results(
 @pytest.mark.parametrize("live", [True, False], ids=["live", "file"])
 def test_counts_add_up_under_every_policy(live, every_frame):
     script = {3: FrameError("frame 3: torn"), 7: FrameError("frame 7: torn")}
-    source = Source(30, live=live, script=script)
+    source = Script(30, live=live, script=script)
     with Pipeline(source, Finder(), Namer(), every_frame=every_frame) as pipeline:
         results = list(pipeline)
     stats = pipeline.stats()
@@ -202,7 +196,7 @@ def test_counts_add_up_under_every_policy(live, every_frame):
 
 @pytest.mark.parametrize("every_frame", [True, False], ids=["every-frame", "latest"])
 def test_counts_add_up_when_the_consumer_leaves_early(every_frame):
-    with Pipeline(Source(500), Finder(), every_frame=every_frame, threads=2) as pipeline:
+    with Pipeline(Script(500), Finder(), every_frame=every_frame, threads=2) as pipeline:
         for result in pipeline:
             if result.header.seq >= 5:
                 break
@@ -215,7 +209,7 @@ def test_a_detector_that_raises_ends_the_iteration_with_its_cause(every_frame):
         if number >= 5:
             raise MemoryError("no room")
 
-    source = Source(50)
+    source = Script(50)
     with Pipeline(source, Finder(pause), every_frame=every_frame, threads=2) as pipeline:
         seqs = []
         with pytest.raises(StageError, match="stage detect: MemoryError: no room") as caught:
@@ -228,7 +222,7 @@ def test_a_detector_that_raises_ends_the_iteration_with_its_cause(every_frame):
 
 
 def test_a_camera_that_breaks_hands_over_what_it_saw_and_then_its_error():
-    source = Source(50, script={6: CaptureError("camera 0: unplugged")})
+    source = Script(50, script={6: CaptureError("camera 0: unplugged")})
     seqs = []
     with (
         Pipeline(source, Finder(), Namer(), threads=2) as pipeline,
@@ -242,7 +236,7 @@ def test_a_camera_that_breaks_hands_over_what_it_saw_and_then_its_error():
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "file"])
 def test_max_frames_gives_exactly_that_many(live):
-    with Pipeline(Source(10**9, live=live), Finder(), max_frames=7) as pipeline:
+    with Pipeline(Script(10**9, live=live), Finder(), max_frames=7) as pipeline:
         assert len(list(pipeline)) == 7
     stats = pipeline.stats()
     assert accounts(stats)
@@ -251,7 +245,7 @@ def test_max_frames_gives_exactly_that_many(live):
 
 def test_stop_from_another_thread_ends_the_iteration_and_gives_what_is_in_flight(monkeypatch):
     monkeypatch.setattr("pipeline.engine.DRAIN_S", WAIT_S)
-    source = Source(10_000_000)
+    source = Script(10_000_000)
     seqs = []
     with Pipeline(source, Finder(), threads=2) as pipeline:
         for result in pipeline:
@@ -266,7 +260,7 @@ def test_stop_from_another_thread_ends_the_iteration_and_gives_what_is_in_flight
 
 def test_duration_ends_a_source_that_never_sends():
     silent = threading.Event()
-    source = Source(5, live=True, gate=lambda seq: silent.wait(WAIT_S))
+    source = Script(5, live=True, gate=lambda seq: silent.wait(WAIT_S))
     started = time.monotonic()
     with Pipeline(source, Finder(), duration_s=0.2) as pipeline:
         assert list(pipeline) == []
@@ -277,10 +271,10 @@ def test_duration_ends_a_source_that_never_sends():
 
 def test_a_source_is_closed_when_the_detector_cannot_start():
     class Broken(Finder):
-        def warm_up(self):
+        def warm_up(self, threads):
             raise MemoryError("no room for the network")
 
-    source = Source(3)
+    source = Script(3)
     with pytest.raises(MemoryError), Pipeline(source, Broken()):
         pass
     assert source.closed.is_set()
@@ -293,7 +287,7 @@ def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted(crowdi
         busy.set()
         for_ever.wait()
 
-    source = Source(50)
+    source = Script(50)
     with Pipeline(source, Finder(pause), threads=2) as pipeline:
         assert busy.wait(WAIT_S)
         stopped = time.monotonic() - stalls.total_s()
@@ -305,7 +299,7 @@ def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted(crowdi
     assert accounts(stats)
     for_ever.set()  # what it hands in now comes too late to be counted twice
     for stage in pipeline._stages:
-        assert stage.join(time.monotonic() + WAIT_S)
+        assert stage.join(time.monotonic() + WAIT_S) == []
     assert pipeline.stats()["dropped"] == stats["dropped"]
 
 
@@ -326,11 +320,11 @@ def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
             running.pop()
 
     class SlowNamer(Namer):
-        def __call__(self, image, boxes):
+        def process(self, frame, result):
             enter()
-            return super().__call__(image, boxes)
+            return super().process(frame, result)
 
-    with Pipeline(Source(40), Finder(enter), SlowNamer(), threads=threads) as pipeline:
+    with Pipeline(Script(40), Finder(enter), SlowNamer(), threads=threads) as pipeline:
         assert len(list(pipeline)) == 40
     assert max(most) == threads
 
@@ -342,11 +336,11 @@ def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
 )
 def test_limits_that_make_no_sense_are_refused(limits):
     with pytest.raises(ConfigError, match=f"{next(iter(limits))} must be"):
-        Pipeline(Source(1), Finder(), **limits)
+        Pipeline(Script(1), Finder(), **limits)
 
 
 def test_a_pipeline_says_how_it_is_used():
-    pipeline = Pipeline(Source(3), Finder())
+    pipeline = Pipeline(Script(3), Finder())
     assert pipeline.stats()["seconds"] == 0
     with pytest.raises(RuntimeError, match="with Pipeline"):
         next(iter(pipeline))
@@ -359,25 +353,25 @@ def test_a_pipeline_says_how_it_is_used():
 def test_the_policy_decides_how_the_cores_are_used():
     for every_frame, threads in ((True, 1), (False, 4)):
         finder = Finder()
-        with Pipeline(Source(3), finder, every_frame=every_frame, threads=4) as pipeline:
+        with Pipeline(Script(3), finder, every_frame=every_frame, threads=4) as pipeline:
             list(pipeline)
         assert finder.threads == threads
 
 
 def test_frames_reach_the_consumer_read_only_and_with_their_own_stamp():
-    with Pipeline(Source(3), Finder()) as pipeline:
+    with Pipeline(Script(3), Finder()) as pipeline:
         for result in pipeline:
             assert not result.image.flags.writeable
             assert 0 <= time.time_ns() - result.header.stamp_ns < WAIT_S * 1e9
 
 
 def test_statistics_have_the_promised_form():
-    with Pipeline(Source(10), Finder(), Namer()) as pipeline:
+    with Pipeline(Script(10), Finder(), Namer()) as pipeline:
         for _ in pipeline:
             pipeline.record_output(2_000_000)
     stats = pipeline.stats()
     assert set(stats["age_ms"]) == {"p50", "p95", "p99", "max"}
-    assert set(stats["stages"]) == {"capture", "preprocess", "detect", "classify", "output"}
+    assert set(stats["stages"]) == {"capture", "detect", "classify", "output"}
     assert stats["stages"]["output"]["p50_ms"] == pytest.approx(2.0)
     assert all(stage["age_ms"]["p99"] > 0 for stage in stats["stages"].values())
     assert stats["rss_mb"] > 0

@@ -16,7 +16,8 @@ from nodes.messages.headers import (
 )
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
-from pipeline.types import Frame
+from pipeline.source import Source
+from pipeline.types import ClockOffset, Frame
 
 
 class Pace:
@@ -43,7 +44,7 @@ class Pace:
         return max(0.0, self._due_s.get(camera, 0.0) - time.monotonic()) if self.max_rate else 0.0
 
 
-class TopicSource:
+class TopicSource(Source[Frame]):
     """The newest image message of each camera, converted only when the engine has time for it.
 
     `put` is called by subscriptions: it keeps the message and returns at once. `read` converts, on
@@ -114,7 +115,7 @@ class TopicSource:
         return frame_of_message(image, message.header, camera, self._seq, count - activity.refused)
 
 
-class CaptureSource:
+class CaptureSource(Source[Frame]):
     """A source of `open_source` whose frames are counted, and can be paused and slowed down.
 
     Of a live source the frames that are not wanted are passed over; others wait. `header` gives
@@ -173,9 +174,19 @@ class CaptureSource:
                 return frame_of_capture(frame, self._header(frame), count)
         return None
 
-    def __getattr__(self, name: str) -> Any:
-        """What else the engine may ask a source for, as the source itself has it."""
-        return getattr(self._source, name)
+    def clock_of(self, camera: str) -> ClockOffset | None:
+        """The clock that stamps a camera's frames; see `Source`."""
+        clock: ClockOffset | None = self._source.clock_of(camera)
+        return clock
+
+    def done(self) -> None:
+        """Pass on that the last frame was processed; see `Source`."""
+        self._source.done()
+
+    def counts(self) -> Mapping[str, Any]:
+        """The source's own figures; see `Source`."""
+        counts: Mapping[str, Any] = self._source.counts()
+        return counts
 
     def close(self) -> None:
         """Let go of the source; may be called twice and from any thread."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.cli.publishing import Publishing
 from pipeline.output.files import check_target
@@ -18,19 +18,15 @@ from pipeline.output.progress import open_progress
 from pipeline.output.stats_file import write_stats
 from pipeline.output.video_file import VideoFile, check_recording
 from pipeline.output.window import Window
-from pipeline.runtime.stamps import StampClock
+from pipeline.runtime.frame_age import CameraClocks
 from pipeline.settings import Settings
+from pipeline.source import Source
 from pipeline.types import Result
 
 logger = logging.getLogger(__name__)
 
 
-class Origin(Protocol):
-    """What outputs need to know of where the results come from."""
-
-    live: bool
-    frames: int | None
-    fps: float | None
+Origin = Source[Any]
 
 
 class Outputs:
@@ -87,7 +83,7 @@ class Outputs:
         """
         settings = self._settings
         if settings.jsonl:
-            self._add(JsonLines(settings.jsonl, StampClock(source).now_ns))
+            self._add(JsonLines(settings.jsonl, CameraClocks(source).now_ns))
         if settings.record:
             recording = VideoFile(settings.record, fps=source.fps, live=source.live)
             self._add(recording, self._of_pictures)

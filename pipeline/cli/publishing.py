@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from pipeline.cli.inputs import publisher_security
 from pipeline.errors import ConfigError
-from pipeline.runtime.stamps import UNKNOWN_NS
+from pipeline.runtime.frame_age import UNKNOWN_NS
 from pipeline.settings import Settings
 from pipeline.transport import Publisher, is_address
 from pipeline.transport.address import parse_address

@@ -13,12 +13,12 @@ from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed, FeedSource
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
 from pipeline.output.output import Output, Stop
 from pipeline.settings import NO_CLASSIFIER, Settings
+from pipeline.source import Source
 from pipeline.sources import AnySource
 from pipeline.types import Result
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """What gives the results while it is entered: a `Pipeline` or a `Feed`."""
+    """What gives the results while it is entered: a `Pipeline`."""
 
     def __enter__(self: R) -> R: ...
     def __exit__(
@@ -41,10 +41,6 @@ class Runner(Protocol):
     def stop(self) -> None: ...
     def record_output(self, duration_ns: int) -> None: ...
     def stats(self) -> dict[str, Any]: ...
-
-
-class FeedOrigin(FeedSource, Origin, Protocol):
-    """A source for a `Feed`, and what outputs need to know of it."""
 
 
 def run_session(
@@ -95,9 +91,11 @@ def _models(settings: Settings) -> tuple[Detector, Classifier | None]:
     return detector, classifier
 
 
-def pass_on(source: FeedOrigin, settings: Settings, outputs: Outputs, signals: StopSignals) -> None:
+def pass_on(
+    source: Source[Any], settings: Settings, outputs: Outputs, signals: StopSignals
+) -> None:
     """Give the outputs what `source` gives, without inference, until something ends it."""
-    feed = Feed(
+    pipeline = Pipeline(
         source,
         every_frame=settings.every_frame,
         # The results of several detectors become due together where one was waited for.
@@ -105,7 +103,7 @@ def pass_on(source: FeedOrigin, settings: Settings, outputs: Outputs, signals: S
         max_frames=settings.max_frames,
         duration_s=settings.duration,
     )
-    deliver(source, feed, outputs, signals)
+    deliver(source, pipeline, outputs, signals)
 
 
 def deliver(source: Origin, runner: Runner, outputs: Outputs, signals: StopSignals) -> None:

@@ -1,37 +1,42 @@
-"""The classifier: finer names for the boxes of a picture."""
+"""The classifier: classifies the crop of each box."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
-from pipeline.inference.manifest import read_manifest
-from pipeline.inference.session import Model, open_model, reopen
+from pipeline.inference.model_step import ModelStep
+from pipeline.inference.session import Runtime
 from pipeline.inference.spec import ModelSpec
-from pipeline.types import Classifications, Image, check_image
+from pipeline.types import Classifications, Frame, Image, Result, check_image
 
 DEFAULT_CLASSIFIER = "mobilenetv2-int8"
 CONTEXT = 1.1  # a crop's side over the longer side of its box: the network learned with margins
-BATCH = 2  # crops in one call; more cost as much each and only take memory
+BATCH = 2  # crops in one call; larger batches are no faster per crop and take more memory
 
 
-class Classifier:
-    """Names each box of a picture with the k best of the classifier's own, finer classes.
+class Classifier(ModelStep):
+    """Classifies each box of an image; calling it with both gives the k best classes per box.
 
-    A crop is a square around the box's centre, so that nothing is squeezed, a little larger than
-    the box; what lies outside the picture repeats its border.
+    A crop is a square around the box's centre, so that its aspect is kept, a little larger than
+    the box; outside the image its border is repeated.
 
     - `model`: a registry name or the path of an ONNX file
-    - `top`: how many names a box gets, all of them where the model has fewer
+    - `top`: how many classes a box gets, all of them if the model has fewer
     - `threads`: cores for one call, all available ones by default
-    - `manifest`: a file that says what the model expects, where it was made by others
+    - `runtime`: execution provider and threads; `threads` wins over its own
+    - `manifest`: a file that says what the model expects, for models made by others
 
     Raises `ModelError` for the model and `ConfigError` for the rest.
     """
+
+    name: ClassVar[str] = "classify"
 
     def __init__(
         self,
@@ -39,43 +44,23 @@ class Classifier:
         *,
         top: int = 5,
         threads: int | None = None,
+        runtime: Runtime | None = None,
         manifest: str | Path | ModelSpec | None = None,
     ) -> None:
-        spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
-        self._model = open_model(model, task="classify", threads=threads, spec=spec)
+        super().__init__(model, threads, runtime, manifest)
         if top < 1:
             raise ConfigError(f"top must be 1 or more, but got {top}")
         self.top = min(top, len(self.labels))
 
-    @property
-    def model(self) -> Model:
-        """The opened model file."""
-        return self._model
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The class names, by class id."""
-        return self._model.spec.labels
-
-    def use_threads(self, threads: int) -> None:
-        """Give one call that many cores; opens the file anew where that is a change."""
-        if threads != self._model.threads:
-            self._model = reopen(self._model, threads)
-
-    def cancel(self) -> None:
-        """Break off the calls under way; they raise `RunError`."""
-        self._model.cancel()
-
-    def warm_up(self) -> None:
-        """Run once on a blank picture, so that nothing is laid out on the first."""
-        spec = self._model.spec.input
-        blank = np.zeros((spec.height, spec.width, 3), np.uint8)
-        self(blank, np.array([[0, 0, spec.width, spec.height]], np.float32))
+    def process(self, frame: Frame | None, result: Result) -> Result:
+        """Add the classes of the detected boxes to the result."""
+        boxes = result.detections.boxes
+        return replace(result, classifications=self(self._image_of(frame, result), boxes))
 
     def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications:
-        """Name n boxes (n, 4) float32 x1 y1 x2 y2 of one (H, W, 3) uint8 BGR picture.
+        """Classify n boxes (n, 4) float32 x1 y1 x2 y2 of one (H, W, 3) uint8 BGR image.
 
-        Raises `ValueError` where either has another form.
+        Raises `ValueError` if either has another form.
         """
         check_image("image", image)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -95,17 +80,21 @@ class Classifier:
             ids[rows], scores[rows] = best_classes(logits, self.top)
         return Classifications(ids, scores, self.labels)
 
+    def _try_out(self, image: Image) -> None:
+        height, width = image.shape[:2]
+        self(image, np.array([[0, 0, width, height]], np.float32))
+
 
 def crop_into(image: Image, box: npt.NDArray[np.float32], out: Image) -> None:
     """Write the square around `box` (x1 y1 x2 y2, pixels) of `image` into all of `out`.
 
-    A box without area gives the pixels around its centre. Outside the picture its border repeats.
+    A box without area gives the pixels around its centre. Outside the image its border is repeated.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (float(edge) for edge in box)
     side = max(1, round(max(x2 - x1, y2 - y1) * CONTEXT))
     left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
-    # Every square is moved to touch the picture, so that even a box outside it has pixels.
+    # Every square is moved to touch the image, so that even a box outside it has pixels.
     left, top = min(max(left, 1 - side), width - 1), min(max(top, 1 - side), height - 1)
     right, bottom = left + side, top + side
     inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
@@ -113,7 +102,7 @@ def crop_into(image: Image, box: npt.NDArray[np.float32], out: Image) -> None:
     if any(margins):
         inside = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE)
     out_height, out_width = out.shape[:2]
-    # Area averaging costs more and pays only where pixels would be skipped.
+    # Area averaging costs more and helps only where pixels would be skipped.
     shrinks = side > 2 * out_width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     cv2.resize(inside, (out_width, out_height), dst=out, interpolation=interpolation)

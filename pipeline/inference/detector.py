@@ -1,10 +1,12 @@
-"""The detector: a picture in, its objects out."""
+"""The detector: finds the objects in an image."""
 
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,11 @@ import numpy.typing as npt
 from pipeline.errors import ConfigError, RunError
 from pipeline.inference.decode import NMS_KINDS, NmsKind, decode
 from pipeline.inference.kernels import are_compiled
-from pipeline.inference.manifest import read_manifest
+from pipeline.inference.model_step import ModelStep
 from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
-from pipeline.inference.session import Model, open_model, reopen
+from pipeline.inference.session import Runtime
 from pipeline.inference.spec import ModelSpec
-from pipeline.types import Detections, Image, check_image
+from pipeline.types import Detections, Frame, Image, Result, check_image
 
 logger = logging.getLogger(__name__)
 
@@ -24,26 +26,29 @@ DEFAULT_DETECTOR = "yolov4-tiny-int8"
 
 
 class Prepared(NamedTuple):
-    """A picture at the network's size (1, height, width, 3) uint8, and the way back."""
+    """An image at the network's size (1, height, width, 3) uint8, and the way back."""
 
     pixels: npt.NDArray[np.uint8]
     mapping: BoxMapping
 
 
-class Detector:
-    """Finds objects with a YOLO network; calling it with a BGR picture gives `Detections`.
+class Detector(ModelStep):
+    """Finds objects with a YOLO network; calling it with a BGR image gives `Detections`.
 
     - `model`: a registry name or the path of an ONNX file
-    - `score_threshold`: objects below this score, 0 to 1, are left out
+    - `score_threshold`: objects with a lower score, 0 to 1, are left out
     - `nms_threshold`: boxes of one class that overlap more than this are one object
     - `nms_kind`: `iou`, or `darknet` for the suppression that Darknet itself uses
     - `multi_label`: one anchor may give several classes, as Darknet's evaluation does
     - `threads`: cores for one call, all available ones by default
-    - `manifest`: a file that says what the model expects, where it was made by others
+    - `runtime`: execution provider and threads; `threads` wins over its own
+    - `manifest`: a file that says what the model expects, for models made by others
 
     The thresholds may be changed between calls; `__call__` is safe from several threads.
     Raises `ModelError` for the model and `ConfigError` for the rest.
     """
+
+    name: ClassVar[str] = "detect"
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Detector:
         multi_label: bool = False,
         max_detections: int = 300,
         threads: int | None = None,
+        runtime: Runtime | None = None,
         manifest: str | Path | ModelSpec | None = None,
     ) -> None:
         if nms_kind not in NMS_KINDS:
@@ -66,21 +72,10 @@ class Detector:
         self.nms_kind: NmsKind = nms_kind
         self.multi_label = multi_label
         self.max_detections = max_detections
-        spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
-        self._model = open_model(model, task="detect", threads=threads, spec=spec)
+        super().__init__(model, threads, runtime, manifest)
         heads = self._model.spec.heads
         self._anchors = tuple(np.array(head.anchors, np.float32) for head in heads)
         self._scales_x_y = tuple(float(head.scale_x_y) for head in heads)
-
-    @property
-    def model(self) -> Model:
-        """The opened model file."""
-        return self._model
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The class names, by class id."""
-        return self._model.spec.labels
 
     @property
     def score_threshold(self) -> float:
@@ -100,42 +95,44 @@ class Detector:
     def nms_threshold(self, value: float) -> None:
         self._nms_threshold = _fraction("nms_threshold", value)
 
-    def use_threads(self, threads: int) -> None:
-        """Give one call that many cores; opens the file anew where that is a change."""
-        if threads != self._model.threads:
-            self._model = reopen(self._model, threads)
+    def __call__(self, image: Image) -> Detections:
+        """Find the objects in one (H, W, 3) uint8 BGR image.
 
-    def cancel(self) -> None:
-        """Break off the calls under way; they raise `RunError`."""
-        self._model.cancel()
+        Raises `ValueError` if the image has another form.
+        """
+        return self.infer(self.prepare(image))
 
-    def warm_up(self) -> None:
-        """Run once on a blank picture, so that nothing is compiled or laid out on the first.
+    def process(self, frame: Frame | None, result: Result) -> Result:
+        """Add the frame's detections to its result."""
+        started_ns = time.perf_counter_ns()
+        prepared = self.prepare(self._image_of(frame, result))
+        preprocess_ns = time.perf_counter_ns() - started_ns
+        return replace(
+            result,
+            detections=self.infer(prepared),
+            stage_ns={**result.stage_ns, "preprocess": preprocess_ns},
+        )
 
-        Raises `RunError` where the disk has no room for the compiled kernels.
+    def warm_up(self, threads: int | None = None) -> None:
+        """Run once on a blank image, so that nothing is compiled or allocated on the first frame.
+
+        Sets the number of cores per call if `threads` is given. Raises `RunError` if the disk has
+        no room for the compiled kernels.
         """
         if not are_compiled():
             logger.info("compiling the detection kernels, once per machine (about 10 s)")
-        spec = self._model.spec.input
         try:
-            self(np.zeros((spec.height, spec.width, 3), np.uint8))
+            super().warm_up(threads)
         except OSError as error:
             raise RunError(
                 f"compiled kernels cannot be written: {error}; "
                 f"make room, or set NUMBA_CACHE_DIR to another folder"
             ) from error
 
-    def __call__(self, image: Image) -> Detections:
-        """Find the objects in one (H, W, 3) uint8 BGR picture.
-
-        Raises `ValueError` where the picture has another form.
-        """
-        return self.infer(self.prepare(image))
-
     def prepare(self, image: Image) -> Prepared:
-        """Bring a picture to the network's size: the first half of a call.
+        """Resize an image to the network's size: the first half of a call.
 
-        Raises `ValueError` where the picture is not (H, W, 3) uint8.
+        Raises `ValueError` if the image is not (H, W, 3) uint8.
         """
         check_image("image", image)
         spec = self._model.spec.input
@@ -146,7 +143,7 @@ class Detector:
         return Prepared(pixels, inverse(placement))
 
     def infer(self, prepared: Prepared) -> Detections:
-        """Find the objects in a prepared picture: the second half of a call."""
+        """Find the objects in a prepared image: the second half of a call."""
         model = self._model
         heads = model.run(prepared.pixels)
         boxes, scores, class_ids = decode(
@@ -162,6 +159,9 @@ class Detector:
             max_detections=self.max_detections,
         )
         return Detections(boxes, scores, class_ids, model.spec.labels)
+
+    def _try_out(self, image: Image) -> None:
+        self(image)
 
 
 def _fraction(name: str, value: float) -> float:

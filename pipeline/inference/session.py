@@ -26,6 +26,19 @@ logger = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
 
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a model runs.
+
+    - `provider`: the execution provider, as ONNX Runtime names it
+    - `threads`: cores for one call; None for all that this process may use
+    """
+
+    provider: str = CPU
+    threads: int | None = None
+
+
 # ONNX Runtime's exceptions have no common base of their own; each stands in its module.
 ORT_ERRORS = tuple(
     value
@@ -41,18 +54,23 @@ def available_threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An opened model: `run` may be called from several threads at once.
+    """An opened model; `run` may be called from several threads at once.
 
-    `batch` is the number of pictures that the graph takes in one call, None for any.
+    `batch` is the number of images that the graph takes in one call, None for any.
     """
 
     path: Path
     spec: ModelSpec
     session: ort.InferenceSession
-    threads: int
+    runtime: Runtime
     batch: int | None = None
     convert: Convert | None = None
     _running: list[ort.RunOptions] = field(default_factory=list)
+
+    @property
+    def threads(self) -> int:
+        """Cores that one call may use."""
+        return self.runtime.threads or available_threads()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -61,11 +79,11 @@ class Model:
         return (spec.logits,) if spec.logits else tuple(head.output for head in spec.heads)
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-        """Run a batch (N, height, width, 3) uint8 BGR; one float32 array an output.
+        """Run a batch (N, height, width, 3) uint8 BGR; returns one float32 array per output.
 
-        What a network made by others takes instead is made of these pixels here.
+        The pixels are converted here for a network that takes another form.
 
-        Raises `RunError` where `cancel` broke it off or the runtime fails.
+        Raises `RunError` if `cancel` ended the call or the runtime fails.
         """
         feed = pixels if self.convert is None else self.convert(pixels)
         options = ort.RunOptions()
@@ -82,7 +100,7 @@ class Model:
         return outputs
 
     def cancel(self) -> None:
-        """Break off the calls under way, each after the layer that it is in."""
+        """End the calls in progress, each after the layer that it is in."""
         for options in list(self._running):
             options.terminate = True
 
@@ -91,27 +109,26 @@ def open_model(
     model: str | Path,
     *,
     task: str | None = None,
-    threads: int | None = None,
-    provider: str = CPU,
+    runtime: Runtime | None = None,
     spec: ModelSpec | None = None,
 ) -> Model:
     """Open a model by its registry name or path for `task` ("detect", "classify", None for any).
 
-    `threads` is the number of cores one call may use, all available ones by default. Threads that
-    wait for work sleep rather than spin: they share their core with capture, decoding and drawing.
-    What the model expects is `spec` where that is given, else what its metadata says, else what
+    Threads that wait for work sleep rather than spin: they share their core with capture, decoding
+    and drawing. What the model expects is `spec` if given, else what its metadata says, else what
     the registry says of a file with these contents.
 
-    Raises `ModelError` where the file is missing, damaged, made for another task, other than its
-    spec says or without one, where its weights lie outside its folder, or where the provider is
-    not in this ONNX Runtime.
+    Raises `ModelError` if the file is missing, damaged, made for another task, other than its spec
+    says or without one, if its weights lie outside its folder, or if this ONNX Runtime does not
+    have the provider.
     """
     path = find_model(model)
-    threads = threads or available_threads()
-    _check_provider(provider)
+    runtime = runtime or Runtime()
+    _check_provider(runtime.provider)
     refuse_outside_data(path)
+    options = _options(runtime.threads or available_threads())
     try:
-        session = ort.InferenceSession(str(path), _options(threads), providers=[provider])
+        session = ort.InferenceSession(str(path), options, providers=[runtime.provider])
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: not a usable ONNX model: {reason}") from error
@@ -119,12 +136,7 @@ def open_model(
     if task is not None and spec.task != task:
         raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
     spec, batch = fit_interface(str(path), spec, session)
-    return Model(path, spec, session, threads, batch, converter(spec.input))
-
-
-def reopen(model: Model, threads: int) -> Model:
-    """The same model with that many cores for a call. Raises `ModelError` where it has gone."""
-    return open_model(model.path, threads=threads, spec=model.spec)
+    return Model(path, spec, session, runtime, batch, converter(spec.input))
 
 
 def _stored_spec(path: Path, session: ort.InferenceSession) -> ModelSpec:

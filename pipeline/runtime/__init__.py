@@ -1,1 +1,1 @@
-"""Threads that pass things on: mailbox, stage, counts and times. Knows nothing of images."""
+"""Threads and what connects them: stages, mailboxes, counts, times. Knows nothing of images."""

@@ -162,7 +162,7 @@ def test_a_source_that_breaks_is_a_fault_in_its_own_words(vision, tmp_path):
 
 
 def test_a_run_that_is_broken_off_before_it_began_sums_up_nothing(vision, tmp_path, monkeypatch):
-    def interrupted(detector):
+    def interrupted(detector, threads):
         os.kill(os.getpid(), signal.SIGINT)
 
     stats = tmp_path / "a.json"

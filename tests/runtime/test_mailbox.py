@@ -55,7 +55,7 @@ def test_items_come_out_in_the_order_they_went_in():
     assert [box.get() for _ in range(3)] == ["a", "b", "c"]
 
 
-def test_newest_wins_hands_the_older_item_back_to_the_writer():
+def test_newest_wins_returns_the_older_item_to_the_writer():
     box = Mailbox(1, newest_wins=True)
     assert box.put("old") is None
     assert box.put("new") == "old"
@@ -198,7 +198,15 @@ def test_the_newest_of_each_kind_waits_and_gives_the_older_one_back():
         box.get(timeout_s=0.01)
 
 
-def test_who_sends_often_comes_no_sooner_to_its_turn():
+def test_a_depth_keeps_that_many_of_each_kind_in_their_order():
+    box = NewestOfEach(by_letter, depth=2)
+    assert [box.put(item) for item in ("a1", "b1", "a2", "a3", "b2", "a4")] == [
+        None, None, None, "a1", None, "a2",
+    ]  # fmt: skip
+    assert [box.get() for _ in range(4)] == ["a3", "b1", "a4", "b2"]
+
+
+def test_a_fast_sender_does_not_get_more_turns_than_a_slow_one():
     box, taken = NewestOfEach(by_letter), []
     box.put("slow0")
     for turn in range(12):
@@ -214,14 +222,14 @@ def test_who_sends_often_comes_no_sooner_to_its_turn():
 
 
 def test_ever_new_kinds_displace_the_one_that_has_waited_longest():
-    box = NewestOfEach(str, kinds=3)
+    box = NewestOfEach(str, capacity=3)
     assert [box.put(item) for item in "abcde"] == [None, None, None, "a", "b"]
     assert box.cancel() == ["c", "d", "e"]
     with pytest.raises(Closed):
         box.put("f")
 
 
-def test_what_waits_of_each_kind_is_still_given_after_the_writer_has_left():
+def test_what_waits_of_each_kind_is_still_given_after_closing():
     box = NewestOfEach(by_letter)
     box.put("a1")
     box.put("b1")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from pipeline.errors import SourceError
+from pipeline.source import Source
 from pipeline.transport.address import parse_address
 from pipeline.transport.wire.messages import Limits
 from pipeline.transport.zmq.keys import Security
@@ -18,7 +19,7 @@ ALL_CAMERAS = "cameras"
 """The name of a source that takes the frames of every camera; each frame has its own."""
 
 
-class FrameSubscription:
+class FrameSubscription(Source[Frame]):
     """A source (as `pipeline.capture` has them) of the frames that another process publishes.
 
     `camera` is `cameras` where every camera's frames are taken. A member of a group is not `live`:

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 
+from pipeline.source import Source
 from pipeline.transport.wire.messages import Limits
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.receiver import (
@@ -30,7 +31,7 @@ PACE_S = 0.02  # what was held back for another follows the one before at once, 
 log = logging.getLogger(__name__)
 
 
-class ResultSubscription:
+class ResultSubscription(Source[Result]):
     """The results that other processes publish; the newest where the reader is slow.
 
     Iterating waits for results until `stop` or `close` is called. With `images` the frames are

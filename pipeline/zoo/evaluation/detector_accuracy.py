@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.inference.decode import NmsKind
 from pipeline.inference.detector import Detector
-from pipeline.inference.session import available_threads, open_model
+from pipeline.inference.session import Runtime, available_threads, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo.evaluation.detection import Accuracy, LabelledPicture, evaluate_detector
 
@@ -85,7 +85,7 @@ def measure_speed(float32: Path, int8: Path) -> list[PairedTiming]:
 
 
 def _pair(float32: Path, int8: Path, threads: int) -> PairedTiming:
-    models = [open_model(path, threads=threads) for path in (float32, int8)]
+    models = [open_model(path, runtime=Runtime(threads=threads)) for path in (float32, int8)]
     entry = models[0].spec.input
     pixels = np.random.default_rng(0).integers(
         0, 256, (1, entry.height, entry.width, 3), dtype=np.uint8

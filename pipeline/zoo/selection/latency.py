@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 from pipeline.errors import OutputError
 from pipeline.inference import session
 from pipeline.inference.processor import processor
-from pipeline.inference.session import Model, open_model
+from pipeline.inference.session import Model, Runtime, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo import architectures
 from pipeline.zoo.graphs import cost, rewrites, stem
@@ -141,7 +141,7 @@ def _open_through_file(model: onnx.ModelProto, spec: ModelSpec, threads: int) ->
     with folder as name:
         path = Path(name) / "network.onnx"
         save_model(model, spec, path)
-        return open_model(path, threads=threads), path.stat().st_size
+        return open_model(path, runtime=Runtime(threads=threads)), path.stat().st_size
 
 
 def warn_if_busy() -> bool:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.feed import Feed
+from pipeline.engine import Pipeline
 from pipeline.transport import Publisher, ResultSubscription
 from pipeline.transport.zmq import reorder as order
 from pipeline.transport.zmq import results as results_of
@@ -110,7 +110,7 @@ def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeyp
     with (
         Publisher(addresses[0]) as steady,
         Publisher(addresses[1]) as mortal,
-        Feed(results, capacity=2) as feed,
+        Pipeline(results, capacity=2) as feed,
     ):
         await_true(lambda: steady.wants_results("front") and mortal.wants_results("front"))
         seen = []

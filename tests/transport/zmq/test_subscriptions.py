@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import open_source
+from pipeline.step import Step
 from pipeline.transport import (
     Publisher,
     ResultSubscription,
@@ -59,23 +61,13 @@ class Sender:
         self._thread.join()
 
 
-class Finder:
+class Finder(Step):
     """A detector that finds nothing."""
 
-    def use_threads(self, threads):
-        pass
+    name = "detect"
 
-    def warm_up(self):
-        pass
-
-    def cancel(self):
-        pass
-
-    def prepare(self, image):
-        return image
-
-    def infer(self, image):
-        return Detections.empty(("thing",))
+    def process(self, frame, result):
+        return dataclasses.replace(result, detections=Detections.empty(("thing",)))
 
 
 def test_frames_come_newer_and_newer(address):

@@ -91,9 +91,10 @@ def evaluate(
 
 def _open(model: str, threads: int | None, manifest: str | None) -> Model:
     from pipeline.inference.manifest import read_manifest
-    from pipeline.inference.session import open_model
+    from pipeline.inference.session import Runtime, open_model
 
-    return open_model(model, threads=threads, spec=read_manifest(manifest) if manifest else None)
+    spec = read_manifest(manifest) if manifest else None
+    return open_model(model, runtime=Runtime(threads=threads), spec=spec)
 
 
 def _detector(
