@@ -44,7 +44,7 @@ def test_the_most_accurate_within_the_budget_is_named_and_the_rest_is_reported(v
     outcome = vision(*SMALL, "--int8", "--budget-ms", 1000, "--all", "--json", report)
     assert outcome.code == 0, outcome.err
     assert "most accurate within 1000 ms: mobilenet_v2_1.0_96, 60.3 %, " in outcome.out
-    assert "has trained weights of none that takes 1000 ms or less; train" in outcome.out
+    assert "has no trained weights that take 1000 ms or less; train" in outcome.out
     assert "*  mobilenet_v2_1.0_96" in outcome.out
     assert rows(outcome.out)["mobilenet_v2_0.5_96"][1:] == ["51.2", "75.8", "19", "1.96", "2.2"]
     written = json.loads(report.read_text())
@@ -100,7 +100,7 @@ def test_help_shows_examples(vision):
 def test_nothing_fits_a_tiny_budget(vision, one):
     outcome = vision(*one, "--budget-ms", 0.0001)
     assert outcome.code == 0
-    assert "nothing takes 0.0001 ms or less; the fastest is mobilenet_v1_0.25_128" in outcome.out
+    assert "no network takes 0.0001 ms or less; the fastest is mobilenet_v1_0.25_128" in outcome.out
 
 
 def test_a_picture_of_the_frontier(vision, one, tmp_path):

@@ -53,8 +53,8 @@ def test_quantize_reports_accuracy_size_and_speed(vision, workshop):
     lines = outcome.out.splitlines()
     assert any(line.startswith("top-1, %") for line in lines)
     assert any(line.startswith("size, MB") for line in lines)
-    assert any(line.startswith("ms a call, 1 thread") for line in lines)
-    assert "calibrated on 12 pictures, measured on 12" in lines
+    assert any(line.startswith("ms per call, 1 thread") for line in lines)
+    assert "calibrated on 12 images, measured on 12" in lines
     assert "calibrating" in outcome.err
     assert vision("models", "info", "out.onnx").code == 0
 
@@ -69,7 +69,7 @@ def test_quantize_warns_where_the_cpu_lacks_dot_products(vision, workshop, monke
 def test_head_makes_a_classifier_that_runs(vision, workshop):
     outcome = vision("head", "--images", "pictures", "-o", "mine.onnx")
     assert outcome.code == 0, outcome.err
-    assert "top-1 100.0 % of 12 pictures" in outcome.out
+    assert "top-1 100.0 % of 12 images" in outcome.out
     outcome = vision(
         "run", "pictures/red", "--classifier", "mine.onnx", "--jsonl", "-", "--score", "0.01",
         "--max-frames", "1", "--top", "1", "-q",
@@ -186,7 +186,7 @@ def test_models_without_a_common_task_get_the_table_of_what_they_can_do(vision, 
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "No two of these models have a task in common" in outcome.out
-    assert "says where" in outcome.out
+    assert "locates objects" in outcome.out
     assert SOURCE in outcome.out
     assert "agreement" not in outcome.out
     assert not Path("side.jpg").exists()

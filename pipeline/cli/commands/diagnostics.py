@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import platform
@@ -17,6 +16,7 @@ import psutil
 
 from pipeline.cli import console
 from pipeline.errors import ModelError
+from pipeline.paths import sha256_of
 
 PACKAGES = (
     "numpy",
@@ -215,7 +215,7 @@ def models() -> Iterator[Finding]:
             advice="set VISION_MODELS to the folder of the models, or reinstall the package",
         )
     for name, path in sorted(found.items()):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256_of(path)
         try:
             open_model(path)
             yield _finding(f"model {name}", f"sha256 {digest[:16]}..., {path}")

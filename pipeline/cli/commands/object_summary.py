@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError, OutputError
+from pipeline.images import encode_image
 from pipeline.output.drawing import draw
 from pipeline.output.files import check_target
 from pipeline.types import Image, Result
@@ -91,10 +92,9 @@ class ObjectSummary:
         """
         views = [found.view for found in self.most_seen() if found.view][:TILES]
         image = np.concatenate([_tile(view) for view in views], axis=1)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        _, data = cv2.imencode(path.suffix, image, quality)
+        data = encode_image(image, path.suffix, JPEG_QUALITY)
         try:
-            path.write_bytes(data.tobytes())
+            path.write_bytes(data)
         except OSError as error:
             raise OutputError(f"--output {path}: cannot be written: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""What `vision choose` found, as a table, as JSON and as a picture."""
+"""Reports the measurements of `vision choose` as a table, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 CLASSIFY, DETECT = "classify", "detect"
 _UNKNOWN = "-"
-_TRAIN = "train at that size, then measure it with 'vision evaluate'"
+_TRAIN = "train at that size, then measure with 'vision evaluate'"
 
 
 @dataclass(frozen=True)
 class ChoiceReport:
-    """All members with their measurements on `machine`, and which of them fit `budget_ms`."""
+    """All networks with their measurements on `machine`, and which of them fit `budget_ms`."""
 
     task: str
     int8: bool
@@ -32,21 +32,21 @@ class ChoiceReport:
 
     @cached_property
     def best(self) -> dict[str, Choice]:
-        """By group, the most accurate within the budget; none without a budget."""
+        """The most accurate network of each group within the budget; none without a budget."""
         from pipeline.zoo.selection.candidates import best_within
 
         return {} if self.budget_ms is None else best_within(self.choices, self.budget_ms)
 
     def show(self, *, everything: bool) -> None:
-        """Print the table in order of latency, what was measured, and the answer."""
+        """Print the table in order of latency, how it was measured, and the choice."""
         self._show_table([c for c in self.choices if everything or c.on_frontier])
-        self._say_what_was_measured()
+        self._print_conditions()
         if self.budget_ms is not None:
             for group in dict.fromkeys(choice.candidate.group for choice in self.choices):
-                self._answer(group, self.budget_ms)
+                self._print_choice(group, self.budget_ms)
 
     def write_json(self, path: Path) -> None:
-        """Store all figures. Raises `OutputError` where the file cannot be written."""
+        """Write all figures as JSON. Raises `OutputError` where the file cannot be written."""
         import msgspec
 
         from pipeline.zoo.onnx_file import write_atomically
@@ -62,18 +62,18 @@ class ChoiceReport:
         console.say(f"figures: {path}")
 
     def draw(self, path: Path) -> None:
-        """Store a picture of the frontier. Raises `OutputError` where it cannot be written."""
+        """Plot accuracy over latency. Raises `OutputError` where the file cannot be written."""
         from pipeline.zoo.plots import save_figure
         from pipeline.zoo.selection.frontier_plot import plot_choices
 
         axis = (
             "published ImageNet top-1 of the float network, %"
             if self.task == CLASSIFY
-            else "side of the input, pixels (accuracy mostly unpublished)"
+            else "input size, pixels (accuracy mostly unpublished)"
         )
         title = f"{self.machine.processor}, {self._cores}, {self._form}"
         save_figure(plot_choices(self.choices, list(self.best.values()), title, axis), path)
-        console.say(f"picture: {path}")
+        console.say(f"plot: {path}")
 
     @property
     def _form(self) -> str:
@@ -101,58 +101,58 @@ class ChoiceReport:
                     f"{measured.file_bytes / 1e6:.1f}",
                 )
             )
-        columns = ("", "member", "ms here", *accuracy, "M MACs", "M params", "MB")
+        columns = ("", "network", "ms here", *accuracy, "M MACs", "M params", "MB")
         console.show_table(columns, rows)
         if hidden := len(self.choices) - len(rows):
-            print(f"\n{hidden} more are slower than one that is as accurate; --all shows them")
+            print(f"\n{hidden} more are slower and no more accurate than another; --all shows them")
 
-    def _say_what_was_measured(self) -> None:
+    def _print_conditions(self) -> None:
         print(
             f"\nmeasured on {self.machine.processor}, {self._cores}, ONNX Runtime "
             f"{self.machine.onnxruntime}: {self._form} networks with random weights, "
-            "one picture a call"
+            "one image per call"
         )
         sources = sorted({c.candidate.source for c in self.choices if c.candidate.source})
         if sources:
             data = "ImageNet" if self.task == CLASSIFY else "COCO"
-            print(f"accuracy: published, of float networks on {data} ({'; '.join(sources)})")
+            print(f"accuracy: as published for float networks on {data} ({'; '.join(sources)})")
         if self.int8:
-            print("int8 costs some of it, how much 'vision quantize' measures for your weights")
+            print("int8 costs some accuracy; 'vision quantize' measures how much for your weights")
 
-    def _answer(self, group: str, budget_ms: float) -> None:
-        """The most accurate of a group; of detectors, whose accuracy is unknown, the largest."""
+    def _print_choice(self, group: str, budget_ms: float) -> None:
+        """Print the most accurate network of a group, or the largest of a group of detectors."""
         of_group = f" for {group}" if group else ""
         chosen = self.best.get(group)
         if chosen is None:
             fastest = next(c for c in self.choices if c.candidate.group == group)
             print(
-                f"nothing{of_group} takes {budget_ms:g} ms or less; the fastest is "
+                f"no network{of_group} takes {budget_ms:g} ms or less; the fastest is "
                 f"{fastest.candidate.name} with {fastest.measured.latency_ms:.2f} ms"
             )
         elif self.task == CLASSIFY:
             print(f"most accurate within {budget_ms:g} ms: {_described(chosen)}")
-            self._say_what_is_trained(chosen, budget_ms)
+            self._print_trained(chosen, budget_ms)
         else:
             trained = chosen.candidate.trained
             how = f"trained weights: vision models pull {trained}" if trained else _TRAIN
             print(f"largest input{of_group} within {budget_ms:g} ms: {_described(chosen)} ({how})")
 
-    def _say_what_is_trained(self, chosen: Choice, budget_ms: float) -> None:
-        """Where trained weights of the chosen one are, or of the next best that has some."""
+    def _print_trained(self, chosen: Choice, budget_ms: float) -> None:
+        """Print where to get trained weights of the choice, or of the next best network."""
         from pipeline.zoo.selection.candidates import best_within
 
         trained = best_within((c for c in self.choices if c.candidate.trained), budget_ms).get("")
         if trained is None:
             print(
-                f"'vision models list' has trained weights of none that takes {budget_ms:g} ms or "
-                "less; train your own"
+                f"'vision models list' has no trained weights that take {budget_ms:g} ms or less; "
+                "train your own"
             )
             return
         what = "" if trained == chosen else f" of the next best, {_described(trained)}"
         model = trained.candidate.trained
         print(f"trained weights{what}: vision models pull {model}")
         print(
-            f"their own accuracy may differ: see 'vision models info {model}', and measure it with "
+            f"their accuracy may differ: see 'vision models info {model}', and measure it with "
             "'vision evaluate'"
         )
 

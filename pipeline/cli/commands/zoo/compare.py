@@ -88,7 +88,7 @@ def _compare(
     check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
         from pipeline.cli.commands.zoo.compare_page import page
-        from pipeline.cli.commands.zoo.compare_picture import draw_comparison, encode
+        from pipeline.cli.commands.zoo.compare_picture import draw_comparison
         from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.evaluation.comparison import compare as compare_models
         from pipeline.zoo.evaluation.comparison import open_contender
@@ -99,7 +99,7 @@ def _compare(
             open_contender(name, score=score, threads=threads, manifest=spec) for name in names
         ]
         found = compare_models(images, opened, shown=SHOWN, report=report)
-        image = encode(draw_comparison(found)) if found.is_comparable else None
+        image = draw_comparison(found) if found.is_comparable else None
         if image is not None:
             write_atomically(output, image)
         if html is not None:

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs no other file and loads nothing."""
+"""Shows a comparison as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.cli.commands.zoo.compare_tables import Table, tables
 from pipeline.inference.processor import processor
 from pipeline.zoo.evaluation.comparison import Comparison
 
-_LEAST_PANEL = 14  # of the page's letters, so that names can be read; beyond, it is scrolled
+_LEAST_PANEL = 14  # rem, so that labels are readable; a wider image is scrolled
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -31,7 +31,7 @@ footer { margin-top: 2rem; }
 
 
 def page(found: Comparison, picture: bytes | None) -> str:
-    """The page; `picture` is the JPEG of the answers side by side, None where there is none."""
+    """The page; `picture` is the JPEG of the answers side by side, if there is one."""
     names = ", ".join(contender.name for contender in found.contenders)
     columns = len(found.contenders)
     parts = [f"<h1>{escape(names)}</h1>"]
@@ -71,6 +71,6 @@ def _footer(found: Comparison) -> str:
     threads = found.contenders[0].call.model.threads
     cores = f"{threads} thread{'' if threads == 1 else 's'}"
     return (
-        f"Measured on {processor().name} ({platform.machine()}), {cores}, one picture at a time, "
+        f"Measured on {processor().name} ({platform.machine()}), {cores}, one image at a time, "
         f"from pixels to answers. Parameters and multiply-adds are counted from the files."
     )

@@ -1,17 +1,17 @@
-"""One picture of what several models say: a row for each picture, a column for each model."""
+"""Draws a comparison as one image: a row for each image, a column for each model."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from pipeline.errors import RunError
+from pipeline.images import encode_jpeg
 from pipeline.output.drawing import draw
 from pipeline.types import Detections, Header, Image, Result
 from pipeline.zoo.evaluation.comparison import Answer, Comparison, told
 
 PANEL = 480
-"""Pixels of the longer side of one picture in the whole."""
+"""The longer side of one image in pixels."""
 _LINE = 24
 _PAD = 8
 _PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
@@ -19,27 +19,19 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _JPEG_QUALITY = 88
 
 
-def draw_comparison(found: Comparison) -> Image:
-    """Every shown picture with every model's answer, as (H, W, 3) uint8 BGR."""
+def draw_comparison(found: Comparison) -> bytes:
+    """A JPEG of every shown image with the answer of every model."""
     titles = [f"{contender.name}   {contender.latency_ms:.1f} ms" for contender in found.contenders]
     header = _row([_strip([title], PANEL) for title in titles])
     rows = [header]
     for picture in found.pictures:
         panels = [_panel(picture.image, answer) for answer in picture.answers]
         rows.append(_row(panels))
-    return np.concatenate(rows)
-
-
-def encode(image: Image) -> bytes:
-    """The picture as the contents of a JPEG file."""
-    is_done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not is_done:
-        raise RunError(f"a picture of {image.shape[1]}x{image.shape[0]} cannot be written as JPEG")
-    return bytes(data)
+    return encode_jpeg(np.concatenate(rows), _JPEG_QUALITY)
 
 
 def _panel(image: Image, answer: Answer) -> Image:
-    """The picture with boxes drawn in, or with names below it."""
+    """The image with boxes drawn in, or with classes below it."""
     scale = PANEL / max(image.shape[:2])
     width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -58,7 +50,7 @@ def _panel(image: Image, answer: Answer) -> Image:
 
 
 def _strip(lines: list[str], width: int, *, faint: bool = False) -> Image:
-    """Lines of text on paper, each cut where it would be too wide."""
+    """Lines of text on a blank background; a line that is too wide is cut."""
     strip = np.full((_LINE * len(lines) + 2 * _PAD, width, 3), _PAPER, np.uint8)
     for number, line in enumerate(lines, start=1):
         text = line.encode("ascii", "replace").decode()
@@ -70,7 +62,7 @@ def _strip(lines: list[str], width: int, *, faint: bool = False) -> Image:
 
 
 def _row(panels: list[Image]) -> Image:
-    """Panels beside one another, paper below the shorter ones and between them."""
+    """Panels side by side, filled with background below the shorter ones and in between."""
     height = max(panel.shape[0] for panel in panels)
     filled = []
     for panel in panels:

@@ -1,4 +1,4 @@
-"""What `vision compare` tells in tables, on the terminal and on the page alike."""
+"""The tables of `vision compare`, for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pipeline.zoo.evaluation.comparison import Comparison, Contender, told
 UNKNOWN = "-"
 _ABLE = {"detect": "detection", "classify": "classification"}
 _ANSWERS = {
-    "detect": "several objects of a picture, each with its class, score and box",
-    "classify": "the classes of one object: of a whole picture, or of a box that a detector found",
+    "detect": "several objects per image, each with its class, score and box",
+    "classify": "the classes of one object: of a whole image, or of a box that a detector found",
 }
 _USES = {
-    "detect": "finding, counting, following, keeping clear of",
-    "classify": "finer names for what was found; sorting pictures",
+    "detect": "finding, counting, tracking and avoiding objects",
+    "classify": "classifying detected objects; sorting images",
 }
 
 
 class Table(NamedTuple):
-    """A table with its title, and what is to be said below it."""
+    """A table with its title and the notes below it."""
 
     title: str
     columns: list[str]
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 
 def tables(found: Comparison) -> list[Table]:
-    """What was found and what it costs; where nothing can be compared, what each model can do."""
+    """The answers and costs; where no two models can be compared, what each model can do."""
     if not found.is_comparable:
         return [_capabilities(found.contenders), _costs(found)]
     return [_answers(found), _costs(found)]
@@ -37,7 +37,7 @@ def tables(found: Comparison) -> list[Table]:
 
 def _answers(found: Comparison) -> Table:
     count = len(found.pictures)
-    rest = f" (the first {count} of {found.looked_at} pictures)" if count < found.looked_at else ""
+    rest = f" (the first {count} of {found.looked_at} images)" if count < found.looked_at else ""
     rows = [
         [picture.name if index == 0 else "", contender.name, told(answer)]
         for picture in found.pictures
@@ -45,12 +45,12 @@ def _answers(found: Comparison) -> Table:
             zip(found.contenders, picture.answers, strict=True)
         )
     ]
-    return Table(f"Answers{rest}", ["picture", "model", "says"], rows)
+    return Table(f"Answers{rest}", ["image", "model", "answer"], rows)
 
 
 def _costs(found: Comparison) -> Table:
     columns = [
-        "model", "task", "input", "classes", "ms a picture", "MB", "M parameters", "M MACs",
+        "model", "task", "input", "classes", "ms per image", "MB", "M parameters", "M MACs",
         "published, %", "licence",
     ]  # fmt: skip
     rows = [
@@ -74,12 +74,12 @@ def _costs(found: Comparison) -> Table:
             row.insert(4, UNKNOWN if percent is None else f"{percent:.0f} %")
         title = "Agreement with the first model of the same task, and cost on this machine"
     else:
-        title = "What they cost on this machine"
+        title = "Cost on this machine"
     return Table(title, columns, rows, _sources(found.contenders))
 
 
 def _sources(contenders: list[Contender]) -> tuple[str, ...]:
-    """Where the published figures stand, each once: a reader must see what was measured there."""
+    """Sources of the published figures, each once."""
     lines = (f"{c.name}: {c.published} by {c.published_source}" for c in contenders if c.published)
     return tuple(dict.fromkeys(lines))
 
@@ -88,13 +88,13 @@ def _capabilities(contenders: list[Contender]) -> Table:
     facts = {
         "task": [_ABLE[contender.task] for contender in contenders],
         "answers": [_ANSWERS[contender.task] for contender in contenders],
-        "says where": ["yes" if c.task == "detect" else "no" for c in contenders],
+        "locates objects": ["yes" if c.task == "detect" else "no" for c in contenders],
         "several objects": ["yes" if c.task == "detect" else "no" for c in contenders],
         "classes": [_classes(contender) for contender in contenders],
-        "good for": [_USES[contender.task] for contender in contenders],
+        "used for": [_USES[contender.task] for contender in contenders],
     }
     rows = [[name, *values] for name, values in facts.items()]
-    title = "No two of these models have a task in common; what each can do"
+    title = "No two of these models have a task in common; this is what each can do"
     return Table(title, ["", *(contender.name for contender in contenders)], rows)
 
 

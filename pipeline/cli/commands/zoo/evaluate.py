@@ -105,7 +105,7 @@ def _detector(
     check_targets: Callable[[Iterable[Path]], None],
     progress: Report,
 ) -> tuple[dict[str, Any], Any]:
-    """The figures of a detector, and what draws them."""
+    """The figures of a detector, and the function that draws them."""
     from pipeline.inference.detector import Detector
     from pipeline.zoo.datasets.boxes import read_boxes
     from pipeline.zoo.datasets.image_folders import UsablePictures
@@ -165,7 +165,7 @@ def _classifier(
     check_targets: Callable[[Iterable[Path]], None],
     progress: Report,
 ) -> tuple[dict[str, Any], Any]:
-    """The figures of a classifier, and what draws them."""
+    """The figures of a classifier, and the function that draws them."""
     from pipeline.zoo.datasets.image_folders import UsablePictures
     from pipeline.zoo.evaluation.classification import evaluate_pictures, read_classes
 
@@ -189,11 +189,11 @@ def _draw_confusion(found: ClassifierReport, labels: Sequence[str], name: str) -
 
     table = confusion(found)
     names = [labels[class_id] for class_id in table.class_ids]
-    return plot_confusion(table.counts, names, f"{name}: {found.accuracy.top1:.1f} % right")
+    return plot_confusion(table.counts, names, f"{name}: {found.accuracy.top1:.1f} % correct")
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
-    """The labels, with the number behind those that several classes share (ImageNet's cranes)."""
+    """The labels, with the class number for a label of several classes (ImageNet's crane)."""
     counts = Counter(labels)
     return [
         label if counts[label] == 1 else f"{label} ({number})"
@@ -202,7 +202,7 @@ def _distinct(labels: Sequence[str]) -> list[str]:
 
 
 def _per_class(found: ClassifierReport, labels: Sequence[str]) -> dict[str, Any]:
-    """Percent right and the number of pictures, class by class."""
+    """Accuracy in percent and number of images of each class."""
     rows = {}
     for class_id in sorted(set(found.classes.tolist())):
         right = found.answers[found.classes == class_id] == class_id
@@ -219,7 +219,7 @@ def _shown(pictures: UsablePictures, job: str, progress: Report) -> Iterator[tup
 
 
 def _write(report: dict[str, Any], json: Path | None, draw: Any, plot: Path | None) -> None:
-    """The files that were asked for, each whole or not at all."""
+    """Write the requested files, each one completely or not at all."""
     from json import dumps
 
     from pipeline.zoo.onnx_file import write_atomically
@@ -232,11 +232,11 @@ def _write(report: dict[str, Any], json: Path | None, draw: Any, plot: Path | No
 
 
 def _show(report: dict[str, Any]) -> None:
-    """The figures of all, and of the classes that did worst."""
+    """Print the figures of all classes together, and of the worst classes."""
     metrics = report["metrics"]
     skipped = f", {report['skipped']} skipped" if report["skipped"] else ""
-    pictures = f"{report['pictures']} picture{'' if report['pictures'] == 1 else 's'}"
-    print(f"{report['model']} on {pictures} of {report['data']}{skipped}, percent")
+    images = f"{report['pictures']} image{'' if report['pictures'] == 1 else 's'}"
+    print(f"{report['model']} on {images} of {report['data']}{skipped}, percent")
     console.show_table(tuple(metrics), [tuple(_percent(value) for value in metrics.values())])
     classes = report["classes"]
     columns = list(next(iter(classes.values()), {}))

@@ -60,10 +60,10 @@ def _show(fitted: FittedHead, output: Path) -> None:
         mistaken = ", ".join(sorted({labels[answer] for answer in wrong})) or "-"
         share = 100 * (1 - len(wrong) / len(answers))
         rows.append((label, str(fitted.pictures[label]), f"{share:.0f}", mistaken))
-    console.show_table(("class", "pictures", "right %", "taken for"), rows)
+    console.show_table(("class", "images", "correct %", "mistaken for"), rows)
     print(
-        f"\ntop-1 {fit.accuracy:.1f} % of {len(fit.truth)} pictures, "
-        f"each by a head fitted without it ({fit.folds}-fold cross-validation)"
+        f"\ntop-1 {fit.accuracy:.1f} % of {len(fit.truth)} images "
+        f"({fit.folds}-fold cross-validation)"
     )
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB")
     print(f"try it: vision run SOURCE --classifier {output}")

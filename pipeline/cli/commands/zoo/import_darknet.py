@@ -62,6 +62,6 @@ def _show(summary: ImportSummary, *, labels_given: bool) -> None:
             f"{len(head.anchors)} anchors"
         )
     known = f"{spec.labels[0]} ... {spec.labels[-1]}"
-    hint = "" if labels_given else " (none were given; --names FILE sets them)"
+    hint = "" if labels_given else " (defaults; --names FILE sets them)"
     print(f"  labels  {len(spec.labels)}: {known}{hint}")
-    print(f"try it: vision run PICTURE --detector {summary.path}")
+    print(f"try it: vision run SOURCE --detector {summary.path}")

@@ -122,7 +122,7 @@ def _show(result: QuantizeReport, output: Path) -> None:
     ]
     rows += [
         (
-            f"ms a call, {timing.threads} thread{'s' if timing.threads > 1 else ''}",
+            f"ms per call, {timing.threads} thread{'s' if timing.threads > 1 else ''}",
             console.short(timing.float32_ms),
             console.short(timing.int8_ms),
             f"{timing.speedup:.2f} times as fast",
@@ -131,9 +131,7 @@ def _show(result: QuantizeReport, output: Path) -> None:
     ]
     console.show_table(("", "float", "int8", ""), rows)
     kept = result.float_layers
-    print(
-        f"\ncalibrated on {result.calibrated_on} pictures, measured on {result.yardstick.pictures}"
-    )
+    print(f"\ncalibrated on {result.calibrated_on} images, measured on {result.yardstick.pictures}")
     print(
         f"layers: {result.layers}, of which in float: {len(kept)}"
         f"{': ' + ', '.join(kept) if kept else ''}"
@@ -146,8 +144,8 @@ def _warn(result: QuantizeReport, keep_float: tuple[str, ...], max_loss: float) 
 
     if not has_int8_dot_products(processor().features):
         console.say(
-            "warning: this CPU has no int8 dot product (VNNI, or dotprod on Arm): int8 gains "
-            "less here than on one that has"
+            "warning: this CPU has no int8 dot product (VNNI, or dotprod on Arm), so int8 gains "
+            "less here than on CPUs with one"
         )
     if keep_float == ("auto",) and result.loss > max_loss:
         console.say(
@@ -155,4 +153,4 @@ def _warn(result: QuantizeReport, keep_float: tuple[str, ...], max_loss: float) 
             f"most {max_loss}"
         )
     elif not keep_float and result.loss > 2:
-        console.say("the loss is large; --keep-float auto finds the layers that it comes from")
+        console.say("the loss is large; --keep-float auto finds the layers that cause it")
