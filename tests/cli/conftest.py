@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import pty
+import select
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ from pipeline.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
+TICK_S = 0.05
 COMMAND = ("-m", "pipeline.cli")
 
 
@@ -94,3 +98,31 @@ def start_on_terminal(start):
         return process.wait(timeout=TIMEOUT_S), b"".join(parts).decode()
 
     return run
+
+
+@pytest.fixture
+def unread():
+    """The write end of a pipe that holds one line and is never read."""
+    ends = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+    reader, writer = (os.fdopen(end, mode, 0) for end, mode in zip(ends, ("rb", "wb"), strict=True))
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    rescue = threading.Timer(2 * TIMEOUT_S, reader.close)
+    rescue.start()
+    yield writer
+    assert not reader.closed, "the signal was not noticed until the pipe broke"
+    rescue.cancel()
+    writer.close()
+    reader.close()
+
+
+@pytest.fixture
+def wait_until_full():
+    """Wait until a pipe is full, so that its writer waits now or at the next line."""
+
+    def wait_until_full(pipe) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while select.select([], [pipe], [], 0)[1]:
+            assert time.monotonic() < deadline, "too few lines to fill the pipe"
+            time.sleep(TICK_S)
+
+    return wait_until_full
