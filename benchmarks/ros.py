@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.figures import Figure
 from benchmarks.ros_processes import NodeProcess, Watcher
 from nodes.images.image_messages import image_from, image_message
-from nodes.messages.detection_messages import header_message
+from nodes.messages.headers import header_message
 from nodes.middleware import make_room_for_images
 from pipeline.capture import open_source
 from pipeline.engine import Pipeline

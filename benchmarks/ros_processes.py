@@ -18,7 +18,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSProfile
 from vision_msgs.msg import Detection2DArray
 
-from nodes.messages.detection_messages import stamp_ns
+from nodes.messages.headers import stamp_ns
 
 END_S = 5.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from array import array as array_of_bytes
 
 import cv2
 import numpy as np
@@ -14,14 +13,12 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from nodes.images.image_matcher import FEWEST, KEPT, MOST_BYTES, Join
 from nodes.images.image_messages import image_message
 from pipeline.capture.scene import sample_photos
 from pipeline.inference.classifier import Classifier
 
 RELIABLE = ReliabilityPolicy.RELIABLE
 BOX = (40.0, 30.0, 300.0, 250.0)
-DATA = array_of_bytes("B", bytes(MOST_BYTES // 8))
 PARAMETERS = {"top": 3, "image_timeout": 1.0}
 
 
@@ -161,43 +158,7 @@ def test_rubbish_in_the_messages_stops_nothing(topics, answer_to, photo, node, w
         detections.publish(array(header(4001), boxes=(nowhere, BOX)))
 
     nowhere = (float("nan"), float("inf"), -1e30, 1e30)
-    said = "passed over an image: step"
+    said = "unreadable image: step"
     wait_until(lambda: node.count(said), "a word of the broken image", again=send_broken)
     got = answer_to(header(4001), send_wild)
     assert len(got.detections[1].results) == 4
-
-
-def test_the_join_takes_the_nearest_image_within_its_tolerance(photo):
-    join = Join(tolerance_s=0.01)
-    for milliseconds in (0, 30, 36, 60):
-        assert join.add_image(image_message(photo, header(5, milliseconds * 10**6))) is None
-    pair = join.add_detections(array(header(5, 35 * 10**6)))
-    assert pair.image.header == header(5, 36 * 10**6)
-    assert join.add_detections(array(header(5, 45 * 10**6))) is None
-
-
-def test_the_join_keeps_small_images_for_a_slow_detector_and_fewer_large_ones():
-    small, large = Join(), Join()
-    for second in range(KEPT):
-        small.add_image(image_of(640 * 480 * 3, header(second)))
-        large.add_image(image_of(MOST_BYTES // 8, header(second)))
-    assert small.add_detections(array(header(0))) is not None
-    assert large.add_detections(array(header(KEPT - FEWEST - 1))) is None
-    assert large.add_detections(array(header(KEPT - FEWEST))) is not None
-
-
-def image_of(size, its_header):
-    message = Image(header=its_header)
-    message.data = DATA[:size]
-    return message
-
-
-def test_the_join_keeps_a_bounded_number_and_counts_what_it_gives_up(photo):
-    join = Join()
-    for second in range(3 * KEPT):
-        assert join.add_image(image_message(photo[:8, :8], header(second))) is None
-        assert join.add_detections(array(header(second, 8))) is None
-    assert join.unmatched == 2 * KEPT
-    last = array(header(3 * KEPT - 1))
-    assert join.add_detections(last).detections is last
-    assert join.add_detections(array(header(0))) is None, "its image was let go of"

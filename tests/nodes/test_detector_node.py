@@ -20,7 +20,8 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from nodes.images.image_messages import image_from, image_message
-from nodes.messages.detection_messages import boxes_from, stamp_ns
+from nodes.messages.detection_messages import boxes_from
+from nodes.messages.headers import stamp_ns
 from pipeline.inference.detector import Detector
 from pipeline.paths import share_dirs
 
@@ -239,10 +240,10 @@ def test_rubbish_is_passed_over_with_one_line(
     kind, process, images, ask, results, picture, wait_until
 ):
     time.sleep(1.0)  # a second after the last such line there may be another
-    lines = process.count("passed over an image")
+    lines = process.count("unreadable image")
 
     def said():
-        return process.count("passed over an image") - lines
+        return process.count("unreadable image") - lines
 
     def send():
         for _ in range(3):

@@ -9,9 +9,9 @@ import pytest
 from sensor_msgs.msg import Image
 
 from nodes import middleware
-from nodes.middleware import PROFILES, VARIABLE, VARIABLE_BEFORE, make_room_for_images
+from nodes.middleware import OLD_VARIABLE, PROFILES, VARIABLE, make_room_for_images
 
-CHOICES = (VARIABLE, VARIABLE_BEFORE, "FASTDDS_BUILTIN_TRANSPORTS", "ROS_LOCALHOST_ONLY")
+CHOICES = (VARIABLE, OLD_VARIABLE, "FASTDDS_BUILTIN_TRANSPORTS", "ROS_LOCALHOST_ONLY")
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def untouched(monkeypatch):
 
 
 def profiles():
-    return [os.environ[name] for name in (VARIABLE, VARIABLE_BEFORE) if os.environ.get(name)]
+    return [os.environ[name] for name in (VARIABLE, OLD_VARIABLE) if os.environ.get(name)]
 
 
 def test_one_profile_is_set_and_holds_more_than_a_full_hd_image():

@@ -17,9 +17,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from nodes.images.image_messages import image_message
-from nodes.messages.detection_messages import header_message, stamp_ns
-from nodes.parameters.topics import Publishers
-from pipeline.errors import ConfigError
+from nodes.messages.headers import header_message, stamp_ns
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -173,8 +171,8 @@ def test_arguments_that_cannot_be_read_end_the_process_with_one_line(start_node,
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"cameras": ["front left"]}, "topic front left/detections cannot be had"),
-        ({"qos_overrides./T.publisher.depth": -1}, "topic detections cannot be had"),
+        ({"cameras": ["front left"]}, "topic front left/detections cannot be created"),
+        ({"qos_overrides./T.publisher.depth": -1}, "topic detections cannot be created"),
         ({"qos_overrides./T/image.publisher.history": "perhaps"}, "history.*perhaps"),
     ],
     ids=["a name with a space", "no depth", "no history of a later topic"],
@@ -189,19 +187,6 @@ def test_topics_that_cannot_be_had_leave_the_node_unconfigured_and_say_why(
     assert "Traceback" not in process.log
     assert state("vision_node") == "unconfigured"
     assert process.stop() == 0
-
-
-def test_where_a_later_topic_cannot_be_had_the_earlier_ones_go(observer, namespace):
-    publishers = Publishers(observer.node)
-    publishers.open(Image, "first")
-    assert publishers_of(observer.node, f"{namespace}/first") == 1
-    with pytest.raises(ConfigError, match="topic second one cannot be had"):
-        publishers.open(Image, "second one")
-    assert publishers_of(observer.node, f"{namespace}/first") == 0
-
-
-def publishers_of(node, topic):
-    return sum(publisher.topic_name == topic for publisher in node.publishers)
 
 
 def test_a_transition_that_its_state_does_not_have_is_refused(start_node, change, state):

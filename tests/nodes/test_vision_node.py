@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from nodes.images.image_messages import image_message
-from nodes.messages.detection_messages import header_message, stamp_ns
+from nodes.messages.headers import header_message, stamp_ns
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.paths import share_dirs

@@ -16,7 +16,7 @@ import pytest
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from nodes.messages.detection_messages import stamp_ns
+from nodes.messages.headers import stamp_ns
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = Path(sys.prefix)

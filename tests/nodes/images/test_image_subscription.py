@@ -14,7 +14,7 @@ from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
 from nodes.images.image_messages import compressed_message, image_message
-from nodes.messages.detection_messages import header_message
+from nodes.messages.headers import header_message
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 PERIOD_S = 0.1
@@ -79,10 +79,10 @@ def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(
         *("-r", "image_raw:=other"),
     )
     # Names of nodes come a little later than their topics.
-    line = process.wait_for_log("no image.*/observer.*does not fit")
-    assert "/observer (best_effort) does not fit this subscription (reliable)" in line
+    line = process.wait_for_log("no image.*/observer.*is not compatible")
+    assert "/observer (best_effort) is not compatible with this subscription (reliable)" in line
     assert "set the parameter reliability to auto" in line
-    line = another.wait_for_log("no image.*does not fit")
+    line = another.wait_for_log("no image.*is not compatible")
     assert "transient local subscription; see qos_overrides" in line
 
 
@@ -99,7 +99,7 @@ def test_a_warning_is_said_once_and_again_where_the_reason_is_another(
     statuses = observer.subscribe(DiagnosticArray, "/diagnostics")
     process.wait_for_log("no image.*it has no publisher")
     observer.publisher(Image, "image_raw")
-    process.wait_for_log("/observer .reliable. fits but sends nothing")
+    process.wait_for_log("/observer .reliable. is compatible but sends nothing")
     statuses.clear()
     # It looks, and sends its diagnostics, once a second.
     wait_until(lambda: len(statuses_of(statuses, namespace)) >= 3, "it to look three times more")

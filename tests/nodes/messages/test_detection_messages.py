@@ -10,10 +10,9 @@ from nodes.messages.detection_messages import (
     add_classifications,
     boxes_from,
     detection_array,
-    header_message,
     label_info,
-    stamp_ns,
 )
+from nodes.messages.headers import header_message, stamp_ns
 from pipeline.types import Classifications, Detections
 
 LABELS = ("person", "cat")
