@@ -31,6 +31,7 @@ class FrameSubscription(Source[Frame]):
 
     frames: int | None = None
     fps: float | None = None
+    fps: float | None = None
 
     def __init__(
         self,
