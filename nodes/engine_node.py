@@ -51,7 +51,7 @@ class EngineNode(ManagedNode):
         self._images: dict[str, ImagePublisher] = {}
         self._results: dict[str, ResultPublisher] = {}
         self._activities: dict[str, Activity] = {}
-        self._subscriptions: list[ImageSubscription] = []
+        self._inputs: list[ImageSubscription] = []
         self._runner: SourceRunner | None = None
 
     # --- states -----------------------------------------------------------------------------
@@ -93,9 +93,9 @@ class EngineNode(ManagedNode):
 
     def deactivate(self) -> None:
         """Unsubscribe or close the source, and end the pipeline's threads."""
-        for subscription in self._subscriptions:
+        for subscription in self._inputs:
             subscription.close()
-        self._subscriptions.clear()
+        self._inputs.clear()
         runner, self._runner = self._runner, None
         if runner is not None and not runner.close():
             self.get_logger().warning("a thread did not end in time and is left behind")
@@ -110,7 +110,7 @@ class EngineNode(ManagedNode):
     def housekeep(self) -> None:
         """Follow the publishers' reliability and warn if no images come."""
         if self.enabled:
-            for subscription in self._subscriptions:
+            for subscription in self._inputs:
                 subscription.check(self.parameters["image_timeout"])
 
     def activities(self) -> Sequence[Activity]:
@@ -165,7 +165,7 @@ class EngineNode(ManagedNode):
     def _subscribe(self) -> Callable[[], TopicSource]:
         source = TopicSource(self._activities, self._limit, self._warn_of_bad_image)
         for camera in self.cameras:
-            self._subscriptions.append(self._subscription(source, camera))
+            self._inputs.append(self._subscription(source, camera))
         return lambda: source
 
     def _subscription(self, source: TopicSource, camera: str) -> ImageSubscription:

@@ -9,7 +9,7 @@ from nodes.parameters.topics import Publishers
 from pipeline.errors import ConfigError
 
 
-def test_where_a_later_topic_cannot_be_had_the_earlier_ones_go(observer, namespace):
+def test_earlier_publishers_are_removed_if_a_later_one_cannot_be_created(observer, namespace):
     publishers = Publishers(observer.node)
     publishers.open(Image, "first")
     assert publishers_of(observer.node, f"{namespace}/first") == 1
