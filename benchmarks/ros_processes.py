@@ -78,9 +78,8 @@ class Watcher:
         rclpy.init(context=self._context)
         self._node = rclpy.create_node("watcher", context=self._context)
         self._ages_ms: list[float] = []
-        self._node.create_subscription(
-            Detection2DArray, topic, self._on_message, QoSProfile(depth=1)
-        )
+        qos = QoSProfile(depth=1)
+        self._node.create_subscription(Detection2DArray, topic, self._on_message, qos)
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, daemon=True)

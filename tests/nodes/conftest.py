@@ -144,10 +144,6 @@ class NodeProcess:
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
-    def kill(self) -> None:
-        """Kill the process, as a crash does."""
-        self._process.kill()
-
     def wait(self, timeout_s: float = WAIT_S) -> int:
         """Wait for the end; returns the exit code. The log is complete then."""
         code = self._process.wait(timeout_s)

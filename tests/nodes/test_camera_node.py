@@ -150,8 +150,7 @@ def test_detector_continues_after_the_camera_is_killed_and_restarted(start_node,
     detector = start_node("detector_node")
     camera = start_node("camera_node", {"source": SCENE})
     detections.wait(3)
-    camera.kill()
-    assert camera.wait() == -signal.SIGKILL
+    assert camera.stop(signal.SIGKILL) == -signal.SIGKILL
     detections.clear()
     start_node("camera_node", {"source": SCENE, "frame_id": "again"})
     detections.wait_for(lambda message: message.header.frame_id == "again")

@@ -31,7 +31,6 @@ class FrameSubscription(Source[Frame]):
 
     frames: int | None = None
     fps: float | None = None
-    fps: float | None = None
 
     def __init__(
         self,
