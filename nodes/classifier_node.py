@@ -22,10 +22,10 @@ from nodes.parameters.declaration import Parameter, Value
 from nodes.parameters.tables import CLASSIFICATION, SUBSCRIPTION, THREADS
 from nodes.parameters.topics import open_publisher, open_subscription
 from nodes.process import run
-from pipeline.config import NO_CLASSIFIER
 from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
 from pipeline.runtime.mailbox import Closed, NewestOfEach
+from pipeline.settings import NO_CLASSIFIER
 
 IMAGES, DETECTIONS, CLASSIFIED = "image_raw", "detections", "classified_detections"
 JOIN_S = 0.8  # timeout for the worker to end

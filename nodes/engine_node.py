@@ -20,11 +20,10 @@ from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import origin_of, stamp_ns
 from nodes.parameters.declaration import Parameter, Value
 from nodes.source_runner import SourceRunner
-from pipeline.config import NO_CLASSIFIER
 from pipeline.engine import Pipeline
-from pipeline.feed import Feed
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.settings import NO_CLASSIFIER
 from pipeline.types import Result
 
 IMAGES = "image_raw"
@@ -199,9 +198,7 @@ class EngineNode(ManagedNode):
 
     # --- results out: on the runner's thread ------------------------------------------------
 
-    def _make_pipeline(self, source: NodeSource) -> Pipeline | Feed:
-        if self._detector is None:
-            return Feed(source)
+    def _make_pipeline(self, source: NodeSource) -> Pipeline:
         threads = self.parameters.get("threads") or None
         return Pipeline(source, self._detector, self._classifier, threads=threads)
 

@@ -10,7 +10,6 @@ from typing import Any
 from nodes.images.frame_sources import NodeSource
 from pipeline.engine import Pipeline
 from pipeline.errors import VisionError
-from pipeline.feed import Feed
 from pipeline.sources import open_with_retries
 from pipeline.types import Result
 
@@ -33,7 +32,7 @@ class SourceRunner(threading.Thread):
     def __init__(
         self,
         open_source: Callable[[], NodeSource],
-        make_pipeline: Callable[[NodeSource], Pipeline | Feed],
+        make_pipeline: Callable[[NodeSource], Pipeline],
         on_result: Callable[[Result], None],
         on_end: Callable[[SourceRunner, str], None],
         log: Any,
@@ -54,7 +53,7 @@ class SourceRunner(threading.Thread):
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._source: NodeSource | None = None
-        self._pipeline: Pipeline | Feed | None = None
+        self._pipeline: Pipeline | None = None
 
     def run(self) -> None:
         """Called by `start`."""

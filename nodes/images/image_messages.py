@@ -17,8 +17,8 @@ from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from nodes.parameters.tables import JPEG_QUALITY
-from pipeline.capture.picture import MAX_PIXELS, picture_size
 from pipeline.errors import FrameError
+from pipeline.images import MAX_PIXELS, image_size
 from pipeline.types import Image
 
 MAX_SIDE = 16384  # pixels; more is a damaged message rather than a camera
@@ -164,7 +164,7 @@ def _decompressed(message: CompressedImage) -> Image:
     if not data:
         raise FrameError("a compressed image without data")
     # Check the size before decoding: a few kilobytes may decode to gigabytes.
-    size = picture_size(data)
+    size = image_size(data)
     if size is not None:
         _check_size(*size)
         if size[0] * size[1] > MAX_PIXELS:
