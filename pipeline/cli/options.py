@@ -95,13 +95,13 @@ def option_of(setting: Setting, command: str = "") -> click.Parameter:
         kind["is_flag"] = True
         flags = ("/".join(flags),) if about.unset else flags  # the second one turns it off
     else:
-        metavar = "|".join(setting.choices) or _METAVARS.get(setting.base, about.metavar)
+        metavar = "|".join(setting.choices) or about.metavar or _METAVARS.get(setting.base)
         kind.update(metavar=metavar, multiple=setting.is_list, shell_complete=_complete)
     shown = about.unset or ("" if default in (None, (), False) else str(default))
     return Option(
         *flags,
         setting.name,
-        group=about.group,
+        group=setting.place.group,
         help=f"{about.help} [{shown}]" if shown else about.help,
         default=None,
         callback=_check,

@@ -68,10 +68,10 @@ def _entry(one: Setting) -> str:
         f"{about.help[0].upper()}{about.help[1:]}.\n",
         f"- Option: `{' / '.join(one.flags)}`; environment: `{one.variable}`",
         f"- Value: {one.expected}; default: {_default(one)}",
-        f"- Commands: {', '.join(about.commands)}",
+        f"- Commands: {', '.join(one.place.commands)}",
     ]
     if about.ros:
-        rows.append(f"- ROS parameter: `{about.ros}` of {', '.join(about.nodes)}")
+        rows.append(f"- ROS parameter: `{about.ros}` of {', '.join(one.place.nodes)}")
     return "\n".join(rows) + "\n"
 
 
@@ -85,7 +85,7 @@ def _default(one: Setting) -> str:
 def _by_group(settings: Iterable[Setting]) -> list[tuple[str, list[Setting]]]:
     """The groups that have settings, in the order of the help."""
     found = list(settings)
-    grouped = [(group, [one for one in found if one.about.group == group]) for group in GROUPS]
+    grouped = [(group, [one for one in found if one.place.group == group]) for group in GROUPS]
     return [(group, members) for group, members in grouped if members]
 
 
