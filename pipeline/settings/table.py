@@ -68,13 +68,17 @@ class Settings:
         None, "camera name in the results", _CAPTURE, metavar="NAME", ros="frame_id"
     )
     width: Pixels | None = setting(
-        None, "width to request from a camera or scene:", _CAPTURE, metavar="PIXELS", ros="width"
+        None, "width to request from a camera or the scene", _CAPTURE, metavar="PIXELS", ros="width"
     )
     height: Pixels | None = setting(
-        None, "height to request from a camera or scene:", _CAPTURE, metavar="PIXELS", ros="height"
+        None,
+        "height to request from a camera or the scene",
+        _CAPTURE,
+        metavar="PIXELS",
+        ros="height",
     )
     fps: Rate | None = setting(
-        None, "frame rate to request from a camera or scene:", _CAPTURE, ros="fps"
+        None, "frame rate to request from a camera or the scene", _CAPTURE, ros="fps"
     )
     fourcc: FourCC | None = setting(
         None, "pixel format to request, such as MJPG", _CAPTURE, metavar="CODE", ros="fourcc"
