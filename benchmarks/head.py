@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.locate import find_model
+from pipeline.inference.registry import find_model
 from pipeline.zoo.datasets.image_folders import class_folders, read_picture
 from pipeline.zoo.onnx_file import load_model, write_atomically
 from pipeline.zoo.training.classifier_head import fit_new_head

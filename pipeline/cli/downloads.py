@@ -60,7 +60,7 @@ def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: N
 
 def _is_missing(name: str) -> bool:
     """Whether `name` is a registered model, not a path, that is not on this machine."""
-    from pipeline.inference.locate import installed_models, is_name
+    from pipeline.inference.registry import installed_models, is_name
 
     if not is_name(name) or name in installed_models():
         return False

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper
 
 from pipeline.errors import ModelError
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.locate import find_model
-from pipeline.inference.registry import read_registry, registered_models
+from pipeline.inference.registry import find_model, read_registry, registered_models
 from pipeline.inference.session import open_model
 from recipes.detector import CONFIG, WEIGHTS
 

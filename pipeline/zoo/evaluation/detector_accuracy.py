@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inference.decode import NmsKind
 from pipeline.inference.detector import Detector
+from pipeline.inference.nms import NmsKind
 from pipeline.inference.session import Runtime, available_threads, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo.evaluation.detection import Accuracy, LabelledPicture, evaluate_detector

@@ -124,7 +124,7 @@ def _with_opset(onnx: Any, model: Any, name: str) -> Any:
 
 def _folded(onnx: Any, model: Any, spec: ModelSpec) -> Any:
     """The graph as ONNX Runtime simplifies it: constants computed, batch norm folded in."""
-    wanted = {str(spec.logits)} if spec.logits else {head.output for head in spec.heads}
+    wanted = set(spec.shapes)
     outputs = [value for value in model.graph.output if value.name in wanted]
     kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in outputs]
     del model.graph.output[:]

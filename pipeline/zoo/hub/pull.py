@@ -16,12 +16,12 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
-from pipeline.inference.locate import installed_models
 from pipeline.inference.registry import (
     ModelFile,
     Registered,
     Source,
     file_sha256,
+    installed_models,
     registered_models,
 )
 from pipeline.paths import PACKAGE

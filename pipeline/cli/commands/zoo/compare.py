@@ -80,7 +80,7 @@ def _compare(
     manifest: str | None,
 ) -> tuple[Comparison, bytes | None]:
     """Run the models and write the files; gives the comparison and its image, if there is one."""
-    from pipeline.inference.locate import find_model
+    from pipeline.inference.registry import find_model
 
     if output.suffix.lower() not in (".jpg", ".jpeg"):
         raise ConfigError(f"--output {output}: expected a file name that ends in .jpg")
@@ -120,8 +120,7 @@ def _show(found: Comparison) -> None:
 
 def _check_names(names: list[str]) -> None:
     """Raise `ConfigError` for fewer than two models, and for an image among the models."""
-    from pipeline.inference.locate import installed_models
-    from pipeline.inference.registry import registered_models
+    from pipeline.inference.registry import installed_models, registered_models
     from pipeline.zoo.datasets.image_folders import is_picture
 
     known = {*installed_models(), *registered_models()}
