@@ -208,7 +208,7 @@ def _load_settings(
     check_output_paths(settings, config, output)
     console.configure(quiet=settings.quiet, debug=settings.debug)
     if found.unused:
-        logger.info("config %s: not used by this command: %s", config, ", ".join(found.unused))
+        logger.info("config %s: not for this command: %s", config, ", ".join(found.unused))
     warn_of_unused_options(settings, found.origins)
     return settings
 
