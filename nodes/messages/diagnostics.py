@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from nodes.parameters.declaration import Parameters
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.runtime.statistics import Durations
 
 TOPIC = "/diagnostics"
 WINDOW_S = 10.0
-MAX_VALUES = 4096  # in one window
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -37,24 +36,9 @@ def model_info(**models: Detector | Classifier | None) -> dict[str, str]:
     return info
 
 
-class Recent:
-    """The values of the last `WINDOW_S` seconds; one thread may add while another reads."""
-
-    def __init__(self) -> None:
-        self._values: deque[tuple[float, float]] = deque(maxlen=MAX_VALUES)
-
-    def add(self, value: float) -> None:
-        """Record a value now."""
-        self._values.append((time.monotonic(), value))
-
-    def percentiles(self) -> tuple[float, float, float] | None:
-        """p50, p95 and p99; None without a value."""
-        since_s = time.monotonic() - WINDOW_S
-        values = [value for at_s, value in self._values.copy() if at_s >= since_s]
-        if not values:
-            return None
-        p50, p95, p99 = np.percentile(values, (50, 95, 99)).tolist()
-        return p50, p95, p99
+def recent() -> Durations:
+    """The durations of the last `WINDOW_S` seconds."""
+    return Durations(WINDOW_S)
 
 
 class Rate:
@@ -89,8 +73,8 @@ class Activity:
     published: int = 0
     dropped: int = 0
     refused: int = 0
-    ages_ms: Recent = field(default_factory=Recent)
-    stages_ms: dict[str, Recent] = field(default_factory=dict)
+    ages_ms: Durations = field(default_factory=recent)
+    stages_ms: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(recent))
     last_s: float = field(default_factory=time.monotonic)
     rate_in: Rate = field(default_factory=Rate)
     rate_out: Rate = field(default_factory=Rate)
@@ -100,7 +84,7 @@ class Activity:
         self.published += 1
         self.ages_ms.add(age_ns / 1e6)
         for name, duration_ns in stage_ns.items():
-            self.stages_ms.setdefault(name, Recent()).add(duration_ns / 1e6)
+            self.stages_ms[name].add(duration_ns / 1e6)
 
     def settle(self) -> None:
         """At the end of a run, count the images that gave no result as dropped."""
@@ -175,8 +159,8 @@ def _figures(activity: Activity, rate_in: float, rate_out: float) -> dict[str, s
         "dropped": str(activity.dropped),
         "refused": str(activity.refused),
     }
-    for name, recent in (("age", activity.ages_ms), *sorted(activity.stages_ms.items())):
-        values_ms = recent.percentiles()
+    for name, durations in (("age", activity.ages_ms), *sorted(activity.stages_ms.items())):
+        values_ms = durations.percentiles()
         if values_ms is not None:
             for percent, value_ms in zip(("p50", "p95", "p99"), values_ms, strict=True):
                 figures[f"{name} {percent} (ms)"] = f"{value_ms:.2f}"
