@@ -101,7 +101,7 @@ def option_of(setting: Setting, command: str = "") -> click.Parameter:
     return Option(
         *flags,
         setting.name,
-        group=setting.place.group,
+        group=about.group,
         help=f"{about.help} [{shown}]" if shown else about.help,
         default=None,
         callback=_check,

@@ -67,7 +67,7 @@ def reference() -> str:
 
 
 def _row(one: Setting) -> tuple[str, ...]:
-    about, place = one.about, one.place
+    about = one.about
     default = about.unset or ("" if one.default in (None, ()) else f"`{_as_yaml(one.default)}`")
     others = (f", `{_as_yaml(value)}` for {name}" for name, value in about.defaults.items())
     return (
@@ -75,15 +75,15 @@ def _row(one: Setting) -> tuple[str, ...]:
         about.help,
         one.expected,
         (default + "".join(others)).removeprefix(", "),
-        ", ".join(place.commands),
-        f"`{about.ros}` of {', '.join(place.nodes)}" if about.ros else "",
+        ", ".join(about.commands),
+        f"`{about.ros}` of {', '.join(about.nodes)}" if about.ros else "",
     )
 
 
 def _by_group(settings: Iterable[Setting]) -> list[tuple[str, list[Setting]]]:
     """The groups that have settings, in the order of the help."""
     found = list(settings)
-    grouped = [(group, [one for one in found if one.place.group == group]) for group in GROUPS]
+    grouped = [(group, [one for one in found if one.about.group == group]) for group in GROUPS]
     return [(group, members) for group, members in grouped if members]
 
 

@@ -32,7 +32,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class About(Place):
     """What an entry of the table says of a setting beside its name, type and default.
 
     `unset` describes the default where that is None; `defaults` are those of single commands.
@@ -41,7 +41,6 @@ class About:
     """
 
     help: str
-    place: Place
     unset: str = ""
     defaults: Mapping[str, object] = field(default_factory=dict)
     metavar: str = ""
@@ -51,7 +50,7 @@ class About:
 
 def setting(default: T, text: str, place: Place, **more: Any) -> T:
     """Define a field of `Settings`; `more` are further fields of `About`."""
-    about = About(help=text, place=place, **more)
+    about = About(**vars(place), help=text, **more)
     defined: T = field(default=default, metadata={_ABOUT: about})
     return defined
 
@@ -72,11 +71,6 @@ class Setting:
         if get_origin(annotation) is not Annotated:  # that is, KIND | None
             kind = get_args(annotation)[0]
         return cls(entry.name, kind, entry.default, entry.metadata[_ABOUT])
-
-    @property
-    def place(self) -> Place:
-        """Where it applies."""
-        return self.about.place
 
     @property
     def variable(self) -> str:

@@ -224,4 +224,4 @@ SETTINGS: dict[str, Setting] = {
 
 def settings_of(command: str) -> list[Setting]:
     """The settings that apply to a command."""
-    return [one for one in SETTINGS.values() if command in one.place.commands]
+    return [one for one in SETTINGS.values() if command in one.about.commands]

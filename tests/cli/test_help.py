@@ -85,7 +85,7 @@ def test_version_is_that_of_the_package(vision):
 def test_a_pipeline_command_offers_exactly_the_settings_that_apply(command):
     parameters = {p.name for p in app.get_command(click.Context(app), command).params}
     for name, setting in SETTINGS.items():
-        assert (name in parameters) == (command in setting.place.commands)
+        assert (name in parameters) == (command in setting.about.commands)
 
 
 def test_options_stand_in_groups(vision):
