@@ -67,7 +67,7 @@ def _is_missing(name: str) -> bool:
     from pipeline.inference.registry import registered_models
 
     model = registered_models().get(name)
-    return model is not None and not model.entry.travels
+    return model is not None and not model.entry.is_bundled
 
 
 def _agreed(question: str) -> bool:

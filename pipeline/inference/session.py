@@ -43,7 +43,7 @@ class Runtime:
     threads: int | None = None
 
 
-# ONNX Runtime's exceptions have no common base of their own; each stands in its module.
+# ONNX Runtime's exceptions have no common base class.
 ORT_ERRORS = tuple(
     value
     for value in vars(onnxruntime_pybind11_state).values()
@@ -224,7 +224,7 @@ def _share_arena() -> None:
     try:
         ort.create_and_register_allocator(memory, as_requested)
     except ORT_ERRORS as error:
-        logger.debug("the program around us has set up its own arena: %s", error)
+        logger.debug("the process already has an arena: %s", error)
 
 
 def _options(threads: int) -> ort.SessionOptions:
@@ -238,7 +238,7 @@ def _options(threads: int) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
     if adds_int8_in_16_bits(processor().features):
-        # Slower than the clipping instructions, but what was measured is what the user gets.
+        # Slower than the instructions that saturate, but gives the measured accuracy.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 

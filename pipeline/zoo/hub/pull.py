@@ -85,7 +85,7 @@ def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) ->
     then but what a later attempt can go on with.
     """
     model = registered(name)
-    if model.entry.travels:
+    if model.entry.is_bundled:
         raise ModelError(f"model {name}: travels with the package and cannot be pulled")
     here = installed_models().get(name)
     if here is not None and is_intact(model, here):
