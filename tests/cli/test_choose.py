@@ -146,7 +146,7 @@ def test_one_file_cannot_be_two_outputs(vision, tmp_path):
     path = tmp_path / "a.png"
     outcome = vision("choose", "--plot", path, "--json", path)
     assert (outcome.code, path.exists()) == (2, False)
-    assert f"--plot {path}: is read or written already" in outcome.err
+    assert f"--plot {path}: is the file of --json too" in outcome.err
 
 
 def test_figures_can_be_written_to_a_pipe_and_through_a_link(vision, one, tmp_path):

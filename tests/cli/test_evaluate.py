@@ -120,12 +120,12 @@ WRONG = {
     "unwritable": (["yolov4-tiny-int8", ".", "--json", "none/a.json"], "there is no folder none"),
     "two-in-one": (
         ["yolov4-tiny-int8", ".", "--json", "a.png", "--plot", "a.png"],
-        "--plot a.png: is read or written already; choose another name",
+        "--plot a.png: is the file of --json too; choose another",
     ),
     "pictures-twice": (["mobilenetv2-int8", ".", "--images", "."], "but the pictures lie in ."),
     "over-a-picture": (
         ["yolov4-tiny-int8", ".", "--plot", "images/cat.png"],
-        "--plot images/cat.png: is read or written already",
+        "--plot images/cat.png: is a file of the input",
     ),
     "over-its-data": (["yolov4-tiny-int8", "a.json", "--json", "a.json"], "choose another name"),
     "missing-manifest": (["mine.onnx", ".", "--manifest", "none.toml"], "none.toml: cannot be"),

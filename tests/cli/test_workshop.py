@@ -286,7 +286,7 @@ BAD_ARGUMENTS = {
     "labels of other classes": (("--test", "other"), "classes are none of the model's 4 labels"),
     "no labels": (("--test", "nowhere"), "nowhere"),
     "output": (("-o", "out.txt"), "expected a file name that ends in .onnx"),
-    "output is input": (("-o", "net.onnx"), "is read or written already"),
+    "output is input": (("-o", "net.onnx"), "is a file of the input"),
     "no folder": (("-o", "none/out.onnx"), "there is no folder none"),
 }
 
@@ -337,9 +337,9 @@ def test_compare_needs_two_models_and_an_image(vision, workshop):
 
 
 TARGETS = {
-    "model": (("-o", "other.jpg", "--html", "net.onnx"), "--html net.onnx: is read or written"),
-    "picture": (("-o", "pictures/a.jpg"), "--output pictures/a.jpg: is read or written"),
-    "both in one": (("--html", "vision-compare.jpg"), "--html vision-compare.jpg: is read or wri"),
+    "model": (("-o", "other.jpg", "--html", "net.onnx"), "--html net.onnx: is a file of the input"),
+    "picture": (("-o", "pictures/a.jpg"), "--output pictures/a.jpg: is a file of the input"),
+    "both in one": (("--html", "vision-compare.jpg"), "--html vision-compare.jpg: is the file of"),
     "no jpeg": (("-o", "a.png"), "expected a file name that ends in .jpg"),
     "no folder": (("-o", "none/a.jpg"), "there is no folder none"),
 }
