@@ -209,7 +209,7 @@ def find_spec(path: Path) -> ModelSpec:
         )
     raise ModelError(
         f"{path}: what this model expects is not known: it has no '{METADATA_KEY}' metadata, and "
-        f"its SHA-256 {digest} is in no registry; describe it with --manifest FILE.toml"
+        f"no registry has its SHA-256, {digest}; describe it with --manifest FILE.toml"
     )
 
 
