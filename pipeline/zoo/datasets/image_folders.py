@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.quiet import quiet_opencv
+from pipeline.opencv_logging import quiet_opencv
 from pipeline.types import Image
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
