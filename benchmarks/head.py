@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.images import read_image
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.registry import find_model
-from pipeline.zoo.datasets.image_folders import class_folders, read_picture
+from pipeline.inference.locate import find_model
+from pipeline.zoo.datasets.image_folders import class_folders
 from pipeline.zoo.onnx_file import load_model, write_atomically
 from pipeline.zoo.training.classifier_head import fit_new_head
 
@@ -75,7 +76,7 @@ def measure(
         classify = Classifier(output, top=1)
         right = 0
         for path, class_id in tested:
-            image = read_picture(path)
+            image = read_image(path)
             box = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
             right += int(classify(image, box).ids[0, 0] == class_id)
     return {

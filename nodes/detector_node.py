@@ -1,21 +1,20 @@
-"""The node that subscribes to images and publishes detections."""
+"""Images in, detections out."""
 
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
-from nodes.parameters.tables import DETECTION, SUBSCRIPTION
 from nodes.process import run
 
 
 class DetectorNode(EngineNode):
-    """Detects objects in every image of `image_raw`; publishes them on `detections`."""
+    """Finds the objects in every image of `image_raw`; publishes them on `detections`."""
 
     def __init__(self) -> None:
-        super().__init__("detector_node", (*DETECTION, *SUBSCRIPTION))
+        super().__init__("detector_node")
 
 
 def main() -> None:
-    """Run the node until a signal ends it."""
+    """Run the node until it is told to end."""
     run(DetectorNode)
 
 

@@ -1,7 +1,6 @@
-"""Pictures out of archives and folders, and the crops that a classifier is trained and tested on.
+"""Images from archives and folders, and the crops that the classifier is trained and tested on.
 
-Every random choice comes from a generator seeded by the caller and the picture's place in its
-archive, so that the same files always give the same crops.
+Random crops use a generator that the caller seeds, so the same files always give the same crops.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.images import decode_image, is_image, read_image
 from pipeline.inference.classifier import crop_into
 from pipeline.types import Image
-from pipeline.zoo.datasets.image_folders import PICTURE_SUFFIXES, read_picture
 from recipes.mobilenet_v2 import INPUT_SIZE
 
 _TEST_SIDE = 256
-_SMALLEST_BOX = 24  # pixels; of a smaller one not even a person could name what it shows
+_SMALLEST_BOX = 24  # pixels; smaller objects are not recognisable
 _MAX_ASPECT = 4 / 3
 
 
-def read_pictures(source: Path) -> Iterator[tuple[str, Image]]:
-    """Names and pixels of all pictures in a tar archive or under a folder, sorted by name.
+def read_images(source: Path) -> Iterator[tuple[str, Image]]:
+    """Yield names and pixels of all images in a tar archive or under a folder, sorted by name.
 
-    Raises `InputError` where `source` is missing, is no archive, or holds a damaged picture.
+    Raises `InputError` if `source` is neither, and `FrameError` if it holds a damaged image.
     """
     if source.is_dir():
         for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in PICTURE_SUFFIXES:
-                yield path.relative_to(source).as_posix(), read_picture(path)
+            if is_image(path):
+                yield path.relative_to(source).as_posix(), read_image(path)
         return
     try:
         archive = tarfile.open(source)  # noqa: SIM115  (closed below; a folder needs none)
@@ -43,23 +42,16 @@ def read_pictures(source: Path) -> Iterator[tuple[str, Image]]:
         members = {
             member.name: member
             for member in archive
-            if member.isfile() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES
+            if member.isfile() and is_image(Path(member.name))
         }
         for name in sorted(members):
             file = archive.extractfile(members[name])
             data = file.read() if file is not None else b""
-            yield name, _decode(data, f"{source}: {name}")
+            yield name, decode_image(data, f"{source}: {name}")
 
 
-def _decode(data: bytes, subject: str) -> Image:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise InputError(f"{subject}: expected a picture, but it cannot be decoded")
-    return np.asarray(image, np.uint8)
-
-
-def central_crop(image: Image) -> Image:
-    """The crop that ImageNet is tested on: shorter side to 256 pixels, then the central 224."""
+def imagenet_crop(image: Image) -> Image:
+    """Return the crop of ImageNet's test: shorter side to 256 pixels, then the central 224."""
     height, width = image.shape[:2]
     scale = _TEST_SIDE / min(height, width)
     image = _resize(image, round(width * scale), round(height * scale))
@@ -67,15 +59,15 @@ def central_crop(image: Image) -> Image:
     return image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
 
 
-def whole_picture(image: Image) -> Image:
-    """All of the picture, stretched to the network's input."""
+def whole_image(image: Image) -> Image:
+    """Return the whole image, stretched to the network's input."""
     return _resize(image, INPUT_SIZE, INPUT_SIZE)
 
 
 def random_crop(image: Image, rng: np.random.Generator, share: tuple[float, float]) -> Image:
-    """A part of the picture, stretched and mirrored at random (Inception-style augmentation).
+    """Return a random part of the image, stretched and mirrored at random (as for Inception).
 
-    Its share of the area lies between the two given ones, its aspect ratio from 3:4 to 4:3.
+    Its share of the area is between the two given ones, its aspect ratio from 3:4 to 4:3.
     """
     height, width = image.shape[:2]
     area = height * width * rng.uniform(*share)
@@ -91,10 +83,10 @@ def random_crop(image: Image, rng: np.random.Generator, share: tuple[float, floa
 def box_crops(
     image: Image, boxes: npt.NDArray[np.float64], times: int, rng: np.random.Generator
 ) -> Iterator[Image]:
-    """Crops of objects as the running pipeline takes them, `times` for each box, a little apart.
+    """Yield crops of objects as the pipeline makes them, `times` per box with random offsets.
 
-    `boxes` (n, 4) are centre x, centre y, width and height in fractions of the picture; those
-    under 24 pixels are left out.
+    `boxes` (n, 4) are centre x, centre y, width and height in fractions of the image; boxes under
+    24 pixels are left out.
     """
     height, width = image.shape[:2]
     size = np.array([width, height, width, height])

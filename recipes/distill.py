@@ -1,8 +1,8 @@
-"""Fitting a linear classifier to a backbone's features, from what another network says.
+"""Fit of a linear classifier on a backbone's features to the answers of a teacher network.
 
-The other network, the teacher, ends in a linear classifier too. So the backbone's features are
-mapped linearly onto the teacher's features, and the teacher's own classifier does the rest; both
-are matrices and become one. That way a class can be named of which no picture was in the fit.
+The teacher also ends in a linear classifier. The backbone's features are mapped linearly onto the
+teacher's features, and the mapping is multiplied by the teacher's classifier. The result also knows
+classes without any image in the fit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Float = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]
 
 RIDGE = 0.5
-"""Ridge strength over the mean variance of a feature."""
+"""Ridge strength relative to the mean variance of a feature."""
 MAX_GAIN = 5.0
-"""By how much a direction's shrinkage may be undone; beyond, it is noise."""
+"""Largest factor that undoes the shrinkage of a direction; larger ones amplify noise."""
 
 _CHUNK = 4096
 
@@ -45,14 +45,14 @@ def fit_head(
     ridge: float = RIDGE,
     max_gain: float = MAX_GAIN,
 ) -> Head:
-    """The classifier of `features` (n, p) that follows `teacher` on `teacher_features` (n, q).
+    """Return the classifier of `features` (n, p) like `teacher` on `teacher_features` (n, q).
 
-    Ridge regression shrinks what it predicts towards the mean, most of all in directions that
-    the features say little about, and so the logits of rare classes most. That loses rank among
-    the classes, hence the spread is restored twice: of each principal component of the teacher's
-    features, and of each class's logit.
+    Ridge regression shrinks predictions towards the mean, mostly in directions that the features
+    hardly determine, and so mostly the logits of rare classes. This lowers their rank. Hence the
+    variance is restored twice: of each principal component of the teacher's features, and of each
+    class's logit.
 
-    Raises `InputError` where the arrays do not fit or there are fewer than two rows.
+    Raises `InputError` if the arrays do not match or have fewer than two rows.
     """
     if len(features) != len(teacher_features) or len(features) < 2:
         raise InputError(
@@ -80,10 +80,10 @@ def lean_to_labels(
     teacher: Head,
     step: float,
 ) -> Float:
-    """Teacher features (n, q) moved towards naming `labels` (n,); -1 leaves a row as it is.
+    """Return teacher features (n, q) moved towards `labels` (n,); -1 leaves a row unchanged.
 
-    One gradient step of the log-likelihood of the label under the teacher's classifier: where the
-    teacher is right and sure, next to nothing changes.
+    This is one gradient step of the log-likelihood of the label under the teacher's classifier: if
+    the teacher is right and certain, almost nothing changes.
     """
     moved = teacher_features.astype(np.float32, copy=True)
     known = np.flatnonzero(labels >= 0)
@@ -95,7 +95,7 @@ def lean_to_labels(
 
 
 def _moments(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> _Moments:
-    """Summed in chunks, so that half-precision rows never stand in memory as floats at once."""
+    """Sum in chunks, so that not all half-precision rows are converted to float at once."""
     width = x.shape[1] + y.shape[1]
     total, products = np.zeros(width), np.zeros((width, width))
     for start in range(0, len(x), _CHUNK):
@@ -116,7 +116,7 @@ def _moments(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> _Momen
 
 
 def _restore_components(mapping: Double, moments: _Moments, max_gain: float) -> Double:
-    """Give each principal component of the predicted features its variance back."""
+    """Restore the variance of each principal component of the predicted features."""
     variances, axes = np.linalg.eigh(moments.yy)
     along = mapping @ axes
     gain = _gain(np.maximum(variances, 0.0), _variances(along, moments.xx), max_gain)
@@ -124,12 +124,12 @@ def _restore_components(mapping: Double, moments: _Moments, max_gain: float) -> 
 
 
 def _variances(columns: Double, covariance: Double) -> Double:
-    """The variance of x @ column for each column, x of the given covariance."""
+    """Return the variance of x @ column for each column, for x of the given covariance."""
     return np.asarray(np.einsum("ij,ij->j", columns, covariance @ columns), np.float64)
 
 
 def _gain(target: Double, present: Double, max_gain: float) -> Double:
-    """What brings a spread to its target, at most `max_gain`; 0 where there is no spread."""
+    """Return factors that scale variances to `target`, at most `max_gain`; 0 without variance."""
     floor = np.finfo(np.float64).tiny
     return np.where(
         present > floor, np.minimum(np.sqrt(target / np.maximum(present, floor)), max_gain), 0.0

@@ -1,44 +1,41 @@
-"""Two changes to a float MobileNetV2 that leave its answers as they are and make int8 lose less.
+"""Equalisation of a float MobileNetV2, which keeps its outputs and makes int8 more accurate.
 
-Both are described by Nagel et al., arXiv 1906.04721: channels of one tensor share one scale, so
-they should be about equally large; and the mean of what rounding the weights adds is known, so it
-can be taken off the bias beforehand.
+The channels of one tensor share one scale, so they should have similar peaks (Nagel et al., arXiv
+1906.04721).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.zoo.quantization.calibration import Batch, open_with_outputs
+from pipeline.zoo.graphs.session import open_with_outputs
+from pipeline.zoo.onnx_file import ModelProto
+from pipeline.zoo.quantization.calibration import Batch
 from recipes.mobilenet_v2 import Block, Convolution, build_mobilenet
-
-if TYPE_CHECKING:
-    import onnx
 
 Float = npt.NDArray[np.float32]
 
-_DEPTHWISE_SHARE = 1.0  # every depthwise channel has a weight scale of its own: nothing to lose
-_LINEAR_SHARE = 0.5  # evens out activations as far as it makes the weights after them uneven
+_DEPTHWISE_SHARE = 1.0  # free, as every depthwise channel has a weight scale of its own
+_LINEAR_SHARE = 0.5  # a compromise between even activations and even weights after them
 _SMALLEST_PEAK = 1e-4
 
 
 def equalize(blocks: Sequence[Block], batches: Sequence[Batch]) -> list[Block]:
-    """Blocks whose channels reach similar peaks on `batches`, and that answer the same.
+    """Return blocks whose channels have similar peaks on `batches`, with the same outputs.
 
-    Before a depthwise convolution channels are only raised, to the largest one's peak. They then
-    meet the 6 of ReLU6 no earlier than that, so pictures like those of `batches` are answered
-    alike; in tensors without ReLU6 the change is exact.
+    Before a depthwise convolution, channels are only scaled up, to the largest peak. They do not
+    reach the limit of ReLU6 before the largest one, so images like those of `batches` have the
+    same outputs; in tensors without ReLU6 the change is exact.
     """
     peaks = _channel_peaks(build_mobilenet(blocks), _outputs(blocks), batches)
     return _equalize_linear(_equalize_depthwise(list(blocks), peaks), peaks)
 
 
 def _outputs(blocks: Sequence[Block]) -> list[str]:
-    """The tensors whose channels are equalised: before depthwise and between blocks."""
+    """Return the tensors to equalise: before depthwise convolutions and between blocks."""
     names = ["stem.output"]
     for index, block in enumerate(blocks[1:-1], start=1):
         names.append(_block_output(blocks, index))
@@ -65,7 +62,7 @@ def _equalize_depthwise(blocks: list[Block], peaks: dict[str, Float]) -> list[Bl
 
 
 def _equalize_linear(blocks: list[Block], peaks: dict[str, Float]) -> list[Block]:
-    """Blocks that are joined by sums share one set of factors."""
+    """Equalise between blocks; blocks that are joined by sums share one set of factors."""
     result = [list(block.convolutions) for block in blocks]
     for group in _joined(blocks):
         peak = np.max([peaks[_block_output(blocks, index)] for index in group], axis=0)
@@ -77,7 +74,7 @@ def _equalize_linear(blocks: list[Block], peaks: dict[str, Float]) -> list[Block
 
 
 def _joined(blocks: Sequence[Block]) -> list[list[int]]:
-    """Indices of inverted residuals in groups that add to one another."""
+    """Return the indices of inverted residuals in groups that are joined by sums."""
     groups: list[list[int]] = []
     for index, block in enumerate(blocks[1:-1], start=1):
         if block.residual:
@@ -97,9 +94,9 @@ def _factors(peaks: Float, share: float) -> Float:
 
 
 def _channel_peaks(
-    model: onnx.ModelProto, names: list[str], batches: Sequence[Batch]
+    model: ModelProto, names: list[str], batches: Sequence[Batch]
 ) -> dict[str, Float]:
-    """The largest magnitude of each channel of the named tensors [N, C, H, W]."""
+    """Return the largest magnitude of each channel of the named tensors [N, C, H, W]."""
     session = open_with_outputs(model, names)
     peaks: dict[str, Float] = {}
     for batch in batches:

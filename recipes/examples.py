@@ -1,4 +1,4 @@
-"""What the backbone and the teacher see in the training crops: the examples of the head's fit."""
+"""Training crops and their features by the backbone and the teacher."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError, ModelError
+from pipeline.images import read_image
 from pipeline.types import Image
-from pipeline.zoo.datasets.image_folders import read_picture
-from pipeline.zoo.evaluation.detection import read_yolo_folder
-from pipeline.zoo.onnx_file import require_onnx, write_atomically
-from pipeline.zoo.quantization.calibration import open_with_outputs
+from pipeline.zoo.datasets.boxes import read_yolo_folder
+from pipeline.zoo.graphs.session import open_with_outputs
+from pipeline.zoo.onnx_file import ModelProto, require_onnx, write_atomically
 from pipeline.zoo.training.linear_classifier import Head
-from recipes.crops import box_crops, central_crop, random_crop, read_pictures, whole_picture
+from recipes.crops import box_crops, imagenet_crop, random_crop, read_images, whole_image
 from recipes.imagenet_labels import CLASSES
-
-if TYPE_CHECKING:
-    import onnx
 
 Half = npt.NDArray[np.float16]
 
@@ -33,31 +30,26 @@ _SAMPLE_EVERY = 80
 
 
 class Crop(NamedTuple):
-    """Pixels for the network, the ImageNet class or -1, and whether it is the test crop."""
+    """Pixels for the network, the ImageNet class or -1, and whether this is the test crop."""
 
     image: Image
     class_id: int
     is_test: bool = False
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Where the training pictures lie; one picture a class in `imagenet`, sorted by class."""
+class TrainingImages(NamedTuple):
+    """Archives and folders of training images; `imagenet` has one per class, sorted by class."""
 
     imagenet: Path
     caltech: Path
     coco: Path
 
-    def missing(self) -> list[Path]:
-        """Those that are not there."""
-        return [path for path in (self.imagenet, self.caltech, self.coco) if not path.exists()]
-
 
 @dataclass(frozen=True)
 class Examples:
-    """One row a crop: features of both networks, class id or -1, whether it is the test crop.
+    """One row per crop: features of both networks, class id or -1, whether it is the test crop.
 
-    `samples` (k, 224, 224, 3) are pixels of some crops, evenly spread, to calibrate int8 with.
+    `samples` (k, 224, 224, 3) are the pixels of evenly spread crops, to calibrate int8 with.
     """
 
     features: Half
@@ -74,22 +66,22 @@ class Examples:
 
     @classmethod
     def load(cls, path: Path) -> Examples:
-        """Read what `save` wrote."""
+        """Read a file written by `save`."""
         with np.load(path, allow_pickle=False) as archive:
             return cls(**{field.name: archive[field.name] for field in fields(cls)})
 
 
 class Teacher:
-    """A classifier whose last layer is linear on averaged features.
+    """A classifier that ends in a linear layer on averaged features.
 
-    The file takes RGB pixels in [-1, 1], [N, 3, 224, 224], and answers 1001 logits, of which the
-    first, background, is left out. Raises `ModelError` where the graph does not end so.
+    The file takes RGB pixels in [-1, 1], [N, 3, 224, 224], and computes 1001 logits, of which the
+    first, background, is left out. Raises `ModelError` if the graph has another end.
     """
 
     def __init__(self, path: Path) -> None:
         onnx = require_onnx()
         if not path.is_file():
-            raise ModelError(f"{path}: expected the teacher network, but there is no such file")
+            raise ModelError(f"{path}: expected the teacher network, but it does not exist")
         model = onnx.load(path)
         pools = [node for node in model.graph.node if node.op_type == "GlobalAveragePool"]
         last = [
@@ -109,7 +101,7 @@ class Teacher:
         self._entry = self._session.get_inputs()[0].name
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Averaged features (n, q) of uint8 BGR crops (n, 224, 224, 3)."""
+        """Return averaged features (n, q) of uint8 BGR crops (n, 224, 224, 3)."""
         rgb = pixels[..., ::-1].astype(np.float32) / 127.5 - 1.0
         (found,) = self._session.run(
             [self._features], {self._entry: np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))}
@@ -117,47 +109,47 @@ class Teacher:
         return np.asarray(found.reshape(len(pixels), -1), np.float32)
 
 
-def training_crops(pictures: Pictures, seed: int = 0) -> Iterator[Crop]:
-    """Crops of all pictures in a fixed order."""
+def training_crops(images: TrainingImages, seed: int = 0) -> Iterator[Crop]:
+    """Yield crops of all images in a fixed order."""
     count = 0
-    for class_id, (_name, image) in enumerate(read_pictures(pictures.imagenet)):
+    for class_id, (_name, image) in enumerate(read_images(images.imagenet)):
         rng = np.random.default_rng([seed, 0, class_id])
-        central = central_crop(image)
+        central = imagenet_crop(image)
         yield Crop(central, class_id, is_test=True)
         yield Crop(central[:, ::-1], class_id)
-        yield Crop(whole_picture(image), class_id)
+        yield Crop(whole_image(image), class_id)
         for _ in range(6):
             yield Crop(random_crop(image, rng, (0.25, 1.0)), class_id)
-        for _ in range(4):  # so close that texture is all there is: it helps the unseen classes
+        for _ in range(4):  # close-ups of texture, which help the unseen classes
             yield Crop(random_crop(image, rng, (0.04, 0.25)), class_id)
         count = class_id + 1
     if count != CLASSES:
         raise InputError(
-            f"{pictures.imagenet}: expected one picture of each of {CLASSES} classes, "
+            f"{images.imagenet}: expected one image of each of {CLASSES} classes, "
             f"but it has {count}"
         )
-    for index, (_name, image) in enumerate(read_pictures(pictures.caltech)):
+    for index, (_name, image) in enumerate(read_images(images.caltech)):
         rng = np.random.default_rng([seed, 1, index])
-        yield Crop(whole_picture(image), -1)
+        yield Crop(whole_image(image), -1)
         for _ in range(2):
             yield Crop(random_crop(image, rng, (0.25, 1.0)), -1)
-    for index, picture in enumerate(read_yolo_folder(pictures.coco)):
+    for index, labelled in enumerate(read_yolo_folder(images.coco)):
         rng = np.random.default_rng([seed, 2, index])
-        image = read_picture(picture.path)
+        image = read_image(labelled.path)
         for _ in range(12):
             yield Crop(random_crop(image, rng, (0.08, 1.0)), -1)
-        for crop in box_crops(image, picture.boxes, 4, rng):
+        for crop in box_crops(image, labelled.boxes, 4, rng):
             yield Crop(crop, -1)
 
 
 def collect_examples(
-    backbone: onnx.ModelProto,
+    backbone: ModelProto,
     teacher: Teacher,
     crops: Iterable[Crop],
     say: Callable[[str], None],
 ) -> Examples:
-    """Run both networks over `crops`; `say` hears of the progress."""
-    session = open_with_outputs(backbone, [])
+    """Run both networks over `crops`; `say` receives progress."""
+    session = open_with_outputs(backbone)
     entry, output = session.get_inputs()[0].name, session.get_outputs()[0].name
     rows: list[tuple[Half, Half]] = []
     class_ids: list[int] = []
@@ -173,7 +165,7 @@ def collect_examples(
         class_ids += [crop.class_id for crop in batch]
         is_test += [crop.is_test for crop in batch]
         if len(class_ids) % _REPORT_EVERY < _BATCH:
-            say(f"{len(class_ids)} crops seen by both networks")
+            say(f"{len(class_ids)} crops processed by both networks")
     return Examples(
         np.concatenate([row[0] for row in rows]),
         np.concatenate([row[1] for row in rows]),

@@ -1,4 +1,4 @@
-"""Short names of the 1000 ImageNet classes, from a file that lists synonyms."""
+"""Short and distinct names of the 1000 ImageNet classes, from a file of synonyms."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pipeline.errors import InputError
 
 CLASSES = 1000
 _BACKGROUND = "background"
-# Two classes share their only name, in two pairs each; nothing in the file tells them apart.
+# Two classes have the same single name; the file does not distinguish them.
 _CLARIFIED = {134: "crane (bird)", 517: "crane (machine)"}
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The first synonym of each line, or the next one where another class has the same.
+    """Return the first synonym of each line that no other class has.
 
-    One class a line, synonyms apart by commas; a first line `background` is left out. Names are
-    told apart without regard to upper and lower case. Raises `InputError` where the file is missing
-    or does not give 1000 different names.
+    The file has one class per line with synonyms separated by commas; a first line `background` is
+    ignored. Names that differ only in case count as equal. Raises `InputError` if the file is
+    missing or does not contain 1000 different names.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

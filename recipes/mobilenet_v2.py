@@ -1,26 +1,23 @@
 """MobileNetV2 1.0 as an ONNX graph, from a PyTorch state dict of its convolutions.
 
-Batch norm is folded into the convolutions, and so is what ImageNet training does to pixels: scale,
-mean, standard deviation and colour order. The graph takes the camera's pixels as they are, uint8
-BGR [N, 224, 224, 3].
+Batch norm is folded into the convolutions, and so is the scaling of ImageNet training. The graph
+takes uint8 BGR pixels [N, 224, 224, 3].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
 from pipeline.zoo.architectures import mobilenet_v2
-from pipeline.zoo.architectures.network import HEAD_IN_FLOAT, NetworkWriter
+from pipeline.zoo.architectures.network import HEAD_IN_FLOAT, NetworkBuilder
 from pipeline.zoo.architectures.weights import GivenWeights
-
-if TYPE_CHECKING:
-    import onnx
+from pipeline.zoo.onnx_file import ModelProto
 
 INPUT_SIZE = 224
 FLOAT_NODES = HEAD_IN_FLOAT
@@ -34,7 +31,7 @@ State = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution with its batch norm folded in."""
+    """A convolution with folded batch norm."""
 
     name: str
     weight: Float
@@ -44,12 +41,12 @@ class Convolution:
     relu6: bool
 
     def scale_output(self, factors: Float) -> Convolution:
-        """The same with every output channel times its factor (before ReLU6)."""
+        """Return a copy with every output channel multiplied by its factor, before ReLU6."""
         weight = self.weight * factors[:, None, None, None]
         return replace(self, weight=weight, bias=self.bias * factors)
 
     def scale_input(self, factors: Float) -> Convolution:
-        """The same for input channels that come as many times too large."""
+        """Return a copy for input channels that are scaled by these factors."""
         if self.groups > 1:
             return replace(self, weight=self.weight / factors[:, None, None, None])
         return replace(self, weight=self.weight / factors[:, None, None])
@@ -57,16 +54,16 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Block:
-    """Convolutions in a row; `residual` adds the block's input to its output."""
+    """Consecutive convolutions; `residual` adds the block's input to its output."""
 
     convolutions: tuple[Convolution, ...]
     residual: bool
 
 
 def read_blocks(state: State) -> list[Block]:
-    """The backbone of MobileNetV2 1.0 from `state`, batch norm folded, pixels not yet.
+    """Read the backbone of MobileNetV2 1.0 from `state`, with folded batch norm.
 
-    Raises `ModelError` where a tensor is missing or of another shape.
+    Raises `ModelError` if a tensor is missing or has another shape.
     """
     stem = _fold(state, "features.0.0", "features.0.1", (mobilenet_v2.STEM, 3, 3, 3), stride=2)
     blocks = [Block((stem,), residual=False)]
@@ -85,7 +82,7 @@ def read_blocks(state: State) -> list[Block]:
 def _read_bottleneck(
     state: State, prefix: str, channels: int, out: int, expansion: int, stride: int
 ) -> Block:
-    """An inverted residual: expand (unless the factor is 1), depthwise 3x3, project linearly."""
+    """Read an inverted residual: expand (unless the factor is 1), depthwise 3x3, project."""
     hidden = channels * expansion
     index = 0
     convolutions = []
@@ -135,18 +132,15 @@ def _tensor(state: State, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
     return state[name].astype(np.float64)
 
 
-def build_mobilenet(
-    blocks: Sequence[Block], head: tuple[Float, Float] | None = None
-) -> onnx.ModelProto:
-    """The network from uint8 pixels to `features` [N, 1280], or with a `head` to `logits`.
+def build_mobilenet(blocks: Sequence[Block], head: tuple[Float, Float] | None = None) -> ModelProto:
+    """Return the network from uint8 pixels to `features` [N, 1280], or to `logits` [N, classes].
 
-    `blocks` are those of `read_blocks`. `head` is a weight (classes, 1280) and a bias (classes,),
-    float32; the output is then `logits` [N, classes]. Raises `DependencyError` without the onnx
-    package.
+    The latter needs a `head`, a weight (classes, 1280) and a bias (classes,), float32. Raises
+    `DependencyError` if the onnx package is not installed.
     """
     layers = [(part.weight, part.bias) for block in blocks for part in block.convolutions]
     weights = GivenWeights([*layers, *([] if head is None else [head])])
-    net = NetworkWriter(INPUT_SIZE, weights)
+    net = NetworkBuilder(INPUT_SIZE, weights)
     pooled = mobilenet_v2.write(net, width=1.0)
     if head is None:
         return net.finish_features(pooled, _GRAPH)

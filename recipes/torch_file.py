@@ -1,9 +1,8 @@
-"""Read a PyTorch state dict into NumPy arrays, without PyTorch and without running its pickles.
+"""Reader of PyTorch state dicts, without PyTorch and without running arbitrary pickles.
 
-A PyTorch file describes its tensors with a pickle, and a pickle can name any function to call. Here
-only the handful of names that a state dict needs are understood; any other is an error. Both file
-forms are read: the zip archive (PyTorch 1.6 and later) and the older one, where pickles and raw
-storages follow one another in a plain file.
+A PyTorch file describes its tensors with a pickle, which can name any function to call. Only the
+names that a state dict needs are supported; any other is an error. Both file formats are read: the
+zip archive (PyTorch 1.6 and later) and the older sequence of pickles and raw storages.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ _DTYPES = {
 
 
 def load_state_dict(path: str | Path) -> Arrays:
-    """Every tensor of the state dict in `path` by its name, as C-ordered little-endian arrays.
+    """Return the tensors of the state dict in `path` by name, as C-ordered little-endian arrays.
 
-    Raises `ModelError` where the file is missing, is no PyTorch file, is cut short, or holds
+    Raises `ModelError` if the file is missing, is not a PyTorch file, is truncated, or holds
     anything but a flat mapping of names to dense tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path}: expected a PyTorch state dict, but there is no such file")
+        raise ModelError(f"{path}: expected a PyTorch state dict, but it does not exist")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -67,13 +66,13 @@ def load_state_dict(path: str | Path) -> Arrays:
         pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, KeyError, IndexError,
         AttributeError, TypeError, ValueError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
-        # What the pickle and zip readers raise on damaged bytes is not specified any closer.
+        # The exceptions of the pickle and zip readers for damaged bytes are not documented.
         raise ModelError(f"{path}: not a readable PyTorch state dict ({error})") from error
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """One block of numbers in the file, named before its bytes are read."""
+    """A block of numbers in the file, known before its bytes are read."""
 
     dtype: np.dtype[Any]
     key: str
@@ -101,7 +100,7 @@ def _rebuild_parameter(tensor: _Tensor, *_: object) -> _Tensor:
 
 
 class _StateDictUnpickler(pickle.Unpickler):
-    """Understands the names that a state dict is made of, and refuses every other."""
+    """Supports the names that a state dict uses, and rejects all others."""
 
     _KNOWN = {  # noqa: RUF012  (the base class is untyped here; the mapping is never changed)
         ("collections", "OrderedDict"): OrderedDict,
@@ -115,7 +114,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         known = self._KNOWN.get((module, name))
         if known is None:
             raise ModelError(
-                f"its pickle names {module}.{name}; expected nothing but tensors of a state dict. "
+                f"its pickle names {module}.{name}; expected only the tensors of a state dict. "
                 f"Save it with torch.save(model.state_dict(), ...)"
             )
         return known
@@ -149,10 +148,10 @@ def _read_zip(archive: zipfile.ZipFile) -> tuple[Any, dict[str, bytes]]:
 
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    """Five pickles (magic, protocol, system, the tree, storage keys), then the storages' bytes."""
+    """Read five pickles (magic, protocol, system, tree, storage keys), then the storages' bytes."""
     magic, protocol, system = (_StateDictUnpickler(file).load() for _ in range(3))
     if magic != _LEGACY_MAGIC:
-        raise ModelError("does not begin as a PyTorch file does; expected a file of torch.save")
+        raise ModelError("does not begin like a PyTorch file; expected a file of torch.save")
     if protocol != _LEGACY_PROTOCOL:
         raise ModelError(f"PyTorch file protocol {protocol}; expected {_LEGACY_PROTOCOL}")
     if not system["little_endian"]:
@@ -171,7 +170,7 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
 
 
 class _RecordingUnpickler(_StateDictUnpickler):
-    """Remembers the storages by key: the older form tells their types nowhere else."""
+    """Records the storages by key: the older format has their types nowhere else."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -185,12 +184,12 @@ class _RecordingUnpickler(_StateDictUnpickler):
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise ModelError(f"has an entry named {name!r}; expected names that are text")
+        raise ModelError(f"has an entry named {name!r}; expected text")
     return name
 
 
 def _array(name: str, value: object, storages: Mapping[str, bytes]) -> npt.NDArray[Any]:
-    """The numbers of one tensor, copied out of its storage."""
+    """Return a copy of the numbers of one tensor."""
     if not isinstance(value, _Tensor):
         raise ModelError(f"entry '{name}' is a {type(value).__name__}; expected a tensor")
     storage = value.storage
@@ -199,7 +198,7 @@ def _array(name: str, value: object, storages: Mapping[str, bytes]) -> npt.NDArr
     if len(data) != expected:
         raise ModelError(
             f"entry '{name}' needs {expected} bytes, but the file holds {len(data)}; "
-            f"it may be cut short"
+            f"it may be truncated"
         )
     last = value.offset + sum(
         (size - 1) * stride for size, stride in zip(value.shape, value.strides, strict=True)

@@ -1,1 +1,1 @@
-"""The `vision` command."""
+"""The `vision` command, one file a subcommand."""

@@ -1,4 +1,4 @@
-"""ONNX model files with their spec inside: the only place that reads or writes them whole."""
+"""Reading and writing of ONNX files that hold a model and its spec."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipeline.errors import DependencyError, ModelError, OutputError
 from pipeline.inference.external import refuse_outside_data
 from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
 
-if TYPE_CHECKING:
-    import onnx
+ModelProto = Any
+"""An `onnx.ModelProto`; untyped, since onnx is an extra."""
 
 OPSET = 17
 IR_VERSION = 8
-"""What ONNX Runtime 1.17, the oldest one supported, reads without a question."""
+"""ONNX Runtime 1.17, the oldest supported version, reads both."""
 
 
 def require_onnx() -> ModuleType:
-    """The `onnx` package. Raises `DependencyError` where it is not installed."""
+    """Return the `onnx` package. Raises `DependencyError` if it is not installed."""
     try:
         import onnx  # noqa: PLC0415  (an extra, needed only to make models)
     except ImportError as error:
@@ -34,11 +34,16 @@ def require_onnx() -> ModuleType:
     return module
 
 
-def save_model(model: onnx.ModelProto, spec: ModelSpec, path: str | Path) -> None:
-    """Store `model` with `spec` as its metadata in the file `path`, whole or not at all.
+def one_line(error: BaseException) -> str:
+    """Return the message of an error without its line breaks."""
+    return " ".join(str(error).split())
 
-    The same model and spec always give the same bytes. Raises `ModelError` where the graph is not
-    valid ONNX and `OutputError` where the file cannot be written.
+
+def save_model(model: ModelProto, spec: ModelSpec, path: str | Path) -> None:
+    """Write `model` atomically to the file `path`, with `spec` as its metadata.
+
+    The same model and spec always give the same bytes. Raises `ModelError` if the graph is not
+    valid ONNX and `OutputError` if the file cannot be written.
     """
     onnx = require_onnx()
     path = Path(path)
@@ -46,15 +51,14 @@ def save_model(model: onnx.ModelProto, spec: ModelSpec, path: str | Path) -> Non
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: the graph is not valid ONNX: {reason}") from error
+        raise ModelError(f"{path}: the graph is not valid ONNX: {one_line(error)}") from error
     write_atomically(path, model.SerializeToString(deterministic=True))
 
 
-def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
-    """Read a model file and its spec, which lies inside it or in the registry.
+def load_model(path: str | Path) -> tuple[ModelProto, ModelSpec]:
+    """Read a model file and its spec, from its metadata or from the registry.
 
-    Raises `ModelError` where the file is missing, is no ONNX model or has no spec.
+    Raises `ModelError` if the file is missing, is not an ONNX model or has no spec.
     """
     path = Path(path)
     model = load_graph(path)
@@ -64,10 +68,10 @@ def load_model(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
     return model, decode_spec(metadata[METADATA_KEY], str(path))
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
-    """Read a model file, with weights that lie in other files of its folder.
+def load_graph(path: Path) -> ModelProto:
+    """Read a model file, including weights stored in other files of its folder.
 
-    Raises `ModelError` where the file is missing or is no ONNX model.
+    Raises `ModelError` if the file is missing or is not an ONNX model.
     """
     onnx = require_onnx()
     decode_error = import_module("google.protobuf.message").DecodeError  # comes with onnx
@@ -79,18 +83,17 @@ def load_graph(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     except (decode_error, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: not an ONNX model: {reason}") from error
+        raise ModelError(f"{path}: not an ONNX model: {one_line(error)}") from error
     if not model.graph.node:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes")
     return model
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` in the file `path`; nothing half-written is ever seen under that name.
+    """Write `data` to the file `path` through a temporary file and a rename.
 
-    What is no ordinary file, such as a pipe, is written to as it is; behind a link it is the file
-    that is replaced. Raises `OutputError` where it cannot be written.
+    A path that is not a regular file, such as a pipe, is written directly. A symbolic link keeps
+    pointing to its target, which is replaced. Raises `OutputError` if it cannot be written.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -113,7 +116,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
+    """Return the file mode mask of the process, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

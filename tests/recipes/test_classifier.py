@@ -10,7 +10,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.zoo.evaluation.classification import TopAccuracy, top_accuracy
 from recipes.classifier import Sources, build
-from recipes.crops import central_crop, read_pictures
+from recipes.crops import imagenet_crop, read_images
 from recipes.examples import Examples, Teacher
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenetv2-int8.onnx"
@@ -80,10 +80,10 @@ def test_top_accuracy_counts_ranks_and_gives_nothing_for_ties():
 def test_shipped_model_names_the_imagenet_pictures(shared):
     """One picture in twenty of those that the card gives 83.6 % and 97.3 % for."""
     classify = Classifier(MODEL, top=5)
-    names = list(read_pictures(Sources.under(shared).pictures.imagenet))
+    names = list(read_images(Sources.under(shared).images.imagenet))
     answers = []
     for class_id in range(0, 1000, 20):
-        crop = np.ascontiguousarray(central_crop(names[class_id][1]))
+        crop = np.ascontiguousarray(imagenet_crop(names[class_id][1]))
         (logits,) = classify.model.run(crop[None])
         answers.append((logits[0], class_id))
     logits, classes = (np.array(part) for part in zip(*answers, strict=True))

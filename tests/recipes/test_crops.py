@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import FrameError, InputError
 from recipes.crops import (
     box_crops,
-    central_crop,
+    imagenet_crop,
     random_crop,
-    read_pictures,
-    whole_picture,
+    read_images,
+    whole_image,
 )
 
 
@@ -49,15 +49,15 @@ def test_pictures_come_sorted_by_name_and_other_files_not_at_all(form, tmp_path,
         for name, data in files.items():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes(data)
-    found = list(read_pictures(source))
+    found = list(read_images(source))
     assert [name for name, _ in found] == ["a/1.png", "a/2.png", "b.PNG"]
     np.testing.assert_array_equal(found[0][1], picture)
 
 
 def test_damaged_picture_is_an_error_that_names_it(tmp_path, encoded):
     source = archive_of(tmp_path / "p.tar", {"good.png": encoded, "zbad.png": encoded[:40]})
-    with pytest.raises(InputError, match=r"p\.tar: zbad\.png: expected a picture"):
-        list(read_pictures(source))
+    with pytest.raises(FrameError, match=r"p\.tar: zbad\.png: not a readable image"):
+        list(read_images(source))
 
 
 @pytest.mark.parametrize("content", [None, b"no archive"], ids=["missing", "text"])
@@ -66,21 +66,21 @@ def test_source_that_is_no_archive_is_an_error(tmp_path, content):
     if content is not None:
         source.write_bytes(content)
     with pytest.raises(InputError, match="expected a folder or a tar archive"):
-        list(read_pictures(source))
+        list(read_images(source))
 
 
-def test_central_crop_is_the_middle_of_a_picture_whose_shorter_side_is_256(picture):
+def test_tested_crop_is_the_middle_of_a_picture_whose_shorter_side_is_256(picture):
     resized = cv2.resize(picture, (341, 256), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(central_crop(picture), resized[16:240, 58:282])
+    np.testing.assert_array_equal(imagenet_crop(picture), resized[16:240, 58:282])
     already = np.ascontiguousarray(picture[:256, :300])
-    np.testing.assert_array_equal(central_crop(already), already[16:240, 38:262])
+    np.testing.assert_array_equal(imagenet_crop(already), already[16:240, 38:262])
 
 
 @pytest.mark.parametrize("size", [(300, 400), (20, 3), (1, 1)], ids=str)
 def test_every_crop_has_the_networks_size_whatever_the_picture(picture, size):
     image = np.ascontiguousarray(picture[: size[0], : size[1]])
     rng = np.random.default_rng(0)
-    crops = [whole_picture(image), *(random_crop(image, rng, (0.04, 1.0)) for _ in range(20))]
+    crops = [whole_image(image), *(random_crop(image, rng, (0.04, 1.0)) for _ in range(20))]
     assert {crop.shape for crop in crops} == {(224, 224, 3)}
 
 

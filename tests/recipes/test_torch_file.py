@@ -194,7 +194,7 @@ def test_anything_but_a_state_dict_is_an_error(writer, form, tree, message, tmp_
 
 
 def test_missing_file_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="no such file"):
+    with pytest.raises(ModelError, match="does not exist"):
         load_state_dict(tmp_path / "none.pt")
 
 

@@ -39,7 +39,7 @@ def test_names_of_classes_stand_in_the_picture(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.gif", "a", ".png/a"])
 def test_another_ending_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match=r"expected a picture that ends in \.png, \.svg, \.pdf"):
+    with pytest.raises(InputError, match=r"expected a file name that ends in \.png, \.svg, \.pdf"):
         check_plot_path(tmp_path / name)
 
 

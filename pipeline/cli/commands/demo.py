@@ -14,6 +14,7 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     from pipeline.cli.commands.object_summary import ObjectSummary
 
+CLASSES = 5
 LEAST_FRAMES = 5
 
 
@@ -39,7 +40,7 @@ def demo(settings: Settings, output: Path) -> None:
       vision demo
       vision demo --show --threads 2
     """
-    settings = replace(settings, source="scene:?fps=0", every_frame=True)
+    settings = replace(settings, source="scene:?fps=0", every_frame=True, top=CLASSES)
     with StopSignals() as signals:
         from pipeline.cli.commands.object_summary import ObjectSummary, check_image_target
         from pipeline.cli.session import run_session
@@ -47,10 +48,10 @@ def demo(settings: Settings, output: Path) -> None:
         check_image_target(output)
         summary = ObjectSummary()
         run_session(settings, signals, [summary])
-        _report(summary, output, settings.top)
+        _report(summary, output)
 
 
-def _report(summary: ObjectSummary, output: Path, top: int) -> None:
+def _report(summary: ObjectSummary, output: Path) -> None:
     seen = summary.most_seen()
     if not seen:
         console.say("nothing was found")
@@ -60,7 +61,7 @@ def _report(summary: ObjectSummary, output: Path, top: int) -> None:
             found.label,
             str(found.frames),
             f"{found.best_score:.2f}",
-            ", ".join(f"{name} {share:.2f}" for name, share in found.classes(top)) or "-",
+            ", ".join(f"{name} {share:.2f}" for name, share in found.classes(CLASSES)) or "-",
         )
         for found in seen
         if found.frames >= LEAST_FRAMES

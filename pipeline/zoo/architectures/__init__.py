@@ -1,1 +1,1 @@
-"""The MobileNet family and YOLOv4-tiny as ONNX graphs, from their papers' tables."""
+"""MobileNet and YOLOv4-tiny architectures as ONNX graphs, from their papers' tables."""

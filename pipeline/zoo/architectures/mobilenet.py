@@ -1,30 +1,27 @@
-"""Every member of the MobileNet family by its name: V1 to V4, any width, resolution and classes."""
+"""The MobileNet family, V1 to V4, for any width, resolution and number of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.zoo.architectures import mobilenet_v1, mobilenet_v2, mobilenet_v3, mobilenet_v4
 from pipeline.zoo.architectures.network import (
     HEAD_IN_FLOAT,
-    IMAGE,
     LOGITS,
-    NetworkWriter,
+    NetworkBuilder,
     Padding,
     Tensor,
 )
 from pipeline.zoo.architectures.weights import RandomWeights, Weights
+from pipeline.zoo.graphs.edit import IMAGE
 from pipeline.zoo.graphs.stem import IMAGENET, Scaling
+from pipeline.zoo.onnx_file import ModelProto
 
-if TYPE_CHECKING:
-    import onnx
-
-_WRITERS: dict[str, Callable[[NetworkWriter, float], Tensor]] = {
+_WRITERS: dict[str, Callable[[NetworkBuilder, float], Tensor]] = {
     "mobilenet_v1": mobilenet_v1.write,
     "mobilenet_v2": mobilenet_v2.write,
     "mobilenet_v3_large": mobilenet_v3.write_large,
@@ -36,7 +33,7 @@ _WRITERS: dict[str, Callable[[NetworkWriter, float], Tensor]] = {
 }
 FAMILIES = tuple(_WRITERS)
 
-_STEP = 32  # all strides together: sizes between halve evenly
+_STEP = 32  # the product of all strides
 _LARGEST_SIZE = 1024
 _WIDTHS = (0.1, 4.0)
 _MOST_CLASSES = 100_000
@@ -46,7 +43,7 @@ _MOST_CLASSES = 100_000
 class MobileNet:
     """One member: `width` multiplies the channels, `resolution` is the input's side in pixels.
 
-    Raises `InputError` for a family, width, resolution or class count that there is not.
+    Raises `InputError` for an unsupported family, width, resolution or number of classes.
     """
 
     family: str
@@ -57,7 +54,7 @@ class MobileNet:
     def __post_init__(self) -> None:
         if self.family not in _WRITERS:
             raise InputError(
-                f"architecture {self.family}: there is none; known are {', '.join(FAMILIES)}"
+                f"architecture {self.family}: unknown; known are {', '.join(FAMILIES)}"
             )
         low, high = _WIDTHS
         if not low <= self.width <= high:
@@ -74,7 +71,7 @@ class MobileNet:
 
     @property
     def name(self) -> str:
-        """Such as `mobilenet_v2_0.75_160`."""
+        """The name of the member, such as `mobilenet_v2_0.75_160`."""
         return f"{self.family}_{self.width}_{self.resolution}"
 
 
@@ -84,13 +81,13 @@ def build_mobilenet(
     *,
     scaling: Scaling = IMAGENET,
     padding: Padding = "symmetric",
-) -> onnx.ModelProto:
-    """The float graph of a member, from uint8 BGR pixels to `logits` [N, classes].
+) -> ModelProto:
+    """Return the float graph of a member, from uint8 BGR pixels to `logits` [N, classes].
 
-    `weights` are random, always the same, where none are given. `scaling` and `padding` are those
-    that given weights were trained with. Raises `DependencyError` without the onnx package.
+    Without `weights`, fixed random ones are used. `scaling` and `padding` are those of the weights'
+    training. Raises `DependencyError` if the onnx package is not installed.
     """
-    net = NetworkWriter(
+    net = NetworkBuilder(
         member.resolution, weights or RandomWeights(), scaling=scaling, padding=padding
     )
     pooled = _WRITERS[member.family](net, member.width)
@@ -98,9 +95,9 @@ def build_mobilenet(
 
 
 def make_spec(member: MobileNet, labels: tuple[str, ...] | None = None) -> ModelSpec:
-    """What a user of the graph must know; labels are numbered where none are given.
+    """Return the spec of a member; without `labels`, classes are numbered.
 
-    Raises `InputError` where there is not one label for each class.
+    Raises `InputError` if there is not one label per class.
     """
     labels = labels or tuple(f"class {number}" for number in range(member.classes))
     if len(labels) != member.classes:
@@ -115,8 +112,8 @@ def make_spec(member: MobileNet, labels: tuple[str, ...] | None = None) -> Model
     )
 
 
-def float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Nodes to keep in float when a member becomes int8: the head's sum, products in attention."""
+def float_nodes(model: ModelProto) -> list[str]:
+    """Return the nodes to keep in float in int8 members: the head's sum, products in attention."""
     constants = {tensor.name for tensor in model.graph.initializer}
     products = [
         node.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.zoo.architectures.network import NetworkWriter, Tensor
+from pipeline.zoo.architectures.network import NetworkBuilder, Tensor
 
 _STEM = 32
 _LAYERS = (
@@ -16,11 +16,11 @@ _LAYERS = (
     (1024, 2),
     (1024, 1),
 )
-"""Output channels, and the stride of the depthwise part."""
+"""Output channels, and the stride of the depthwise convolution."""
 
 
-def write(net: NetworkWriter, width: float) -> Tensor:
-    """The backbone; returns its pooled features. The width scales every layer, the last as well."""
+def write(net: NetworkBuilder, width: float) -> Tensor:
+    """Write the backbone; returns its pooled features. `width` scales every layer."""
     tensor = net.stem(_scaled(_STEM, width), "relu6")
     for index, (channels, stride) in enumerate(_LAYERS, start=1):
         name = f"block{index}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.zoo.architectures.network import NetworkWriter, Tensor, round_channels
+from pipeline.zoo.architectures.network import NetworkBuilder, Tensor, round_channels
 
 STEM = 32
 STAGES = (
@@ -14,12 +14,12 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion, output channels, repeats and first stride of each stage (the paper's t, c, n, s)."""
+"""Expansion, output channels, repeats and first stride of each stage (t, c, n, s in the paper)."""
 FEATURES = 1280
 
 
-def write(net: NetworkWriter, width: float) -> Tensor:
-    """The backbone; returns its pooled features. Widths below 1 leave these at 1280."""
+def write(net: NetworkBuilder, width: float) -> Tensor:
+    """Write the backbone; returns its pooled features, 1280 for widths up to 1."""
     tensor = net.stem(round_channels(STEM * width), "relu6")
     index = 1
     for expansion, channels, repeats, first_stride in STAGES:
@@ -33,15 +33,13 @@ def write(net: NetworkWriter, width: float) -> Tensor:
 
 
 def _bottleneck(
-    net: NetworkWriter, entry: Tensor, name: str, channels: int, expansion: int, stride: int
+    net: NetworkBuilder, entry: Tensor, name: str, channels: int, expansion: int, stride: int
 ) -> Tensor:
-    """Expand (unless the factor is 1), depthwise 3x3, project linearly; add where shapes allow."""
+    """Expand (unless the factor is 1), depthwise 3x3, project; residual if shapes allow."""
     tensor, part = entry, 0
     if expansion != 1:
         hidden = entry.channels * expansion
         tensor = net.conv(tensor, f"{name}.{part}", hidden, activation="relu6")
         part += 1
     tensor = net.depthwise(tensor, f"{name}.{part}", kernel=3, stride=stride, activation="relu6")
-    is_residual = stride == 1 and entry.channels == channels
-    tensor = net.conv(tensor, f"{name}.{part + 1}", channels, is_added=is_residual)
-    return net.add(entry, tensor, name) if is_residual else tensor
+    return net.project(tensor, entry, name, channels, stride, str(part + 1))

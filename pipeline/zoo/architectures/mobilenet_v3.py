@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.zoo.architectures.network import (
-    Activation,
-    NetworkWriter,
-    Tensor,
-    round_channels,
-)
+from pipeline.zoo.architectures.network import Activation, NetworkBuilder, Tensor, round_channels
 
 _STEM = 16
 
 
 class Bottleneck(NamedTuple):
-    """A row of the tables; `expansion` is over the input's channels, as width multipliers need."""
+    """A row of the tables; `expansion` is relative to the input's channels."""
 
     kernel: int
     expansion: float
@@ -57,21 +52,23 @@ SMALL = (
 )
 
 
-def write_large(net: NetworkWriter, width: float) -> Tensor:
-    """MobileNetV3-large; returns its features after the layer that follows pooling."""
+def write_large(net: NetworkBuilder, width: float) -> Tensor:
+    """Write MobileNetV3-large; returns its features after the layer that follows pooling."""
     return _write(net, width, LARGE, features=1280)
 
 
-def write_small(net: NetworkWriter, width: float) -> Tensor:
-    """MobileNetV3-small; returns its features after the layer that follows pooling."""
+def write_small(net: NetworkBuilder, width: float) -> Tensor:
+    """Write MobileNetV3-small; returns its features after the layer that follows pooling."""
     return _write(net, width, SMALL, features=1024)
 
 
-def _write(net: NetworkWriter, width: float, rows: tuple[Bottleneck, ...], features: int) -> Tensor:
+def _write(
+    net: NetworkBuilder, width: float, rows: tuple[Bottleneck, ...], features: int
+) -> Tensor:
     tensor = net.stem(round_channels(_STEM * width), "hswish")
     for index, row in enumerate(rows, start=1):
         tensor = _bottleneck(net, tensor, f"block{index}", row, width)
-    # Six times the last stage; below width 1 the features stay as wide as they are.
+    # Six times the last stage; widths below 1 do not narrow the features.
     last = round_channels(6 * rows[-1].channels * width)
     tensor = net.pool(net.conv(tensor, "last", last, activation="hswish"))
     wide = round_channels(features * max(1.0, width))
@@ -79,9 +76,9 @@ def _write(net: NetworkWriter, width: float, rows: tuple[Bottleneck, ...], featu
 
 
 def _bottleneck(
-    net: NetworkWriter, entry: Tensor, name: str, row: Bottleneck, width: float
+    net: NetworkBuilder, entry: Tensor, name: str, row: Bottleneck, width: float
 ) -> Tensor:
-    """Expand, depthwise, squeeze and excite where marked, project linearly; add if shapes allow."""
+    """Expand, depthwise, squeeze and excite if marked, project; residual if shapes allow."""
     hidden = round_channels(entry.channels * row.expansion)
     channels = round_channels(row.channels * width)
     tensor = entry
@@ -93,6 +90,4 @@ def _bottleneck(
     )  # fmt: skip
     if row.squeeze:
         tensor = net.squeeze_excite(tensor, f"{name}.se", round_channels(hidden / 4))
-    is_residual = row.stride == 1 and entry.channels == channels
-    tensor = net.conv(tensor, f"{name}.project", channels, is_added=is_residual)
-    return net.add(entry, tensor, name) if is_residual else tensor
+    return net.project(tensor, entry, name, channels, row.stride, "project")

@@ -1,20 +1,17 @@
-"""MobileNetV4: conv-small, -medium, -large and hybrid-medium.
-
-Qin et al., arXiv 2404.10518, appendix D.
-"""
+"""MobileNetV4 conv-small, -medium, -large and hybrid-medium. Qin et al., arXiv 2404.10518."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.zoo.architectures.network import NetworkWriter, Tensor, round_channels
+from pipeline.zoo.architectures.network import NetworkBuilder, Tensor, round_channels
 
 FEATURES = 1280
 _LAST = 960
 
 
 class Conv(NamedTuple):
-    """A convolution and ReLU."""
+    """A convolution followed by ReLU."""
 
     kernel: int
     stride: int
@@ -22,7 +19,7 @@ class Conv(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """Expansion by a full 3x3 convolution, then a linear projection."""
+    """An expansion by a full 3x3 convolution, then a linear projection."""
 
     stride: int
     expansion: float
@@ -32,8 +29,7 @@ class Fused(NamedTuple):
 class Inverted(NamedTuple):
     """A universal inverted bottleneck: depthwise, expand, depthwise, project.
 
-    `before` and `between` are the depthwise kernels, 0 for none. The stride is in the latter of
-    them that there is.
+    `before` and `between` are the depthwise kernels, 0 for none. The last of them has the stride.
     """
 
     before: int
@@ -44,9 +40,9 @@ class Inverted(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Mobile multi-query attention of 4 heads; one key and one value for all of them.
+    """Mobile multi-query attention of 4 heads that share one key and one value.
 
-    Keys and values are taken from every `stride`-th place each way.
+    Keys and values are taken from every `stride`-th row and column.
     """
 
     stride: int
@@ -59,7 +55,7 @@ _HEADS, _HEAD_WIDTH = 4, 64
 
 
 class Variant(NamedTuple):
-    """Channels of the stem, and the blocks after it."""
+    """The channels of the stem, and the blocks after it."""
 
     stem: int
     blocks: tuple[Block, ...]
@@ -70,7 +66,7 @@ def _inverted(channels: int, *rows: tuple[int, int, int, float]) -> tuple[Block,
 
 
 def _attended(channels: int, stride: int, *rows: tuple[int, int, int, float]) -> tuple[Block, ...]:
-    """Bottlenecks, each after an attention of its own."""
+    """Return bottlenecks, each preceded by attention."""
     attention = Attention(stride, channels)
     return tuple(block for row in rows for block in (attention, Inverted(*row, channels)))
 
@@ -122,10 +118,10 @@ HYBRID_MEDIUM = Variant(
 )  # fmt: skip
 
 
-def write(net: NetworkWriter, width: float, variant: Variant) -> Tensor:
-    """The network of a variant; returns its features after the layer that follows pooling.
+def write(net: NetworkBuilder, width: float, variant: Variant) -> Tensor:
+    """Write a variant; returns its features after the layer that follows pooling.
 
-    Widths below 1 leave the stem as it is, as the published networks of such widths do.
+    Widths below 1 do not narrow the stem, as in the published networks of such widths.
     """
     tensor = net.stem(round_channels(variant.stem * max(1.0, width)), "relu")
     for index, block in enumerate(variant.blocks, start=1):
@@ -146,7 +142,7 @@ def write(net: NetworkWriter, width: float, variant: Variant) -> Tensor:
     return net.conv(tensor, "features", FEATURES, activation="relu")
 
 
-def _fused(net: NetworkWriter, entry: Tensor, name: str, block: Fused, channels: int) -> Tensor:
+def _fused(net: NetworkBuilder, entry: Tensor, name: str, block: Fused, channels: int) -> Tensor:
     hidden = round_channels(entry.channels * block.expansion)
     tensor = net.conv(
         entry, f"{name}.expand", hidden, kernel=3, stride=block.stride, activation="relu"
@@ -155,7 +151,7 @@ def _fused(net: NetworkWriter, entry: Tensor, name: str, block: Fused, channels:
 
 
 def _inverted_bottleneck(
-    net: NetworkWriter, entry: Tensor, name: str, block: Inverted, channels: int
+    net: NetworkBuilder, entry: Tensor, name: str, block: Inverted, channels: int
 ) -> Tensor:
     tensor = entry
     if block.before:
@@ -170,42 +166,40 @@ def _inverted_bottleneck(
             tensor, f"{name}.between",
             kernel=block.between, stride=block.stride, activation="relu",
         )  # fmt: skip
-    is_residual = block.stride == 1 and entry.channels == channels
-    tensor = net.conv(tensor, f"{name}.project", channels, is_added=is_residual)
-    return net.add(entry, tensor, name) if is_residual else tensor
+    return net.project(tensor, entry, name, channels, block.stride, "project")
 
 
-def _attention(net: NetworkWriter, entry: Tensor, name: str, stride: int) -> Tensor:
-    """softmax(Q K / sqrt(d)) V (arXiv 1706.03762) with one K and V for all heads (1911.02150).
+def _attention(net: NetworkBuilder, entry: Tensor, name: str, stride: int) -> Tensor:
+    """Write softmax(Q K / sqrt(d)) V (arXiv 1706.03762) with shared K and V (1911.02150).
 
-    The norm before it is a scale and an offset for each channel. Heads lie below one another as
-    rows of one matrix, so that each product is a single one.
+    The norm before it is a scale and an offset per channel. The heads are stacked as rows of one
+    matrix, so each product is a single MatMul.
     """
     places = entry.size**2
     normed = net.conv(entry, f"{name}.norm", entry.channels, groups=entry.channels)
     queries = net.conv(normed, f"{name}.query", _HEADS * _HEAD_WIDTH)
     rows = net.reshape(queries.name, [0, _HEADS, _HEAD_WIDTH, places], f"{name}.query.split")
-    rows = net.node("Transpose", [rows], f"{name}.query.turned", perm=[0, 1, 3, 2])
+    rows = net.add("Transpose", [rows], f"{name}.query.turned", perm=[0, 1, 3, 2])
     rows = net.reshape(rows, [0, _HEADS * places, _HEAD_WIDTH], f"{name}.query.rows")
     keys = _reduced(net, normed, f"{name}.key", stride)
     values = _reduced(net, normed, f"{name}.value", stride)
-    turned = net.node("Transpose", [values], f"{name}.value.turned", perm=[0, 2, 1])
-    scores = net.node("MatMul", [rows, keys], f"{name}.scores")
+    turned = net.add("Transpose", [values], f"{name}.value.turned", perm=[0, 2, 1])
+    scores = net.add("MatMul", [rows, keys], f"{name}.scores")
     scores = net.scale(scores, _HEAD_WIDTH**-0.5, f"{name}.scaled")
-    shares = net.node("Softmax", [scores], f"{name}.shares", axis=-1)
-    mixed = net.node("MatMul", [shares, turned], f"{name}.mixed")
+    shares = net.add("Softmax", [scores], f"{name}.shares", axis=-1)
+    mixed = net.add("MatMul", [shares, turned], f"{name}.mixed")
     mixed = net.reshape(mixed, [0, _HEADS, places, _HEAD_WIDTH], f"{name}.mixed.split")
-    mixed = net.node("Transpose", [mixed], f"{name}.mixed.turned", perm=[0, 1, 3, 2])
+    mixed = net.add("Transpose", [mixed], f"{name}.mixed.turned", perm=[0, 1, 3, 2])
     mixed = net.reshape(
         mixed, [0, _HEADS * _HEAD_WIDTH, entry.size, entry.size], f"{name}.mixed.map"
     )
     joined = Tensor(mixed, _HEADS * _HEAD_WIDTH, entry.size)
     projected = net.conv(joined, f"{name}.project", entry.channels, is_added=True)
-    return net.add(entry, projected, name)
+    return net.residual(entry, projected, name)
 
 
-def _reduced(net: NetworkWriter, entry: Tensor, name: str, stride: int) -> str:
-    """Keys or values [N, width of a head, places]."""
+def _reduced(net: NetworkBuilder, entry: Tensor, name: str, stride: int) -> str:
+    """Write keys or values [N, head width, places]."""
     tensor = entry
     if stride > 1:
         tensor = net.depthwise(tensor, f"{name}.down", kernel=3, stride=stride, activation="none")

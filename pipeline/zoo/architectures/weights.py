@@ -1,4 +1,4 @@
-"""Where an architecture's numbers come from: drawn from a seed, or given."""
+"""Random or given weights for the architectures."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from pipeline.errors import ModelError
 Float = npt.NDArray[np.float32]
 
 BEFORE_RELU = 2.0**0.5
-"""The gain of a layer whose activation loses half of what goes in."""
+"""The gain of a layer whose activation discards half of its input."""
 LINEAR = 1.0
 ADDED = 0.3
-"""The gain of a layer whose output is added to its block's input: sums must not grow with depth."""
+"""The gain of a layer that is added to its block's input, so that sums do not grow with depth."""
 
 _BIAS_SPREAD = 0.1
 
 
 class Weights(Protocol):
-    """Called once for each layer in the order of the network; see `RandomWeights`."""
+    """Called once per layer, in the order of the network; see `RandomWeights`."""
 
     def __call__(self, name: str, shape: tuple[int, ...], gain: float) -> tuple[Float, Float]:
-        """Weight of `shape` (outputs, inputs, ...) and bias (outputs,), both float32.
+        """Return a weight of `shape` (outputs, inputs, ...) and a bias (outputs,), float32.
 
-        `gain` is how much larger the output's spread ought to be than the input's.
+        `gain` is the wanted ratio of the output's spread to the input's.
         """
         ...
 
 
 class RandomWeights:
-    """Normal numbers that keep the activations' spread from layer to layer (arXiv 1502.01852).
+    """Normally distributed weights that keep the spread of activations (arXiv 1502.01852).
 
-    With them an untrained network computes with values of ordinary size, in float as in int8: it
-    takes the time of a trained one, and no layer overflows or dies. The same seed, name and shape
-    always give the same numbers.
+    An untrained network then takes the time of a trained one, in float and in int8, and no layer
+    overflows or vanishes. The same seed, name and shape always give the same weights.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -54,10 +53,10 @@ class RandomWeights:
 
 
 class GivenWeights:
-    """Weights and biases in the order of the network's layers.
+    """Given weights and biases, in the order of the network's layers.
 
-    Raises `ModelError` where a layer's shape differs or there are fewer pairs than layers;
-    `finish` where there are more.
+    Raises `ModelError` if a shape differs or there are fewer pairs than layers; `finish` raises it
+    if there are more.
     """
 
     def __init__(self, pairs: Iterable[tuple[Float, Float]]) -> None:
@@ -78,7 +77,7 @@ class GivenWeights:
         return weight, bias
 
     def finish(self) -> None:
-        """Raises `ModelError` where weights are left."""
+        """Raise `ModelError` if weights are left."""
         left = sum(1 for _ in self._pairs)
         if left:
             raise ModelError(f"expected no more weights, but there are {left} layers of them left")

@@ -1,13 +1,12 @@
-"""YOLOv4-tiny for any input size and class count, as Darknet's cfg of it says.
+"""YOLOv4-tiny for any input size and number of classes, as Darknet's cfg defines it.
 
-Wang et al., arXiv 2011.08036, section 4.1; the layers are those that `import-darknet` reads.
+Wang et al., arXiv 2011.08036, section 4.1. The layers are those of the Darknet importer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.inference.spec import ModelSpec
@@ -25,12 +24,10 @@ from pipeline.zoo.darknet.graph import build_graph, make_spec
 from pipeline.zoo.darknet.importer import default_labels
 from pipeline.zoo.darknet.shapes import input_channels, layer_shapes
 from pipeline.zoo.darknet.weights import ConvolutionWeights
-
-if TYPE_CHECKING:
-    import onnx
+from pipeline.zoo.onnx_file import ModelProto
 
 ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0), (135.0, 169.0), (344.0, 319.0))
-"""Width and height in pixels of the input, for every input size."""
+"""Width and height in input pixels, the same for every input size."""
 
 _STEP = 32
 _SIZES = (32, 2048)
@@ -44,7 +41,7 @@ _SCALE_X_Y = 1.05
 class YoloV4Tiny:
     """One member: `resolution` is the input's side in pixels.
 
-    Raises `InputError` for sizes that 32 does not divide and class counts below 1.
+    Raises `InputError` for sizes that are not multiples of 32 and for less than 1 class.
     """
 
     resolution: int = 416
@@ -64,27 +61,27 @@ class YoloV4Tiny:
 
     @property
     def name(self) -> str:
-        """Such as `yolov4_tiny_416_80`."""
+        """The name of the member, such as `yolov4_tiny_416_80`."""
         return f"yolov4_tiny_{self.resolution}_{self.classes}"
 
 
-def build_yolov4_tiny(member: YoloV4Tiny, weights: Weights | None = None) -> onnx.ModelProto:
-    """The float graph of a member, from uint8 BGR pixels to its two raw heads.
+def build_yolov4_tiny(member: YoloV4Tiny, weights: Weights | None = None) -> ModelProto:
+    """Return the float graph of a member, from uint8 BGR pixels to its two raw heads.
 
-    `weights` are random, always the same, where none are given. Raises `DependencyError` without
-    the onnx package.
+    Without `weights`, fixed random ones are used. Raises `DependencyError` if the onnx package is
+    not installed.
     """
     config = make_config(member)
     return build_graph(config, _draw(config, weights or RandomWeights()))
 
 
 def make_yolo_spec(member: YoloV4Tiny) -> ModelSpec:
-    """What a user of the graph must know; the labels are COCO's for 80 classes, else numbers."""
+    """Return the spec of a member; 80 classes get COCO's labels, others are numbered."""
     return make_spec(make_config(member), default_labels(member.classes), member.name)
 
 
 def make_config(member: YoloV4Tiny) -> DarknetConfig:
-    """What a cfg file of this network would say."""
+    """Return the network as a cfg file would describe it."""
     side = member.resolution
     layers = (
         _conv(32, 3, stride=2),
@@ -93,7 +90,7 @@ def make_config(member: YoloV4Tiny) -> DarknetConfig:
         *_partial_block(128, start=10),
         *_partial_block(256, start=18),
         _conv(512, 3),
-        _conv(256, 1),  # 27, which both heads begin with
+        _conv(256, 1),  # layer 27, the input of both heads
         _conv(512, 3),
         *_head(_LARGE_OBJECTS, member.classes),
         Route(0, (27,), groups=1, group_id=0),
@@ -113,7 +110,7 @@ def _conv(filters: int, size: int, stride: int = 1) -> Convolution:
 
 
 def _partial_block(filters: int, start: int) -> tuple[Layer, ...]:
-    """A cross-stage partial block (arXiv 1911.11929): half of the channels go the long way."""
+    """Return a cross-stage partial block (arXiv 1911.11929)."""
     return (
         _conv(filters, 3),
         Route(0, (start,), groups=2, group_id=1),

@@ -1,1 +1,1 @@
-"""Import of Darknet networks (cfg and weights files)."""
+"""Import of Darknet networks from their cfg and weights files."""

@@ -1,8 +1,7 @@
-"""Darknet cfg files: text to a checked list of layers.
+"""Reader of Darknet cfg files, which returns a checked list of layers.
 
-Covers what YOLOv3-tiny, YOLOv4-tiny and their relatives are made of. Whatever would change the
-network's answer and is not understood here is an error that names its line; options that only
-matter in training are passed over, as Darknet does.
+Supports the layers of YOLOv3-tiny, YOLOv4-tiny and their relatives. An unsupported option that
+would change the outputs is an error that names its line; options for training are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ ACTIVATIONS = ("linear", "leaky", "relu", "relu6", "logistic", "tanh", "mish", "
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution, batch norm where `batch_normalize`, then the activation."""
+    """A convolution, batch norm if `batch_normalize`, then the activation."""
 
     line: int
     filters: int
@@ -35,7 +34,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Darknet pads `padding` in all: half of it, rounded down, left and above, the rest behind."""
+    """Max pooling; half of `padding`, rounded down, is left and above, the rest right and below."""
 
     line: int
     size: int
@@ -45,7 +44,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Route:
-    """Channels of earlier layers in a row; of each only part `group_id` of `groups` equal ones."""
+    """The concatenated channels of earlier layers; of each only part `group_id` of `groups`."""
 
     line: int
     layers: tuple[int, ...]
@@ -55,7 +54,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Every pixel repeated `stride` times each way."""
+    """Every pixel repeated `stride` times in both directions."""
 
     line: int
     stride: int
@@ -63,7 +62,7 @@ class Upsample:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """The sum of the layer before and earlier `layers`, then the activation."""
+    """The sum of the previous layer and of earlier `layers`, then the activation."""
 
     line: int
     layers: tuple[int, ...]
@@ -72,7 +71,7 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Yolo:
-    """A detection head; `anchors` are already picked by the mask, in pixels of the input."""
+    """A detection head; `anchors` are those of its mask, in input pixels."""
 
     line: int
     anchors: tuple[tuple[float, float], ...]
@@ -85,7 +84,7 @@ Layer = Convolution | MaxPool | Route | Upsample | Shortcut | Yolo
 
 @dataclass(frozen=True)
 class DarknetConfig:
-    """A network: input size in pixels, how pictures are fitted to it, and its layers in order."""
+    """A network: input size in pixels, how images are fitted to it, and its layers in order."""
 
     path: Path
     width: int
@@ -95,7 +94,7 @@ class DarknetConfig:
 
     @property
     def heads(self) -> tuple[Yolo, ...]:
-        """The detection heads in the order of the file."""
+        """The detection heads, in the order of the file."""
         return tuple(layer for layer in self.layers if isinstance(layer, Yolo))
 
     @property
@@ -107,26 +106,24 @@ class DarknetConfig:
 def read_config(path: str | Path) -> DarknetConfig:
     """Read a cfg file.
 
-    Raises `ModelError` with file and line where it is missing or not text, where a layer kind or an
-    option that would change the result is unknown, or where a value is out of its range.
+    Raises `ModelError` with file and line if the file is missing or not text, or if it has an
+    unsupported layer or option or a value out of range.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: expected a Darknet cfg file, but there is no such file") from (
-            error
-        )
+        raise ModelError(f"{path}: expected a Darknet cfg file, but it does not exist") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     if "\0" in text:
         raise ModelError(
-            f"{path}: expected a Darknet cfg file, which is text, but this is none; "
-            f"is it the weights, given in place of the cfg?"
+            f"{path}: expected a Darknet cfg file, which is text, but this is binary; "
+            f"is it the weights file?"
         )
     sections = _read_sections(path, text)
     if not sections or sections[0].kind not in ("net", "network"):
-        first = f"[{sections[0].kind}]" if sections else "no section at all"
+        first = f"[{sections[0].kind}]" if sections else "no section"
         raise ModelError(f"{path}: expected a Darknet cfg that begins with [net], but got {first}")
     net = sections[0]
     width, height = net.integer("width", minimum=1), net.integer("height", minimum=1)
@@ -138,7 +135,7 @@ def read_config(path: str | Path) -> DarknetConfig:
 
 
 class _Section:
-    """One `[kind]` with its options; every problem is reported with its line."""
+    """One `[kind]` with its options; errors name the line."""
 
     def __init__(self, path: Path, kind: str, line: int) -> None:
         self.path, self.kind, self.line = path, kind, line
@@ -150,6 +147,9 @@ class _Section:
     def error(self, message: str, line: int | None = None) -> ModelError:
         return ModelError(f"{self.path}: line {line or self.line}: [{self.kind}] {message}")
 
+    def wrong(self, name: str, message: str) -> ModelError:
+        return self.error(f"{name}: {message}", self.line_of(name))
+
     def names(self) -> dict[str, int]:
         return {name: line for name, (_, line) in self._options.items()}
 
@@ -160,27 +160,27 @@ class _Section:
         return self._options.get(name, ("", self.line))[1]
 
     def numbers(self, name: str, kind: Callable[[str], T], minimum: T | None = None) -> list[T]:
-        """The comma-separated values of an option, none where it is absent."""
-        text, line = self._options.get(name, ("", self.line))
+        """Return the comma-separated values of an option, none if it is absent."""
+        text = self.text(name, "")
         try:
             values = [kind(part) for part in text.split(",") if part]
         except ValueError:
             expected = "whole numbers" if kind is int else "numbers"
-            raise self.error(f"{name}: expected {expected}, but got '{text}'", line) from None
+            raise self.wrong(name, f"expected {expected}, but got '{text}'") from None
         if minimum is not None and any(not value >= minimum for value in values):  # type: ignore[operator]
-            raise self.error(f"{name}: expected at least {minimum}, but got '{text}'", line)
+            raise self.wrong(name, f"expected at least {minimum}, but got '{text}'")
         return values
 
     def number(
         self, name: str, kind: Callable[[str], T], default: T | None, minimum: T | None = None
     ) -> T:
-        """The one value of an option; without a default the option must be there."""
+        """Return the single value of an option, which is required unless there is a default."""
         values = self.numbers(name, kind, minimum)
         if not values and default is not None:
             return default
         if len(values) != 1:
             got = f"{len(values)} values" if values else "none"
-            raise self.error(f"{name}: expected one value, but got {got}", self.line_of(name))
+            raise self.wrong(name, f"expected one value, but got {got}")
         return values[0]
 
     def integer(self, name: str, default: int | None = None, minimum: int | None = None) -> int:
@@ -190,7 +190,7 @@ class _Section:
         return self.integer(name, 0) != 0
 
     def require(self, name: str, value: float) -> None:
-        """An option that may be there, but only with the one value that is understood."""
+        """Check that an option is absent or has the only supported value."""
         got = self.number(name, float, float(value))
         if got != value:
             raise self.error(
@@ -209,7 +209,7 @@ class _Section:
         return name
 
     def same_both_ways(self, name: str, default: int) -> int:
-        """A value that may also be given for each axis, but not differently."""
+        """Return a value that may also be given per axis, but must be equal for both."""
         value = self.integer(name, default, minimum=1)
         for axis in (f"{name}_x", f"{name}_y"):
             if axis in self._options:
@@ -218,7 +218,7 @@ class _Section:
 
 
 def _read_sections(path: Path, text: str) -> list[_Section]:
-    """Split the text; like Darknet, whitespace means nothing and # or ; begins a comment line."""
+    """Split the text as Darknet does: whitespace is ignored, # and ; begin comments."""
     sections: list[_Section] = []
     for number, raw in enumerate(text.splitlines(), start=1):
         line = "".join(raw.split()).split("#", 1)[0]
@@ -256,10 +256,7 @@ def _maxpool(section: _Section, _index: int) -> Layer:
     size = section.integer("size", stride, minimum=1)
     padding = section.integer("padding", size - 1, minimum=0)
     if padding > size - 1:
-        raise section.error(
-            f"padding: expected less than size={size}, but got {padding}",
-            section.line_of("padding"),
-        )
+        raise section.wrong("padding", f"expected less than size={size}, but got {padding}")
     return MaxPool(section.line, size, stride, padding)
 
 
@@ -267,10 +264,7 @@ def _route(section: _Section, index: int) -> Layer:
     groups = section.integer("groups", 1, minimum=1)
     group_id = section.integer("group_id", 0, minimum=0)
     if group_id >= groups:
-        raise section.error(
-            f"group_id: expected less than groups={groups}, but got {group_id}",
-            section.line_of("group_id"),
-        )
+        raise section.wrong("group_id", f"expected less than groups={groups}, but got {group_id}")
     return Route(section.line, _earlier(section, "layers", index), groups, group_id)
 
 
@@ -292,17 +286,14 @@ def _yolo(section: _Section, _index: int) -> Layer:
     pairs = list(zip(flat[::2], flat[1::2], strict=False))
     count = section.integer("num", len(pairs), minimum=1)
     if len(flat) != 2 * count or min(flat) <= 0:
-        raise section.error(
-            f"anchors: expected {count} pairs of positive numbers (num={count}), "
+        raise section.wrong(
+            "anchors",
+            f"expected {count} pairs of positive numbers (num={count}), "
             f"but got {len(flat)} numbers",
-            section.line_of("anchors"),
         )
     mask = section.numbers("mask", int, minimum=0) or list(range(count))
     if max(mask) >= count:
-        raise section.error(
-            f"mask: expected indices below num={count}, but got {max(mask)}",
-            section.line_of("mask"),
-        )
+        raise section.wrong("mask", f"expected indices below num={count}, but got {max(mask)}")
     return Yolo(
         section.line,
         anchors=tuple(pairs[i] for i in mask),
@@ -312,15 +303,13 @@ def _yolo(section: _Section, _index: int) -> Layer:
 
 
 def _earlier(section: _Section, name: str, index: int) -> tuple[int, ...]:
-    """Layer numbers from the start; negative ones in the file count back from here."""
+    """Return layer numbers; negative ones in the file count back from this layer."""
     values = section.numbers(name, int)
-    line = section.line_of(name)
     layers = tuple(value if value >= 0 else index + value for value in values)
     if not layers or not all(0 <= layer < index for layer in layers):
-        raise section.error(
-            f"{name}: expected layers before this one (number {index}), "
-            f"but got '{section.text(name, '')}'",
-            line,
+        raise section.wrong(
+            name,
+            f"expected layers before this one (number {index}), but got '{section.text(name, '')}'",
         )
     return layers
 
@@ -337,7 +326,7 @@ _READERS: dict[str, _Reader] = {
     "yolo": _yolo,
 }
 
-# Options of each kind that the readers look at.
+# Options that the readers of each kind use.
 _UNDERSTOOD: dict[_Reader, set[str]] = {
     _convolution: {
         *("filters", "size", "stride", "stride_x", "stride_y", "pad", "padding", "groups"),
@@ -348,7 +337,7 @@ _UNDERSTOOD: dict[_Reader, set[str]] = {
     _upsample: {"stride", "scale"},
     _shortcut: {"from", "activation", "weights_type", "weights_normalization"},
 }
-# Options that change the result unless they have this value.
+# Options that change the outputs unless they have this value.
 _NEUTRAL = {
     **dict.fromkeys(("dilation",), 1.0),
     **dict.fromkeys(
@@ -360,7 +349,7 @@ _NEUTRAL = {
         0.0,
     ),
 }
-# Options that matter only in training.
+# Options for training, which are ignored.
 _TRAINING = {
     *("stopbackward", "train_only_bn", "receptive_field", "lr_mult", "learning_rate", "burn_in"),
     *("onlyforward", "dont_update", "burnin_update", "keep_delta_gpu", "grad_centr", "batch"),
@@ -372,7 +361,7 @@ def _layer(section: _Section, index: int) -> Layer:
     reader = _READERS.get(section.kind)
     if reader is None:
         known = ", ".join(sorted(_READERS))
-        raise section.error(f"is a layer kind that is not supported; supported are {known}")
+        raise section.error(f"layer not supported; supported are {known}")
     understood = _UNDERSTOOD.get(reader)
     for name, line in section.names().items():
         if name in _NEUTRAL:
@@ -386,8 +375,8 @@ def _check_heads(path: Path, layers: tuple[Layer, ...]) -> None:
     heads = [layer for layer in layers if isinstance(layer, Yolo)]
     if not heads:
         raise ModelError(f"{path}: expected at least one [yolo] layer, but there is none")
-    for before, layer in zip((None, *layers), layers, strict=False):
-        if isinstance(layer, Yolo) and not isinstance(before, Convolution):
+    for previous, layer in zip((None, *layers), layers, strict=False):
+        if isinstance(layer, Yolo) and not isinstance(previous, Convolution):
             raise ModelError(
                 f"{path}: line {layer.line}: [yolo] expected a convolution as the layer before it"
             )

@@ -1,4 +1,4 @@
-"""From Darknet's cfg and weights to a model file of ours."""
+"""Import of Darknet's cfg and weights files as an ONNX model file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.inference.spec import ModelSpec
-from pipeline.zoo.darknet.coco_labels import COCO_LABELS
 from pipeline.zoo.darknet.config import read_config
 from pipeline.zoo.darknet.graph import build_graph, make_spec
 from pipeline.zoo.darknet.shapes import Shape, layer_shapes, multiply_adds
 from pipeline.zoo.darknet.weights import read_weights
 from pipeline.zoo.onnx_file import save_model
 
+COCO_LABELS = tuple(
+    """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
+    fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
+    bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard,
+    sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle,
+    wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot,
+    hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
+    mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock,
+    vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n    ", " ").split(", ")
+)
+"""The 80 classes of COCO in the order in which detectors number them."""
+
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What was imported: `heads` are the outputs' shapes, `multiply_adds` is for one picture."""
+    """The imported network: `heads` are the output shapes, `multiply_adds` is for one image."""
 
     path: Path
     spec: ModelSpec
@@ -37,12 +48,12 @@ def import_model(
     source: str = "",
     licence: str = "",
 ) -> ImportSummary:
-    """Convert a Darknet network to the ONNX file `output`, which is written whole or not at all.
+    """Convert a Darknet network to the ONNX file `output`, which is written atomically.
 
-    Without `labels`, a network of 80 classes gets the names of COCO and any other numbered ones;
-    without `name` it is called as the file is. Raises `ModelError` where the cfg, the weights and
-    the labels do not fit one another, `DependencyError` without the onnx package, and
-    `OutputError` where the file cannot be written.
+    Without `labels`, a network of 80 classes gets COCO's labels and any other numbered ones;
+    without `name`, it is named after the file. Raises `ModelError` if the cfg, the weights and the
+    labels do not match, `DependencyError` if the onnx package is not installed, and `OutputError`
+    if the file cannot be written.
     """
     output = Path(output)
     config = read_config(config_path)
@@ -67,22 +78,22 @@ def import_model(
 
 
 def default_labels(classes: int) -> tuple[str, ...]:
-    """COCO's names for 80 classes, else `class 0`, `class 1`, ..."""
+    """Return COCO's labels for 80 classes, else `class 0`, `class 1`, ..."""
     if classes == len(COCO_LABELS):
         return COCO_LABELS
     return tuple(f"class {number}" for number in range(classes))
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """One label a line, in the order of the classes; empty lines at the end do not count.
+    """Read one label per line, in the order of the classes; empty lines at the end are ignored.
 
-    Raises `ModelError` where the file cannot be read or an empty line stands between labels.
+    Raises `ModelError` if the file cannot be read or has an empty line between labels.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{path}: expected a text file of one label a line, but it cannot be read: {error}"
+            f"{path}: expected a text file with one label per line, but it cannot be read: {error}"
         ) from error
     labels = tuple(line.strip() for line in text.rstrip().splitlines())
     if "" in labels:

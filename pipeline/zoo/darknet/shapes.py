@@ -1,4 +1,4 @@
-"""The size of every layer's output, and what a network costs."""
+"""Output shapes of Darknet layers, and the multiply-adds of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INPUT_CHANNELS = 3
 
 
 class Shape(NamedTuple):
-    """One layer's output for one picture."""
+    """The output of one layer for one image."""
 
     channels: int
     rows: int
@@ -31,30 +31,30 @@ class Shape(NamedTuple):
 
 
 def layer_shapes(config: DarknetConfig) -> tuple[Shape, ...]:
-    """The output shape of each layer, in order.
+    """Return the output shape of each layer, in order.
 
-    Raises `ModelError` with the layer's line where layers do not fit one another.
+    Raises `ModelError` with the line of a layer that does not fit its inputs.
     """
     shapes: list[Shape] = []
     first = config.layers[0]
     if not isinstance(first, Convolution) or first.groups != 1:
-        raise _error(config, first, "expected a convolution over all colours as the first layer")
+        raise _error(config, first, "expected a convolution without groups as the first layer")
     for layer in config.layers:
         entry = shapes[-1] if shapes else Shape(INPUT_CHANNELS, config.height, config.width)
         shape = _shape(config, layer, entry, shapes)
         if min(shape) < 1:
-            raise _error(config, layer, f"its input of {entry} is too small for it")
+            raise _error(config, layer, f"its input of {entry} is too small")
         shapes.append(shape)
     return tuple(shapes)
 
 
 def input_channels(shapes: tuple[Shape, ...], index: int) -> int:
-    """How many channels layer `index` takes from the layer before it."""
+    """Return how many channels layer `index` reads from the previous layer."""
     return shapes[index - 1].channels if index else INPUT_CHANNELS
 
 
 def multiply_adds(config: DarknetConfig) -> int:
-    """Multiplications (each with its addition) of all convolutions for one picture."""
+    """Return the multiply-adds of all convolutions for one image."""
     shapes = layer_shapes(config)
     total = 0
     for index, (layer, shape) in enumerate(zip(config.layers, shapes, strict=True)):
@@ -115,7 +115,7 @@ def _head_shape(config: DarknetConfig, layer: Yolo, entry: Shape) -> Shape:
             config,
             layer,
             f"expected {expected} channels ({len(layer.anchors)} anchors x "
-            f"(5 + {layer.classes} classes)), but the layer before has {entry.channels}",
+            f"(5 + {layer.classes} classes)), but the previous layer has {entry.channels}",
         )
     return entry
 

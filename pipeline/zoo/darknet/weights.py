@@ -1,8 +1,8 @@
-"""Darknet weights files: the numbers of every convolution, batch norm folded in.
+"""Reader of Darknet weights files, which folds batch norm into the convolutions.
 
-The file holds three int32 (major, minor, revision), the count of pictures seen in training (int64
-from version 0.2 on, int32 before), then float32 in the order of the cfg: for each convolution its
-biases, with batch norm its scales, means and variances, and its weights (out, in, rows, columns).
+A file holds three int32 (major, minor, revision), the number of images seen in training (int64 from
+version 0.2 on, int32 before), then float32 in the order of the cfg: the biases of each convolution,
+with batch norm its scales, means and variances, and its weights (out, in, rows, columns).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class ConvolutionWeights:
 
 
 def read_weights(config: DarknetConfig, path: str | Path) -> dict[int, ConvolutionWeights]:
-    """The folded weights of each convolution of `config`, by its layer number.
+    """Return the folded weights of each convolution of `config`, by layer number.
 
-    Raises `ModelError` where the file is missing, or is not exactly as long as the cfg says.
+    Raises `ModelError` if the file is missing or does not have the length that the cfg implies.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: expected Darknet weights, but there is no such file") from error
+        raise ModelError(f"{path}: expected Darknet weights, but it does not exist") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     header = _header_bytes(path, data)
@@ -48,7 +48,7 @@ def read_weights(config: DarknetConfig, path: str | Path) -> dict[int, Convoluti
         kind = "short" if len(data) < expected else "long"
         raise ModelError(
             f"{path}: too {kind} for {config.path}: expected {expected} bytes, "
-            f"but got {len(data)}; check that both belong together (classes, masks, filters)"
+            f"but got {len(data)}; check that both are of one network (classes, masks, filters)"
         )
     numbers = np.frombuffer(data, "<f4", offset=header)
     if not np.isfinite(numbers).all():
@@ -64,12 +64,12 @@ def _header_bytes(path: Path, data: bytes) -> int:
         )
     major, minor, _revision = (int(number) for number in np.frombuffer(data, "<i4", 3))
     if not (0 <= major < 1000 and 0 <= minor < 1000):
-        raise ModelError(f"{path}: not Darknet weights: it begins with version {major}.{minor}")
+        raise ModelError(f"{path}: not Darknet weights: the version is {major}.{minor}")
     return _VERSION_BYTES + (8 if major * 10 + minor >= 2 else 4)
 
 
 def _float_counts(config: DarknetConfig) -> dict[int, int]:
-    """How many float32 each convolution has in the file, by layer number."""
+    """Return how many float32 each convolution has in the file, by layer number."""
     shapes = layer_shapes(config)
     counts = {}
     for index, layer in enumerate(config.layers):
@@ -95,7 +95,7 @@ def _split(
 
 
 def _fold(layer: Convolution, numbers: npt.NDArray[np.float64]) -> ConvolutionWeights:
-    """One convolution for scale * (W x - mean) / sqrt(variance + epsilon) + bias."""
+    """Return one convolution for scale * (W x - mean) / sqrt(variance + epsilon) + bias."""
     rows = 4 if layer.batch_normalize else 1
     parameters = numbers[: rows * layer.filters].reshape(rows, layer.filters)
     weight = numbers[rows * layer.filters :].reshape(layer.filters, -1, layer.size, layer.size)

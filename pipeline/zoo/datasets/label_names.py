@@ -1,20 +1,20 @@
-"""Which of a model's classes the names of a data set mean."""
+"""Matching of class names of a data set with the labels of a model."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_LONGEST = 60  # of a name in a message; what is longer may be anything
 BACKGROUND = "background"
 
-# Pascal VOC, Darknet and COCO call the same things by different names.
+_LONGEST = 60  # characters of a name in a message
+# Pascal VOC, Darknet and COCO use different names for these classes.
 _SAME = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
@@ -24,13 +24,13 @@ _SAME = {
 
 
 def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> list[int]:
-    """The class id of each name: by the name, by a number, or all of them by their order.
+    """Return the class id of each name: by the name, by a number, or all of them by their order.
 
-    A label may list synonyms apart by commas. Case, spaces, underscores and hyphens do not count.
-    By order goes where there are as many names as classes (but for a first class `background`),
-    not all of them are known, and those that are stand at their place.
+    A label may be a list of synonyms, separated by commas. Case, spaces, underscores and hyphens
+    are ignored. The order is used if there are as many names as labels (without a first label
+    `background`), some names are unknown, and the known ones are in their places.
 
-    Raises `InputError` that begins with `subject` and names those that are not known.
+    Raises `InputError` that begins with `subject` and lists the unknown names.
     """
     known = _synonyms(labels)
     found = [known.get(plain_name(name)) for name in names]
@@ -43,7 +43,7 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
     is_in_order = all(known in (None, place) for place, known in enumerate(found, start=first))
     if len(names) == len(labels) - first and is_in_order:
         logger.warning(
-            "%s: its class names are not the model's (%s, ...); they are taken in their order",
+            "%s: its class names are not the model's (%s, ...); classes are matched by their order",
             subject,
             unknown[0],
         )
@@ -52,9 +52,25 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
     hint = f"; did you mean {near[0]}?" if near else ""
     shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in unknown[:5]]
     raise InputError(
-        f"{subject}: {len(unknown)} of its {len(names)} classes are none of the model's "
+        f"{subject}: {len(unknown)} of its {len(names)} classes are not among the model's "
         f"{len(labels)} labels: {', '.join(shown)}{', ...' if len(unknown) > 5 else ''}{hint}"
     )
+
+
+def match_used_names(
+    names: Sequence[str], used: Collection[str], labels: Sequence[str], subject: str
+) -> dict[str, int]:
+    """Return the class id of each name; names that no box uses may be unknown to the model.
+
+    Some tools list a class that stands for the whole data set, or all possible classes.
+    """
+    try:
+        return dict(zip(names, match_names(names, labels, subject), strict=True))
+    except InputError:
+        some = [name for name in names if name in used]
+        if not 0 < len(some) < len(names):
+            raise
+        return dict(zip(some, match_names(some, labels, subject), strict=True))
 
 
 def _number(name: str, labels: Sequence[str], subject: str) -> int:
@@ -67,7 +83,7 @@ def _number(name: str, labels: Sequence[str], subject: str) -> int:
 
 
 def _synonyms(labels: Sequence[str]) -> dict[str, int]:
-    """Every plain name of every class; a whole label goes before another one's synonym."""
+    """Return every plain name of every class; whole labels take precedence over synonyms."""
     known: dict[str, int] = {}
     for class_id, label in enumerate(labels):
         known.setdefault(plain_name(label), class_id)
@@ -78,6 +94,6 @@ def _synonyms(labels: Sequence[str]) -> dict[str, int]:
 
 
 def plain_name(name: str) -> str:
-    """A name without case, spaces, underscores and hyphens, one of several for one thing."""
+    """Return a name without case, spaces, underscores and hyphens, and with one known synonym."""
     plain = re.sub(r"[\s_-]+", "", name.casefold())
     return _SAME.get(plain, plain)

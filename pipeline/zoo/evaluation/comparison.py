@@ -1,16 +1,17 @@
-"""Several models side by side: what each says of the same pictures, and what it costs."""
+"""Comparison of several models: their answers to the same images, and their cost."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pipeline.errors import InputError, ModelError
+from pipeline.images import is_image
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.external import stored_bytes
@@ -19,12 +20,13 @@ from pipeline.inference.session import open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.paths import share_dirs
 from pipeline.types import Classifications, Detections, Image
-from pipeline.zoo.datasets.image_folders import UsablePictures, find_pictures, is_picture
+from pipeline.zoo import Report
+from pipeline.zoo.datasets.image_folders import ReadableImages, find_images
 from pipeline.zoo.datasets.label_names import plain_name
-from pipeline.zoo.evaluation.agreement import Agreement, is_same_label, same_objects
-from pipeline.zoo.graphs.cost import Cost, count_cost
+from pipeline.zoo.evaluation.metrics import Agreement, is_same_label, same_objects
+from pipeline.zoo.evaluation.timing import interleaved_ms
+from pipeline.zoo.graphs.cost import count_cost
 from pipeline.zoo.onnx_file import load_graph
-from pipeline.zoo.quantization.calibration import Report
 
 TOP = 5
 _CLASS_NAMES = 3
@@ -37,9 +39,9 @@ Answer = Detections | Classifications
 
 @dataclass(frozen=True)
 class Contender:
-    """A model with what is known about it; numbers that are not known are None.
+    """A model and its properties; unknown numbers are None.
 
-    `latency_ms` is the median of a whole call on the first picture, from pixels to answers.
+    `latency_ms` is the median of a whole call on the first image, from pixels to answers.
     """
 
     name: str
@@ -64,8 +66,8 @@ class Contender:
         return self.call.labels
 
 
-class Shown(NamedTuple):
-    """One picture and what each contender says of it, in their order."""
+class ComparedImage(NamedTuple):
+    """An image and the answer of each contender, in their order."""
 
     name: str
     image: Image
@@ -73,17 +75,17 @@ class Shown(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that is to be told.
+    """The result of a comparison.
 
-    `agreement` in percent is with the first model of the same task, None where the classes differ.
-    `pictures` are the first ones, up to as many as were asked for; `looked_at` counts all. Both
-    are empty where no two models have a task in common: then there is nothing to compare.
+    `agreement` in percent is with the first model of the same task, None if the classes differ.
+    `images` are the first ones, up to the requested number; `total` counts all. There are none if
+    no two models have a task in common.
     """
 
     contenders: list[Contender]
-    pictures: list[Shown]
+    images: list[ComparedImage]
     agreement: list[float | None]
-    looked_at: int
+    total: int
 
     @property
     def is_comparable(self) -> bool:
@@ -91,7 +93,7 @@ class Comparison(NamedTuple):
 
 
 def has_common_task(tasks: Sequence[str]) -> bool:
-    """Whether any two models can do the same."""
+    """Return whether any two models have the same task."""
     return len(set(tasks)) < len(tasks)
 
 
@@ -102,15 +104,15 @@ def compare(
     shown: int,
     report: Report,
 ) -> Comparison:
-    """Run every model on the pictures of `images`, a file or a folder, and time it on the first.
+    """Run every model on `images`, a file or a folder, and time it on the first image.
 
-    A classifier is asked about the whole picture. Raises `InputError` where there is no picture.
+    A classifier classifies the whole image. Raises `InputError` if there is no image.
     """
     paths = _paths(images)
-    pictures = UsablePictures(images, paths)
-    first = next((image for _, image in pictures), None)
+    readable = ReadableImages(images, paths)
+    first = next((image for _, image in readable), None)
     if first is None:
-        raise InputError(f"{images}: expected a picture, but none decodes")
+        raise InputError(f"{images}: expected an image, but none can be decoded")
     latencies = _latencies(models, first, report)
     contenders = [_described(*pair) for pair in zip(models, latencies, strict=True)]
     if not has_common_task([contender.task for contender in contenders]):
@@ -119,28 +121,28 @@ def compare(
     totals: list[Agreement | None] = [
         None if leader is None else Agreement(0, 0) for leader in leaders
     ]
-    kept: list[Shown] = []
-    looked_at = 0
-    for path, image in pictures:
+    kept: list[ComparedImage] = []
+    done = 0
+    for path, image in readable:
         answers = [ask(contender.call, image) for contender in contenders]
         for index, leader in enumerate(leaders):
             total = totals[index]
             if leader is not None and total is not None:
                 totals[index] = total + _agreement(answers[leader], answers[index])
         if len(kept) < shown:
-            kept.append(Shown(path.name, image, answers))
-        looked_at += 1
-        report("looking at pictures", looked_at, len(paths))
+            kept.append(ComparedImage(path.name, image, answers))
+        done += 1
+        report("running the models", done, len(paths))
     shares = [None if total is None else total.percent for total in totals]
-    return Comparison(contenders, kept, shares, looked_at)
+    return Comparison(contenders, kept, shares, done)
 
 
 def open_contender(
     model: str | Path, *, score: float, threads: int | None, manifest: ModelSpec | None = None
 ) -> Detector | Classifier:
-    """The model as the pipeline runs it, whatever its task.
+    """Open a model of any task as the pipeline runs it.
 
-    `manifest` is for a file of which neither itself nor the registry says what it expects.
+    `manifest` describes a model that has no metadata and is not in the registry.
     """
     spec = _spec_of(model, manifest)
     if spec.task == "detect":
@@ -159,14 +161,14 @@ def _spec_of(model: str | Path, manifest: ModelSpec | None) -> ModelSpec:
 
 
 def ask(call: Detector | Classifier, image: Image) -> Answer:
-    """The objects in a picture, or the names of all of it."""
+    """Return the objects in an image, or the classes of the whole image."""
     if isinstance(call, Detector):
         return call(image)
     return call(image, np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32))
 
 
-def told(answer: Answer, most: int = 8) -> str:
-    """An answer in words, best first."""
+def summarize(answer: Answer, most: int = 8) -> str:
+    """Return labels and scores of an answer as text, best first."""
     if isinstance(answer, Detections):
         parts = [
             f"{answer.labels[class_id]} {score:.2f}"
@@ -183,33 +185,28 @@ def told(answer: Answer, most: int = 8) -> str:
 
 def _paths(images: Path) -> list[Path]:
     if images.is_file():
-        if not is_picture(images):
-            raise InputError(f"{images}: expected a picture or a folder of pictures")
+        if not is_image(images):
+            raise InputError(f"{images}: expected an image or a folder of images")
         return [images]
     if not images.exists():
-        raise InputError(f"{images}: expected a picture or a folder of them, but there is none")
-    return find_pictures(images)
+        raise InputError(f"{images}: expected an image or a folder of images, but found nothing")
+    return find_images(images)
 
 
 def _latencies(
     models: Sequence[Detector | Classifier], image: Image, report: Report
 ) -> list[float]:
-    """Median milliseconds of a call of each, by turns: what else is running hits all alike."""
-    times = np.empty((_ROUNDS, len(models)))
-    for call in models:
-        ask(call, image)  # the first call lays out memory, and may compile
-    for number, row in enumerate(times, start=1):
-        for index, call in enumerate(models):
-            start = time.perf_counter()
-            ask(call, image)
-            row[index] = 1e3 * (time.perf_counter() - start)
-        report("timing", number, _ROUNDS)
+    """Return the median milliseconds of a call of each model."""
+    calls = [partial(ask, model, image) for model in models]
+    for call in calls:
+        call()  # the first call allocates memory and may compile
+    times = interleaved_ms(calls, _ROUNDS, report)
     return [float(value) for value in np.median(times, axis=0)]
 
 
 def _described(call: Detector | Classifier, latency_ms: float) -> Contender:
     model = call.model
-    cost = _cost(model.path)
+    cost = count_cost(load_graph(model.path))
     known = _registered(model.path)
     entry = known.entry if known is not None else None
     return Contender(
@@ -229,14 +226,10 @@ def _described(call: Detector | Classifier, latency_ms: float) -> Contender:
     )
 
 
-def _cost(path: Path) -> Cost:
-    return count_cost(load_graph(path))
-
-
 def _registered(path: Path) -> Registered | None:
-    """What the registry knows of the file: by its contents, or by its name where it was imported.
+    """Return the registry's entry of a file, by its contents, or by its name if it was imported.
 
-    An imported one counts only where our own tools put it.
+    An imported model is recognised only in the folders where `vision models pull` stores it.
     """
     models = registered_models()
     same_name = models.get(path.stem)
@@ -247,9 +240,9 @@ def _registered(path: Path) -> Registered | None:
 
 
 def _leader(contenders: Sequence[Contender], index: int) -> int | None:
-    """The first model of the same task; None for that one itself, and where the labels are others.
+    """Return the first model of the same task; None for that model itself, or if labels differ.
 
-    Models of whose classes hardly any are the same cannot agree.
+    Models that share few labels cannot agree.
     """
     task = contenders[index].task
     leader = next(i for i, contender in enumerate(contenders) if contender.task == task)
@@ -267,4 +260,4 @@ def _agreement(first: Answer, second: Answer) -> Agreement:
     if isinstance(first, Classifications) and isinstance(second, Classifications):
         names = (answer.labels[int(answer.ids[0, 0])] for answer in (first, second))
         return Agreement(int(is_same_label(*names)), 2)
-    raise TypeError("answers of two tasks cannot agree")
+    raise TypeError("answers of different tasks cannot be compared")

@@ -1,8 +1,9 @@
-"""What a model is measured by: true answers where there are some, else a reference's answers."""
+"""The metric a model is measured with: accuracy on labels, or agreement with a reference model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,86 +15,140 @@ from pipeline.inference.session import Model, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections
 from pipeline.zoo.datasets.boxes import read_boxes
-from pipeline.zoo.datasets.image_folders import UsablePictures
-from pipeline.zoo.evaluation.agreement import Agreement, same_objects
-from pipeline.zoo.evaluation.classification import evaluate_pictures, read_classes, tested_crop
-from pipeline.zoo.evaluation.detection import check_measurable, evaluate_detector
-from pipeline.zoo.evaluation.detector_accuracy import open_to_evaluate
+from pipeline.zoo.datasets.classes import read_classes
+from pipeline.zoo.datasets.image_folders import ReadableImages
+from pipeline.zoo.datasets.label_names import plain_name
+from pipeline.zoo.evaluation.classification import central_crop, evaluate_classifier
+from pipeline.zoo.evaluation.detection import check_measurable, evaluate_detector, open_to_evaluate
 
 SCORE = 0.25
-"""Objects above this score are compared where there are no true boxes."""
+"""Detections above this score are compared if there are no true boxes."""
+SAME_OBJECT = 0.5
+"""The least intersection over union of two boxes of the same object."""
 
 
-class Yardstick(NamedTuple):
-    """`measure` gives a model's figure in percent, the higher the better, called `name`."""
+class Metric(NamedTuple):
+    """`measure` returns the figure `name` of a model file in percent, higher being better."""
 
     name: str
-    pictures: int
+    images: int
     measure: Callable[[Path], float]
 
 
-def yardstick_by_labels(
-    spec: ModelSpec, data: Path, only: Collection[Path] | None = None
-) -> Yardstick:
-    """AP over true boxes, or top-1 over true classes; of `only` some of the pictures.
+def metric_by_labels(spec: ModelSpec, data: Path, only: Collection[Path] | None = None) -> Metric:
+    """Return AP over true boxes, or top-1 over true classes; with `only`, of these images.
 
-    Raises `InputError` where `data` has no known form, or classes that the model does not know, or
-    pictures that are not there, and `DependencyError` without pycocotools where that is needed.
+    Raises `InputError` if `data` has an unknown format, unknown classes or missing images, and
+    `DependencyError` if pycocotools is needed and not installed.
     """
     if spec.task == "detect":
         boxes = read_boxes(data, spec.labels)
-        boxes = [picture for picture in boxes if only is None or picture.path in only]
+        boxes = [image for image in boxes if only is None or image.path in only]
         check_measurable(boxes)
-        usable = UsablePictures(data, [picture.path for picture in boxes])
-        usable.check_presence()
+        readable = ReadableImages(data, [image.path for image in boxes])
+        readable.check_presence()
 
         def average_precision(path: Path) -> float:
-            return evaluate_detector(open_to_evaluate(path), boxes, lambda: usable).ap
+            return evaluate_detector(open_to_evaluate(path), boxes, lambda: readable).ap
 
-        return Yardstick("AP", len(boxes), average_precision)
+        return Metric("AP", len(boxes), average_precision)
     classes = read_classes(data, spec.labels)
-    shown = UsablePictures(data, list(classes))
+    shown = ReadableImages(data, list(classes))
     shown.check_presence()
 
     def top1(path: Path) -> float:
-        model = open_model(path, task="classify")
-        return evaluate_pictures(model, classes, shown).accuracy.top1
+        return evaluate_classifier(open_model(path, task="classify"), classes, shown).accuracy.top1
 
-    return Yardstick("top-1", len(classes), top1)
+    return Metric("top-1", len(classes), top1)
 
 
-def yardstick_by_reference(
-    spec: ModelSpec, reference: Path, folder: Path, pictures: Sequence[Path]
-) -> Yardstick:
-    """Agreement with the model file `reference` over `pictures` of `folder`.
+def metric_by_reference(
+    spec: ModelSpec, reference: Path, folder: Path, images: Sequence[Path]
+) -> Metric:
+    """Return the agreement with the model file `reference` over `images` of `folder`.
 
-    Of a detector the share of objects that both find, of a classifier that of pictures of which
-    both say the same.
+    For a detector it is the share of objects that both find, for a classifier the share of images
+    with the same class.
     """
-    usable = UsablePictures(folder, pictures)
+    readable = ReadableImages(folder, images)
     name = f"agreement with {reference.stem}"
     if spec.task == "detect":
-        objects = _objects(reference, usable)
+        objects = _objects(reference, readable)
 
         def share_of_objects(path: Path) -> float:
-            pairs = zip(objects, _objects(path, usable), strict=True)
+            pairs = zip(objects, _objects(path, readable), strict=True)
             return sum((same_objects(*pair) for pair in pairs), Agreement(0, 0)).percent
 
-        return Yardstick(name, len(objects), share_of_objects)
-    answers = _answers(open_model(reference), usable)
+        return Metric(name, len(objects), share_of_objects)
+    answers = _answers(open_model(reference), readable)
 
-    def share_of_pictures(path: Path) -> float:
-        return 100.0 * float(np.mean(_answers(open_model(path), usable) == answers))
+    def share_of_images(path: Path) -> float:
+        return 100.0 * float(np.mean(_answers(open_model(path), readable) == answers))
 
-    return Yardstick(name, len(answers), share_of_pictures)
+    return Metric(name, len(answers), share_of_images)
 
 
-def _objects(path: Path, pictures: UsablePictures) -> list[Detections]:
+def _objects(path: Path, images: ReadableImages) -> list[Detections]:
     detect = Detector(path, score_threshold=SCORE)
-    return [detect(image) for _, image in pictures]
+    return [detect(image) for _, image in images]
 
 
-def _answers(model: Model, pictures: UsablePictures) -> npt.NDArray[np.int_]:
+def _answers(model: Model, images: ReadableImages) -> npt.NDArray[np.int_]:
     entry = model.spec.input
-    crops = (tested_crop(image, entry.width, entry.height) for _, image in pictures)
+    crops = (central_crop(image, entry.width, entry.height) for _, image in images)
     return np.array([int(model.run(crop[None])[0].argmax()) for crop in crops])
+
+
+class Agreement(NamedTuple):
+    """The number of answers that two models share, and of all answers of both."""
+
+    shared: int
+    given: int
+
+    @property
+    def percent(self) -> float:
+        """100 if all answers are shared, also if there are none."""
+        return 200.0 * self.shared / self.given if self.given else 100.0
+
+    def __add__(self, other: object) -> Agreement:
+        if not isinstance(other, Agreement):
+            return NotImplemented
+        return Agreement(self.shared + other.shared, self.given + other.given)
+
+
+def same_objects(first: Detections, second: Detections) -> Agreement:
+    """Match objects of the same label and place, best score first, each at most once.
+
+    The models may number their classes differently: labels are compared, not ids.
+    """
+    overlap = _overlaps(first.boxes, second.boxes)
+    for row, class_id in enumerate(first.class_ids):
+        for column, other_id in enumerate(second.class_ids):
+            if not is_same_label(first.labels[class_id], second.labels[other_id]):
+                overlap[row, column] = 0.0
+    shared = 0
+    for row in overlap:
+        if len(row) and row.max() >= SAME_OBJECT:
+            overlap[:, row.argmax()] = 0.0
+            shared += 1
+    return Agreement(shared, len(first) + len(second))
+
+
+@lru_cache(maxsize=65536)
+def is_same_label(first: str, second: str) -> bool:
+    """Return whether two labels, lists of synonyms separated by commas, share a name."""
+    names = ({plain_name(name) for name in label.split(",")} for label in (first, second))
+    return bool(set.intersection(*names))
+
+
+def _overlaps(
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the intersection over union (n, m) of boxes (n, 4) and (m, 4)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = (high - low).clip(0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - shared
+    found: npt.NDArray[np.float32] = shared / np.maximum(union, 1e-9)
+    return found

@@ -1,9 +1,8 @@
-"""Other people's float networks, brought to the form that our quantisation knows.
+"""Conversion of third-party float networks to the form that the quantiser reads.
 
-The graph then takes the camera's pixels as they are, uint8 BGR in NHWC: what the network was
-trained on is folded into its first convolution. Constants are folded, batch norm is part of the
-convolutions, every layer has a bias and every node a name. The answers stay the same but for
-rounding in the last digits.
+The graph then takes uint8 BGR pixels in NHWC, with the scaling folded into its first convolution.
+Constants are folded, batch norm is part of the convolutions, every layer has a bias and every node
+a name. The outputs are equal except for rounding in the last digits.
 """
 
 from __future__ import annotations
@@ -11,40 +10,40 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from pipeline.errors import ModelError
 from pipeline.inference.session import ORT_ERRORS
 from pipeline.inference.spec import InputSpec, ModelSpec
-from pipeline.zoo.graphs.edit import Floats, NodeWriter
-from pipeline.zoo.graphs.uint8_input import take_pixels
-from pipeline.zoo.onnx_file import OPSET, require_onnx
+from pipeline.zoo.graphs.edit import GraphBuilder, clone, consumers_of
+from pipeline.zoo.graphs.uint8_input import take_uint8_input
+from pipeline.zoo.onnx_file import OPSET, ModelProto, one_line, require_onnx
 
-if TYPE_CHECKING:
-    import onnx
+Floats = npt.NDArray[np.float32]
 
 _OLDEST_OPSET = 13  # the first with a scale for each channel
 _INTEGER = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _KNOWN_PADDING = ("NOTSET", "VALID")
 
 
-class Standard(NamedTuple):
-    """A network of our form, and the nodes that cannot be quantised as they are."""
+class CanonicalModel(NamedTuple):
+    """A network in canonical form, and its nodes that cannot be quantised."""
 
-    model: onnx.ModelProto
+    model: ModelProto
     spec: ModelSpec
     float_nodes: list[str]
 
 
-def standard_form(model: onnx.ModelProto, spec: ModelSpec) -> Standard:
-    """A copy of the float network `model` that takes uint8 BGR pixels in NHWC, with its new spec.
+def canonical_form(model: ModelProto, spec: ModelSpec) -> CanonicalModel:
+    """Return a copy of the float network `model` that takes uint8 BGR pixels, with its new spec.
 
-    Raises `ModelError` where the network is quantised already, or uses what ONNX Runtime or the
-    onnx package cannot convert.
+    Raises `ModelError` if the network is quantised already, or uses what ONNX Runtime or the onnx
+    package cannot convert.
     """
     if any(node.op_type in _INTEGER or "QLinear" in node.op_type for node in model.graph.node):
         raise ModelError(
@@ -53,25 +52,24 @@ def standard_form(model: onnx.ModelProto, spec: ModelSpec) -> Standard:
     onnx = require_onnx()
     _check_precision(onnx, model, spec.name)
     is_ours = spec.input.dtype == "uint8"
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = clone(model)
     if not is_ours:
         spec = _without_softmax(onnx, copy, spec)
         copy = _folded(onnx, _with_opset(onnx, copy, spec.name), spec)
-    out = NodeWriter(copy)
-    _check_weights(out, spec.name)
-    _Layers(onnx, copy, out).write(copy.graph.node)
-    if not is_ours:
-        take_pixels(out, spec.input)
-    out.store()
+    builder = GraphBuilder(copy)
+    _check_weights(builder, spec.name)
+    _LayerWriter(onnx, copy, builder).write(copy.graph.node)
     entry = InputSpec(
         name=spec.input.name, width=spec.input.width, height=spec.input.height, fit=spec.input.fit
     )
-    standard = msgspec.structs.replace(spec, input=entry)
-    return Standard(copy, standard, _unfit_nodes(onnx, copy))
+    if not is_ours:
+        take_uint8_input(builder, spec.input)
+        _set_input(onnx, copy.graph, entry)
+    builder.store(copy)
+    return CanonicalModel(copy, msgspec.structs.replace(spec, input=entry), _unfit(onnx, copy))
 
 
-def _check_precision(onnx: Any, model: Any, name: str) -> None:
+def _check_precision(onnx: Any, model: ModelProto, name: str) -> None:
     kinds = onnx.TensorProto
     unfit = (kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
     for tensor in model.graph.initializer:
@@ -83,10 +81,10 @@ def _check_precision(onnx: Any, model: Any, name: str) -> None:
             )
 
 
-def _without_softmax(onnx: Any, model: Any, spec: ModelSpec) -> ModelSpec:
-    """Take a softmax off the end of the classifier `model`; gives the spec with its new output.
+def _without_softmax(onnx: Any, model: ModelProto, spec: ModelSpec) -> ModelSpec:
+    """Remove a softmax from the end of the classifier `model`; returns the spec of the new output.
 
-    What runs a classifier makes scores of its logits itself.
+    The classifier that runs the model computes scores from logits itself.
     """
     nodes = {name: node for node in model.graph.node for name in node.output}
     last = nodes.get(spec.logits or "")
@@ -100,33 +98,31 @@ def _without_softmax(onnx: Any, model: Any, spec: ModelSpec) -> ModelSpec:
     return msgspec.structs.replace(spec, logits=logits.name)
 
 
-def _check_weights(out: NodeWriter, name: str) -> None:
-    """Raise `ModelError` where weights are no numbers: nothing could be calibrated with them."""
-    for tensor, array in out.arrays.items():
+def _check_weights(builder: GraphBuilder, name: str) -> None:
+    """Raise `ModelError` if weights are NaN or infinite: calibration is impossible with them."""
+    for tensor, array in builder.arrays.items():
         is_weight = array.ndim > 1 and np.issubdtype(array.dtype, np.floating)
         if is_weight and not np.isfinite(array).all():
             raise ModelError(f"{name}: expected finite weights, but '{tensor}' has NaN or infinity")
 
 
-def _with_opset(onnx: Any, model: Any, name: str) -> Any:
+def _with_opset(onnx: Any, model: ModelProto, name: str) -> ModelProto:
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version >= _OLDEST_OPSET:
         return model
     try:
         return onnx.version_converter.convert_version(model, OPSET)
-    except RuntimeError as error:  # what the converter raises for anything
-        reason = " ".join(str(error).split())
+    except RuntimeError as error:  # the only exception that the converter raises
         raise ModelError(
-            f"{name}: opset {version} cannot be converted to {OPSET}: {reason}; export the model "
-            f"with opset {OPSET}"
+            f"{name}: opset {version} cannot be converted to {OPSET}: {one_line(error)}; export "
+            f"the model with opset {OPSET}"
         ) from error
 
 
-def _folded(onnx: Any, model: Any, spec: ModelSpec) -> Any:
-    """The graph as ONNX Runtime simplifies it: constants computed, batch norm folded in."""
-    wanted = set(spec.shapes)
-    outputs = [value for value in model.graph.output if value.name in wanted]
-    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in outputs]
+def _folded(onnx: Any, model: ModelProto, spec: ModelSpec) -> ModelProto:
+    """Return the graph as ONNX Runtime simplifies it: constants and batch norm folded."""
+    wanted = {str(spec.logits)} if spec.logits else {head.output for head in spec.heads}
+    kept = [clone(value) for value in model.graph.output if value.name in wanted]
     del model.graph.output[:]
     model.graph.output.extend(kept)
     options = ort.SessionOptions()
@@ -140,8 +136,7 @@ def _folded(onnx: Any, model: Any, spec: ModelSpec) -> Any:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except ORT_ERRORS as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{spec.name}: not a usable ONNX model: {reason}") from error
+            raise ModelError(f"{spec.name}: not a usable ONNX model: {one_line(error)}") from error
         folded = onnx.load(path)
     used = {node.domain for node in folded.graph.node} | {""}
     versions = [(o.domain, o.version) for o in folded.opset_import if o.domain in used]
@@ -150,17 +145,24 @@ def _folded(onnx: Any, model: Any, spec: ModelSpec) -> Any:
     return folded
 
 
-class _Layers:
-    """Writes the layers of a graph anew, one after the other."""
+def _set_input(onnx: Any, graph: Any, entry: InputSpec) -> None:
+    """Make uint8 pixels the only input; the batch size stays as it was."""
+    dims = graph.input[0].type.tensor_type.shape.dim  # empty if the shape is unknown
+    batch = dims[0].dim_value or dims[0].dim_param if dims else ""
+    value = onnx.helper.make_tensor_value_info
+    shape = [batch or "N", entry.height, entry.width, 3]
+    del graph.input[:]
+    graph.input.append(value(entry.name, onnx.TensorProto.UINT8, shape))
 
-    def __init__(self, onnx: Any, model: Any, out: NodeWriter) -> None:
-        self._out = out
-        self._arrays = out.arrays
+
+class _LayerWriter:
+    """Writes the layers of a graph in canonical form."""
+
+    def __init__(self, onnx: Any, model: ModelProto, builder: GraphBuilder) -> None:
+        self._builder = builder
+        self._arrays = builder.arrays
         self._ranks = _ranks(onnx, model)
-        self._consumers: dict[str, list[Any]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._consumers.setdefault(name, []).append(node)
+        self._consumers = consumers_of(model.graph.node)
         self._done: set[str] = set()
 
     def write(self, nodes: Iterable[Any]) -> None:
@@ -172,25 +174,25 @@ class _Layers:
             elif node.op_type == "MatMul":
                 self._write_product(node)
             elif node.output[0] not in self._done:
-                self._out.nodes.append(node)
+                self._builder.nodes.append(node)
 
     def _write_convolution(self, node: Any) -> None:
-        """One with a bias, and with all its settings said."""
+        """Write a convolution with a bias and all its settings."""
         weight = self._arrays.get(node.input[1])
         settings = _convolution_settings(node, weight)
         if weight is None or settings is None:
-            self._out.nodes.append(node)
+            self._builder.nodes.append(node)
             return
         inputs = [node.input[0], node.input[1], self._bias(node, len(weight))]
-        self._out.add("Conv", inputs, node.output[0], node.name, **settings)
+        self._builder.add("Conv", inputs, node.output[0], node.name, **settings)
 
     def _write_gemm(self, node: Any) -> None:
-        """One whose weight is (out, in) and that does nothing but multiply and add."""
+        """Write a Gemm with a weight (out, in), without transposed input or factors."""
         settings = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
         weight = self._arrays.get(node.input[1])
         is_plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0
         if weight is None or not is_plain or settings.get("transA"):
-            self._out.nodes.append(node)
+            self._builder.nodes.append(node)
             return
         weight = weight if settings.get("transB") else weight.T
         bias = self._bias(node, len(weight))
@@ -198,36 +200,36 @@ class _Layers:
         self._add_gemm(node.input[0], weight, bias, node.output[0], node.name)
 
     def _write_product(self, node: Any) -> None:
-        """A matrix product of rank 2 and the sum after it become a Gemm."""
+        """Write a matrix product of rank 2 and the sum after it as one Gemm."""
         followers = self._consumers.get(node.output[0], [])
         weight = self._arrays.get(node.input[1])
         is_flat = self._ranks.get(node.input[0]) == 2
         if weight is None or weight.ndim != 2 or not is_flat or len(followers) != 1:
-            self._out.nodes.append(node)
+            self._builder.nodes.append(node)
             return
         addition = followers[0]
         others = [name for name in addition.input if name != node.output[0]]
         bias = self._arrays.get(others[0]) if addition.op_type == "Add" and others else None
         if bias is None or bias.size != weight.shape[1]:
-            self._out.nodes.append(node)
+            self._builder.nodes.append(node)
             return
-        name = self._out.constant(f"{addition.output[0]}.bias", bias.ravel())
+        name = self._builder.constant(f"{addition.output[0]}.bias", bias.ravel())
         self._add_gemm(node.input[0], weight.T, name, addition.output[0], addition.name)
         self._done.add(addition.output[0])
 
     def _add_gemm(self, entry: str, weight: Floats, bias: str, output: str, name: str) -> None:
-        stored = self._out.constant(f"{output}.weight", np.ascontiguousarray(weight))
-        self._out.add("Gemm", [entry, stored, bias], output, name, transB=1)
+        stored = self._builder.constant(f"{output}.weight", np.ascontiguousarray(weight))
+        self._builder.add("Gemm", [entry, stored, bias], output, name, transB=1)
 
     def _bias(self, node: Any, size: int) -> str:
-        if len(node.input) > 2 and node.input[2] in self._arrays:
-            # A copy of its own: what rounding loses is added to it.
-            return self._out.constant(f"{node.output[0]}.bias", self._arrays[node.input[2]])
-        return self._out.constant(f"{node.output[0]}.bias", np.zeros(size, np.float32))
+        """Return a bias that no other layer shares: rounding errors are added to it later."""
+        shared = self._arrays.get(node.input[2]) if len(node.input) > 2 else None
+        bias = np.zeros(size, np.float32) if shared is None else shared
+        return self._builder.constant(f"{node.output[0]}.bias", bias)
 
 
 def _convolution_settings(node: Any, weight: Floats | None) -> dict[str, Any] | None:
-    """All settings of a two-dimensional convolution; None where it has others than ours know."""
+    """Return all settings of a two-dimensional convolution, or None if they are not supported."""
     given = {a.name: a for a in node.attribute}
     padding = given["auto_pad"].s.decode() if "auto_pad" in given else "NOTSET"
     dilations = list(given["dilations"].ints) if "dilations" in given else [1, 1]
@@ -241,8 +243,8 @@ def _convolution_settings(node: Any, weight: Floats | None) -> dict[str, Any] | 
     }
 
 
-def _ranks(onnx: Any, model: Any) -> dict[str, int]:
-    """The ranks of the tensors for which they are known."""
+def _ranks(onnx: Any, model: ModelProto) -> dict[str, int]:
+    """Return the ranks of the tensors whose shape is known."""
     return {
         value.name: len(value.type.tensor_type.shape.dim)
         for value in _values(onnx, model)
@@ -250,23 +252,18 @@ def _ranks(onnx: Any, model: Any) -> dict[str, int]:
     }
 
 
-def _values(onnx: Any, model: Any) -> list[Any]:
+def _values(onnx: Any, model: ModelProto) -> list[Any]:
     graph = onnx.shape_inference.infer_shapes(model).graph
     return [*graph.input, *graph.value_info, *graph.output]
 
 
-def _unfit_nodes(onnx: Any, model: Any) -> list[str]:
-    """Nodes that are no sums or products of float tensors by constants as our writer needs them."""
-    floats = {
-        value.name
-        for value in _values(onnx, model)
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
+def _unfit(onnx: Any, model: ModelProto) -> list[str]:
+    """Return the nodes that do not combine float tensors with constants as the quantiser needs."""
+    float_type = onnx.TensorProto.FLOAT
+    values = _values(onnx, model)
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == float_type}
     constants = {tensor.name for tensor in model.graph.initializer}
-    consumers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
+    consumers = consumers_of(model.graph.node)
     unfit = []
     for node in model.graph.node:
         is_float = node.output[0] in floats and (node.input[0] in floats or not node.input[0])

@@ -1,26 +1,23 @@
-"""What a network costs: its parameters, and the multiply-adds of one picture.
+"""Count of the parameters and multiply-adds of an ONNX graph.
 
-Counted from the graph alone, float or int8 (QDQ or integer operators), whoever made it:
+Works for any float or int8 graph (QDQ or integer operators):
 
-- Parameters are the constants that convolutions, matrix products, normalisations and sums take;
-  scales, zero points, shapes and bounds are none. Batch norm folded into a convolution leaves one
-  number a channel, its bias, where papers count up to two (and some tables none).
+- Parameters are the constant inputs of convolutions, matrix products, normalisations and sums, not
+  scales, zero points, shapes and bounds. Batch norm folded into a convolution leaves one number per
+  channel, its bias, where papers count up to two (and some tables none).
 - Multiply-adds (MACs) are those of convolutions and matrix products. Sums, activations and pooling
-  are not counted, as usual; nor is what stands inside If, Loop and Scan.
-- The first convolution of our own files may read several pixels of a row at once, with zeros among
-  its weights. It is counted as the plain convolution that it computes.
+  are not counted, as is usual; nor are the bodies of If, Loop and Scan.
+- The first convolution of models built by this package may read several pixels of a row at once,
+  with zeros among its weights. It is counted as the plain convolution that it computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pipeline.zoo.onnx_file import IR_VERSION, require_onnx
-
-if TYPE_CHECKING:
-    import onnx
+from pipeline.zoo.onnx_file import IR_VERSION, ModelProto, require_onnx
 
 Shape = tuple[int, ...]
 
@@ -45,14 +42,14 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "RNN": (1, 2, 3),
     "Gather": (0,),
 }
-"""Inputs that are parameters where they are constants, by kind of node."""
+"""Inputs that are parameters if they are constants, by kind of node."""
 _SUMS = {**dict.fromkeys(("Add", "Sub", "Mul", "Div"), (0, 1)), "QLinearAdd": (0, 3)}
-"""The same, but a single number is a setting here."""
-_HANDED_ON = (
+"""The same, except that a single number is a setting."""
+_FORWARDING = (
     *("DequantizeLinear", "QuantizeLinear", "Cast", "Identity"),
     *("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
 )
-"""Nodes whose first input, where it is a parameter, stays one."""
+"""Nodes that forward a parameter from their first input."""
 _FACTORS = {"Gemm": 0, "QGemm": 0, "MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0}
 _KERNELS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 _STAND_INS = {
@@ -63,28 +60,28 @@ _STAND_INS = {
     "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
     "QGemm": ("Gemm", (0, 3)),
 }
-"""ONNX Runtime's own kinds, and which standard one gives the same shape from which inputs."""
-_LONGEST_SETTING = 1024  # constants beyond are weights: their numbers say nothing about shapes
+"""ONNX Runtime's own operators: the standard one with the same output shape, and its inputs."""
+_LONGEST_SETTING = 1024  # larger constants are weights and do not influence shapes
 
 
 class Cost(NamedTuple):
-    """Numbers of a network; `multiply_adds`, of one picture, is None where sizes are open."""
+    """Parameters, and multiply-adds of one image (None if sizes are unknown)."""
 
     parameters: int
     multiply_adds: int | None
 
 
-def count_cost(model: onnx.ModelProto) -> Cost:
-    """The cost of a graph; an open batch size counts as one.
+def count_cost(model: ModelProto) -> Cost:
+    """Return the cost of a graph; an open batch size counts as one.
 
-    Raises `DependencyError` without the onnx package.
+    Raises `DependencyError` if the onnx package is not installed.
     """
     network = _Network(require_onnx(), model)
     return Cost(network.parameters(), network.multiply_adds())
 
 
 class _Network:
-    """A graph with its constants and the shapes of all its tensors."""
+    """A graph with its constants and the shapes of its tensors."""
 
     def __init__(self, onnx: Any, model: Any) -> None:
         self._onnx = onnx
@@ -134,7 +131,7 @@ class _Network:
         return total
 
     def _taps(self, node: Any) -> int | None:
-        """How many products make one number of the output."""
+        """Return how many products one number of the output is the sum of."""
         if node.op_type in _KERNELS:
             kernel = self._shape(node.input[_KERNELS[node.op_type]])
             if kernel is None:
@@ -150,23 +147,23 @@ class _Network:
         return self._shapes.get(name)
 
     def _constant_behind(self, node: Any, index: int) -> str | None:
-        """The constant that input `index` is, maybe dequantised or turned on its way."""
+        """Return the constant of input `index`, which may be dequantised or reshaped before it."""
         name = node.input[index] if index < len(node.input) else ""
         while name and name not in self._constants:
             maker = self._makers.get(name)
-            if maker is None or maker.op_type not in _HANDED_ON:
+            if maker is None or maker.op_type not in _FORWARDING:
                 return None
             name = maker.input[0]
         return name or None
 
     def _packed_pixels(self, node: Any) -> int:
-        """How many output pixels side by side a convolution of packed raw pixels gives, else 0."""
+        """Return how many output pixels a convolution of packed pixels computes at once, else 0."""
         if node.op_type != "Conv":
             return 0
         name = node.input[0]
         while name not in self._pixels:
             maker = self._makers.get(name)
-            if maker is None or maker.op_type not in (*_HANDED_ON, "Pad"):
+            if maker is None or maker.op_type not in (*_FORWARDING, "Pad"):
                 return 0
             if maker.op_type == "Reshape" and maker.input[0] in self._pixels:
                 before, after = self._shape(maker.input[0]), self._shape(maker.output[0])
@@ -179,20 +176,20 @@ class _Network:
 
 
 def _plain_size(shape: Shape, outputs: int) -> int:
-    """The size of packed weights (outputs * n, ..., k, ...) or biases as the plain ones they are.
+    """Return the plain size of packed weights (outputs * n, ..., k, ...) or biases.
 
-    The plain kernel is n kernels of k x k over three colours.
+    The plain weights are n kernels of k x k over three colours.
     """
     kernels = shape[0] // outputs
     return kernels * _COLORS * shape[2] ** 2 if len(shape) > 1 else kernels
 
 
 def _infer_shapes(onnx: Any, model: Any) -> dict[str, Shape]:
-    """The tensors' shapes as far as they are known, for a batch of one."""
+    """Return the known shapes of tensors for a batch of one."""
     try:
         inferred = onnx.shape_inference.infer_shapes(_without_weights(onnx, model), data_prop=True)
     except onnx.shape_inference.InferenceError:
-        return {}  # the graph contradicts itself; whoever runs it will say so
+        return {}  # the graph is inconsistent, which is reported when it is run
     graph = inferred.graph
     return dict(_known((*graph.input, *graph.value_info, *graph.output)))
 
@@ -205,7 +202,7 @@ def _known(values: Any) -> Iterator[tuple[str, Shape]]:
 
 
 def _without_weights(onnx: Any, model: Any) -> Any:
-    """A copy for shapes only: batch size one, large constants as inputs, only standard nodes."""
+    """Return a copy for shape inference: batch of one, weights as inputs, standard nodes only."""
     graph = onnx.GraphProto(name=model.graph.name or "graph")
     graph.output.extend(model.graph.output)
     constants = {tensor.name for tensor in model.graph.initializer}

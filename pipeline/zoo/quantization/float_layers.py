@@ -1,4 +1,4 @@
-"""Which layers of a network to leave in float: named by the user, or found by measurement."""
+"""Choice of the layers to keep in float: named by the user, or found by measurement."""
 
 from __future__ import annotations
 
@@ -6,56 +6,55 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
-from pipeline.zoo.quantization.calibration import Batch, Report, open_with_outputs
+from pipeline.zoo import Report
+from pipeline.zoo.graphs.session import open_with_outputs
+from pipeline.zoo.onnx_file import ModelProto
+from pipeline.zoo.quantization.calibration import Batch
 from pipeline.zoo.quantization.quantize import Calibrated
 
-if TYPE_CHECKING:
-    import onnx
-
-_PICTURES = 8
-"""Pictures that show how much a layer costs; what is found is measured on all afterwards."""
+_IMAGES = 8
+"""Images to rank the layers with; the choice is then measured on all images."""
 
 Answers = list[npt.NDArray[np.float32]]
 
 
 def named_layers(layers: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The layers that `names` or patterns such as `head*` stand for.
+    """Return the layers that match `names` or patterns such as `head*`.
 
-    Raises `ConfigError` where one stands for none.
+    Raises `ConfigError` if one of them matches no layer.
     """
     layers, found = list(layers), []
     for name in names:
         matching = fnmatch.filter(layers, name)
         if not matching:
             near = difflib.get_close_matches(name, layers, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"it has {_some(layers)}"
+            hint = f"did you mean {', '.join(near)}?" if near else f"layers: {_some(layers)}"
             raise ConfigError(f"--keep-float {name}: the network has no such layer; {hint}")
         found += matching
     return list(dict.fromkeys(found))
 
 
 def rank_layers(calibrated: Calibrated, batches: Sequence[Batch], report: Report) -> list[str]:
-    """The layers by how far the answers are off when that one alone is int8, over its work.
+    """Return the layers ranked by the error of the outputs if only they are int8, over their work.
 
-    The first costs the most accuracy for the least time. Each alone, because that way both sides of
-    a tensor that int8 spoils are found: leaving one of them in float changes nothing, as the other
-    still rounds it.
+    The first layer costs the most accuracy for the least time. Layers are tried one by one, since
+    that finds both the writer and the reader of a tensor that int8 damages: to keep only one of
+    them in float has no effect, as the other one still rounds the tensor.
     """
-    few = [batches[index * len(batches) // _PICTURES][:1] for index in range(_PICTURES)]
-    few = few if len(batches) >= _PICTURES else [batch[:1] for batch in batches]
+    few = [batches[index * len(batches) // _IMAGES][:1] for index in range(_IMAGES)]
+    few = few if len(batches) >= _IMAGES else [batch[:1] for batch in batches]
     expected = _answers(calibrated.model, few)
     errors = {}
     layers = calibrated.layers
     for number, layer in enumerate(layers, start=1):
         others = [node for name, nodes in layers.items() if name != layer for node in nodes]
         errors[layer] = _error(_answers(calibrated.quantize(others), few), expected)
-        report("trying each layer", number, len(layers))
+        report("trying layers", number, len(layers))
     work = _work(calibrated, few[0])
     return sorted(errors, key=lambda layer: errors[layer] / work[layer], reverse=True)
 
@@ -63,11 +62,10 @@ def rank_layers(calibrated: Calibrated, batches: Sequence[Batch], report: Report
 def fewest_in_float(
     ranked: Sequence[str], loss_with: Callable[[Sequence[str]], float], max_loss: float
 ) -> list[str]:
-    """The shortest beginning of `ranked` that loses at most `max_loss` points.
+    """Return the shortest prefix of `ranked` that loses at most `max_loss` points, or all of it.
 
-    Lengths are doubled until one is enough, and what lies between is halved. Loss hardly ever
-    grows with more layers in float; where it does, the answer still keeps the limit. All of them
-    where no beginning does.
+    The length is doubled until it suffices and then found by bisection. The loss rarely grows with
+    more layers in float; if it does, the result still keeps the limit.
     """
     enough, short = 0, -1
     while loss_with(ranked[:enough]) > max_loss:
@@ -84,7 +82,7 @@ def fewest_in_float(
 
 
 def _work(calibrated: Calibrated, batch: Batch) -> dict[str, float]:
-    """The multiply-adds of each layer for one picture; of one without weights, its answers."""
+    """Return the multiply-adds of each layer for one image, or its outputs if it has no weights."""
     nodes = {node.name: node for node in calibrated.model.graph.node}
     sizes = {tensor.name: list(tensor.dims) for tensor in calibrated.model.graph.initializer}
     layers = list(calibrated.layers)
@@ -100,14 +98,14 @@ def _work(calibrated: Calibrated, batch: Batch) -> dict[str, float]:
     return work
 
 
-def _answers(model: onnx.ModelProto, batches: Sequence[Batch]) -> Answers:
-    session = open_with_outputs(model, [])
+def _answers(model: ModelProto, batches: Sequence[Batch]) -> Answers:
+    session = open_with_outputs(model)
     entry = session.get_inputs()[0].name
     return [value for batch in batches for value in session.run(None, {entry: batch})]
 
 
 def _error(found: Answers, expected: Answers) -> float:
-    """Mean squared error, each output in units of its own spread."""
+    """Return the mean squared error, each output relative to its variance."""
     shares = [
         float(np.mean((a - b) ** 2) / max(float(np.var(b)), 1e-12))
         for a, b in zip(found, expected, strict=True)

@@ -1,58 +1,53 @@
-"""A float network rewritten with quantise/dequantise (QDQ) pairs around its nodes.
+"""Rewriting of a float network with quantise/dequantise (QDQ) pairs around its nodes.
 
-ONNX Runtime fuses each wrapped node into its integer kernel. The camera's uint8 pixels are taken as
-quantised values as they are, so that no float picture is ever made.
+ONNX Runtime fuses each wrapped node into its integer kernel. uint8 pixels are used as quantised
+values directly, without a float image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.zoo.onnx_file import require_onnx
+from pipeline.zoo.graphs.edit import GraphBuilder, clone, consumers_of
+from pipeline.zoo.onnx_file import ModelProto
 from pipeline.zoo.quantization.calibration import Range
 from pipeline.zoo.quantization.rounding import QuantizedWeight
 
-if TYPE_CHECKING:
-    import onnx
-
-_UINT8 = 2  # as the ONNX format numbers its types
-_LARGEST_BIAS = 2.0**30  # in units of its scale; float32 holds it, and a sum of products has room
+_UINT8 = 2  # number of the type in the ONNX format
+_LARGEST_BIAS = 2.0**30  # in units of its scale; leaves room for the sum of products
 PIXEL_RANGE = Range(0.0, 255.0)
 
 _WEIGHTED = ("Conv", "Gemm")
 _PRODUCT = "MatMul"
-"""Weights (in, out) as the second input, no bias, and a float output."""
+"""The node with weights (in, out) as second input, without bias, and with float output."""
 _SCALE_KEEPING = (
     *("MaxPool", "Slice", "Resize", "Flatten", "Reshape", "Transpose", "Concat", "Identity"),
 )
-"""Nodes whose output values all stand in their inputs: in and out share one scale, at no cost."""
+"""Nodes that only move values: input and output share one scale at no cost."""
 _COMPUTING = (*_WEIGHTED, _PRODUCT, "LeakyRelu", "Add", "GlobalAveragePool", "Clip", "Relu")
 _CLIPPING = ("Clip", "Relu")
-"""Fused into the convolution before them: the range of their output does the clipping."""
+"""Nodes fused into the convolution before them, whose output range does the clipping."""
 
 
 class QuantizationPlan:
-    """Which nodes of a float graph are quantised, and which tensors get a scale."""
+    """The nodes of a float graph to quantise, and the tensors that get a scale."""
 
-    def __init__(self, model: onnx.ModelProto, keep_float: Collection[str] = ()) -> None:
+    def __init__(self, model: ModelProto, keep_float: Collection[str] = ()) -> None:
         graph = model.graph
         self._nodes = list(graph.node)
         self._constants = {tensor.name for tensor in graph.initializer}
-        self._consumers: dict[str, list[Any]] = {}
-        for node in self._nodes:
-            for name in node.input:
-                self._consumers.setdefault(name, []).append(node)
+        self._consumers = consumers_of(self._nodes)
         self.pixels: set[str] = set()
         kinds = {*_COMPUTING, *_SCALE_KEEPING}
         uint8 = {value.name for value in graph.input if value.type.tensor_type.elem_type == _UINT8}
         self._quantized: list[Any] = []
         for node in self._nodes:
             if node.input and node.input[0] in uint8:
-                # What works on the raw pixels is an integer kernel already.
+                # Nodes that read raw pixels are integer kernels already.
                 (self.pixels if node.op_type == "Cast" else uint8).add(node.output[0])
             elif node.op_type in kinds and node.name not in keep_float:
                 self._quantized.append(node)
@@ -61,20 +56,20 @@ class QuantizationPlan:
 
     @property
     def weighted(self) -> list[Any]:
-        """The quantised nodes that have weights, in order."""
+        """The quantised nodes with weights, in order."""
         kinds = (*_WEIGHTED, _PRODUCT)
         return [node for node in self._quantized if node.op_type in kinds]
 
     @property
     def clipped(self) -> list[str]:
-        """Outputs that have no scale of their own, because a clipping node follows at once."""
+        """Outputs without a scale of their own, because a clipping node follows directly."""
         return [node.output[0] for node in self._quantized if self._is_clipped(node)]
 
     @property
     def layers(self) -> dict[str, list[str]]:
-        """What can be left in float on its own, in order: its nodes, by the first one's name.
+        """The layers that may stay in float, in order: their nodes by the name of the first.
 
-        A node that computes, and those behind it that only clip its answer or hand it on.
+        A layer is a computing node and the nodes after it that clip or forward its output.
         """
         found: dict[str, list[str]] = {}
         taken: set[str] = set()
@@ -95,27 +90,32 @@ class QuantizationPlan:
         return names
 
     def bias_of(self, node: Any) -> str:
-        """The constant that is added to what a weighted node multiplies."""
+        """Return the constant that is added to the products of a node with weights."""
         if node.op_type in _WEIGHTED:
             return str(node.input[2])
         (addition,) = self._consumers[node.output[0]]
         return str(addition.input[1])
 
+    def weight_of(self, node: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return the weight of a node as (outputs, inputs, ...)."""
+        weight = arrays[node.input[1]]
+        return weight.T if node.op_type == _PRODUCT else weight
+
     def activations(self, node: Any) -> list[str]:
-        """The inputs of a node that are activations, not weights or settings."""
+        """Return the inputs of a node that are activations, not weights or settings."""
         takes_many = node.op_type in ("Concat", "Add") or node.name not in self.nodes
         names = node.input if takes_many else node.input[:1]
         return [name for name in names if name not in self._constants]
 
     def slope_after(self, tensor: str) -> float:
-        """By what negative values are multiplied before anything else sees them; 1 without."""
+        """Return the slope of a LeakyRelu that alone reads a tensor, else 1."""
         consumers = self._consumers.get(tensor, [])
         if len(consumers) == 1 and consumers[0].op_type == "LeakyRelu":
             return float(consumers[0].attribute[0].f)
         return 1.0
 
     def share(self, ranges: Mapping[str, Range]) -> dict[str, Range]:
-        """Give tensors that a scale-keeping node joins the widest range among them."""
+        """Give tensors that are joined by scale-keeping nodes the widest range among them."""
         groups = {name: {name} for name in ranges}
         for node in self._quantized:
             if node.op_type in _SCALE_KEEPING:
@@ -133,7 +133,7 @@ class QuantizationPlan:
         }
 
     def _find_tensors(self) -> list[str]:
-        """Inputs and outputs of quantised nodes, except where a clipping node follows at once."""
+        """Return inputs and outputs of quantised nodes, except before a clipping node."""
         names: dict[str, None] = {}
         for node in self._quantized:
             names.update(dict.fromkeys(self.activations(node)))
@@ -153,34 +153,29 @@ class QuantizationPlan:
 
 
 def write_qdq(
-    model: onnx.ModelProto,
+    model: ModelProto,
     plan: QuantizationPlan,
     ranges: Mapping[str, Range],
     weights: Mapping[str, QuantizedWeight],
-) -> onnx.ModelProto:
-    """Wrap the planned nodes in QDQ pairs.
+) -> ModelProto:
+    """Return a copy with the planned nodes wrapped in QDQ pairs.
 
-    `ranges` holds one range for each planned tensor, `weights` the integers of each planned node
-    that has weights, by its name; their changes to biases are made here too.
+    `ranges` holds one range per planned tensor, `weights` the integers of each planned node with
+    weights, by its name; their changes of biases are applied too.
     """
-    onnx = require_onnx()
-    writer = _QdqWriter(onnx, model, plan, ranges, weights)
-    writer.write()
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:]
-    result.graph.node.extend(writer.nodes)
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(writer.initializers.values())
+    builder = _QdqBuilder(model, plan, ranges, weights)
+    builder.write()
+    result = clone(model)
+    builder.store(result)
     return result
 
 
 def _with_room(
     values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], least: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Weights of a larger scale where theirs is below `least`: the bias must fit its integer.
+    """Enlarge scales below `least`, so that the bias fits its integer.
 
-    That is so in channels that hardly have weights, and answer with their bias alone.
+    This concerns channels with tiny weights, whose output is almost only their bias.
     """
     if not (scale < least).any():
         return values, scale
@@ -189,27 +184,24 @@ def _with_room(
     return np.rint(shrunk).astype(np.int8), wider
 
 
-class _QdqWriter:
+class _QdqBuilder(GraphBuilder):
     def __init__(
         self,
-        onnx: Any,
-        model: Any,
+        model: ModelProto,
         plan: QuantizationPlan,
         ranges: Mapping[str, Range],
         weights: Mapping[str, QuantizedWeight],
     ) -> None:
-        self._onnx = onnx
+        super().__init__()
         self._plan = plan
         self._ranges = {**ranges, **dict.fromkeys(plan.pixels, PIXEL_RANGE)}
         self._source = list(model.graph.node)
         self._outputs = {value.name for value in model.graph.output}
-        self._floats = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._floats = GraphBuilder(model).arrays
         self._integers = weights
         self._bias_changes = {
             plan.bias_of(node): weights[node.name].bias_change for node in plan.weighted
         }
-        self.nodes: list[Any] = []
-        self.initializers: dict[str, Any] = {}
 
     def write(self) -> None:
         for node in self._source:
@@ -219,8 +211,7 @@ class _QdqWriter:
                 self._copy(node)
 
     def _copy(self, node: Any) -> None:
-        copy = self._onnx.NodeProto()
-        copy.CopyFrom(node)
+        copy = clone(node)
         output = node.output[0]
         if node.name in self._plan.nodes and node.op_type in _WEIGHTED:
             copy.input[:] = [self._dequantized(node.input[0]), *self._weights(node)]
@@ -236,11 +227,9 @@ class _QdqWriter:
             copy.output[:] = [f"{output}.float"]
         self.nodes.append(copy)
         if output in self._ranges:
-            self._node("QuantizeLinear", [f"{output}.float", *self._scale(output)], f"{output}.q")
-            if output in self._outputs:
-                self._dequantize(f"{output}.q", output)
-            else:
-                self._dequantize(f"{output}.q", f"{output}.dq")
+            self._add("QuantizeLinear", [f"{output}.float", *self._scale(output)], f"{output}.q")
+            target = output if output in self._outputs else f"{output}.dq"
+            self._dequantize(f"{output}.q", target)
 
     def _dequantized(self, name: str) -> str:
         if name in self._plan.pixels or name not in self._ranges or name in self._outputs:
@@ -249,17 +238,17 @@ class _QdqWriter:
 
     def _keep(self, name: str) -> str:
         if name in self._bias_changes:
-            self._constant(name, self._bias(name))
+            self.constant(name, self._bias(name))
         elif name in self._floats:
-            self.initializers[name] = self._floats[name]
+            self.constant(name, self._floats[name])
         return name
 
     def _bias(self, name: str) -> npt.NDArray[np.float32]:
-        bias: npt.NDArray[np.float32] = self._onnx.numpy_helper.to_array(self._floats[name])
-        return bias + self._bias_changes[name]
+        bias: npt.NDArray[np.float32] = self._floats[name] + self._bias_changes[name]
+        return bias
 
     def _weights(self, node: Any) -> list[str]:
-        """The dequantised weight and bias of a node, stored as int8 and int32."""
+        """Store the weight and bias of a node as int8 and int32; returns them dequantised."""
         values, scale, _ = self._integers[node.name]
         step = self._ranges[self._plan.activations(node)[0]].scale
         bias = self._bias(node.input[2])
@@ -273,40 +262,30 @@ class _QdqWriter:
         ]
 
     def _factor(self, node: Any) -> str:
-        """The dequantised second factor of a matrix product."""
+        """Store the second factor of a matrix product; returns it dequantised."""
         values, scale, _ = self._integers[node.name]
         return self._stored(node.input[1], np.ascontiguousarray(values.T), scale, axis=1)
 
     def _stored(
         self, name: str, values: npt.NDArray[Any], scales: npt.NDArray[np.float32], axis: int
     ) -> str:
-        zeros = np.zeros(len(scales), values.dtype)
         parts = [
-            self._constant(f"{name}.q", values),
-            self._constant(f"{name}.scale", scales),
-            self._constant(f"{name}.zero", zeros),
+            self.constant(f"{name}.q", values),
+            self.constant(f"{name}.scale", scales),
+            self.constant(f"{name}.zero", np.zeros(len(scales), values.dtype)),
         ]
-        self._node("DequantizeLinear", parts, f"{name}.dq", axis=axis)
-        return f"{name}.dq"
+        return self._add("DequantizeLinear", parts, f"{name}.dq", axis=axis)
 
     def _dequantize(self, quantized: str, output: str) -> None:
         tensor = output.removesuffix(".dq")
-        self._node("DequantizeLinear", [quantized, *self._scale(tensor)], output)
+        self._add("DequantizeLinear", [quantized, *self._scale(tensor)], output)
 
     def _scale(self, tensor: str) -> list[str]:
         found = self._ranges[tensor]
         return [
-            self._constant(f"{tensor}.scale", np.asarray(found.scale, np.float32)),
-            self._constant(f"{tensor}.zero", np.asarray(found.zero_point, np.uint8)),
+            self.constant(f"{tensor}.scale", np.asarray(found.scale, np.float32)),
+            self.constant(f"{tensor}.zero", np.asarray(found.zero_point, np.uint8)),
         ]
 
-    def _constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        self.initializers[name] = self._onnx.numpy_helper.from_array(array, name)
-        return name
-
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self.nodes.append(
-            self._onnx.helper.make_node(
-                kind, inputs, [output], name=f"{output}:{kind}", **attributes
-            )
-        )
+    def _add(self, kind: str, inputs: list[str], output: str, **settings: Any) -> str:
+        return self.add(kind, inputs, output, f"{output}:{kind}", **settings)

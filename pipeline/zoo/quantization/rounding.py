@@ -1,43 +1,43 @@
-"""Rounding weights to int8 so that what they give, not each weight, is off by the least.
+"""Rounding of weights to int8 that minimises the error of the outputs.
 
-Inputs of a convolution go together: neighbouring pixels are nearly alike. The error made in
-rounding one weight can therefore be made up for in those still to be rounded, as far as the
-covariance of the inputs on real pictures says (the method of GPTQ, arXiv 2210.17323). What is left
-of the mean goes into the bias.
+The inputs of a convolution are correlated, since neighbouring pixels are similar. The error of one
+rounded weight is therefore compensated in the weights that are rounded after it, according to the
+covariance of the inputs on real images (GPTQ, arXiv 2210.17323). The remaining mean error is
+corrected in the bias (Nagel et al., arXiv 1906.04721).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.zoo.onnx_file import require_onnx
-from pipeline.zoo.quantization.calibration import Batch, Report, open_with_outputs
-
-if TYPE_CHECKING:
-    import onnx
+from pipeline.zoo import Report, no_report
+from pipeline.zoo.graphs.edit import clone
+from pipeline.zoo.graphs.session import open_with_outputs
+from pipeline.zoo.onnx_file import ModelProto, require_onnx
+from pipeline.zoo.quantization.calibration import Batch
 
 Floats = npt.NDArray[np.float64]
 
 WEIGHT_LEVELS = 127
 PIXEL_WEIGHT_LEVELS = 64
-"""For weights that multiply raw pixels. x86 without VNNI adds two products of uint8 and int8 in 16
-bits and clips what does not fit: pixels reach 255, and 2 * 255 * 64 still fits. Other activations
-hardly ever come near."""
+"""Limit for weights that multiply raw pixels. x86 without VNNI adds two products of uint8 and int8
+in 16 bits and saturates: pixels reach 255, and 2 * 255 * 64 fits. Other activations rarely come
+near."""
 _DAMPING = 0.1
-"""Added to every variance, as a share of their mean, for what the pictures at hand do not show."""
+"""Added to every variance, as a share of their mean, for what the images do not show."""
 _LEAST_VARIANCE = 1e-4
-"""Over the squared mean: below, variance and covariance are what rounding left of the sums."""
+"""Smallest variance over the squared mean; smaller ones are rounding noise of the sums."""
 _SAMPLES = 700
-"""Places looked at in one picture."""
+"""Positions sampled per image."""
 _SEED = 0
 
 
 class QuantizedWeight(NamedTuple):
-    """Int8 values (outputs, ...), a scale for each output, and what its bias gains."""
+    """Int8 values (outputs, ...), and a scale and a change of the bias for each output."""
 
     values: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ class Moments(NamedTuple):
 def round_to_nearest(
     weight: npt.NDArray[np.float32], levels: int = WEIGHT_LEVELS
 ) -> QuantizedWeight:
-    """Each weight on its own: values from -levels to levels, the scale after the channel's peak."""
+    """Round each weight on its own to -levels ... levels, scaled to the peak of its channel."""
     scale = _scales(weight, levels)
     shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
     values = np.clip(np.rint(weight / shaped), -levels, levels).astype(np.int8)
@@ -64,7 +64,7 @@ def round_to_nearest(
 def round_jointly(
     weight: npt.NDArray[np.float32], inputs: Moments, levels: int = WEIGHT_LEVELS
 ) -> QuantizedWeight:
-    """All weights of an output channel with regard to one another; `weight` (outputs, ...)."""
+    """Round the weights (outputs, ...) of each output channel jointly."""
     scale = _scales(weight, levels)
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     least = _LEAST_VARIANCE * float(np.mean(inputs.mean**2))
@@ -80,14 +80,14 @@ def round_jointly(
 
 
 def input_moments(
-    model: onnx.ModelProto,
+    model: ModelProto,
     nodes: Sequence[Any],
     batches: Sequence[Batch],
-    report: Report | None = None,
+    report: Report = no_report,
 ) -> dict[str, Moments]:
-    """Moments of what each of `nodes` reads in the float `model`, by node name.
+    """Return the moments of the inputs of each of `nodes` in the float `model`, by node name.
 
-    Nodes are Conv of one group, Gemm and MatMul.
+    Nodes are Conv without groups, Gemm and MatMul.
     """
     names = list(dict.fromkeys(node.input[0] for node in nodes))
     session = open_with_outputs(model, names)
@@ -95,8 +95,7 @@ def input_moments(
     rng = np.random.default_rng(_SEED)
     sums: dict[str, Floats] = {}
     for number, batch in enumerate(batches):
-        if report is not None:
-            report("seeing how inputs go together", number, len(batches))
+        report("measuring correlations", number, len(batches))
         values = dict(zip(names, session.run(names, {entry: batch}), strict=True))
         for node in nodes:
             rows = _rows(node, values[node.input[0]], rng)
@@ -106,13 +105,12 @@ def input_moments(
                 sums[node.name] += product
             else:
                 sums[node.name] = product.astype(np.float64)
-    if report is not None:
-        report("seeing how inputs go together", len(batches), len(batches))
+    report("measuring correlations", len(batches), len(batches))
     return {name: _moments(total) for name, total in sums.items()}
 
 
 def _moments(total: Floats) -> Moments:
-    """From the sum of (x, 1)^T (x, 1), whose last number counts the samples."""
+    """Return the moments from the sum of (x, 1)^T (x, 1), whose last entry counts the samples."""
     second = total / total[-1, -1]
     mean = second[-1, :-1]
     return Moments(mean, second[:-1, :-1] - np.outer(mean, mean))
@@ -121,7 +119,7 @@ def _moments(total: Floats) -> Moments:
 def _rows(
     node: Any, values: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Some of the input vectors that the node multiplies its weights with, one a row."""
+    """Return some of the input vectors that the node multiplies by its weights, one per row."""
     if node.op_type != "Conv":
         rows = values.reshape(-1, values.shape[-1])
         return rows[_places(len(rows), rng)]
@@ -146,7 +144,7 @@ def _places(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
 def _spread_errors(
     weight: Floats, covariance: Floats, scale: npt.NDArray[np.float32], levels: int
 ) -> Floats:
-    """Integers near weight / scale, each error spread over the weights to its right."""
+    """Return integers near weight / scale, each error spread over the weights to its right."""
     upper = np.linalg.cholesky(np.linalg.inv(covariance)).T
     weight = weight.copy()
     values = np.empty_like(weight)
@@ -163,14 +161,13 @@ def _scales(weight: npt.NDArray[np.float32], levels: int) -> npt.NDArray[np.floa
     return scale
 
 
-def correct_biases(model: onnx.ModelProto, batches: Sequence[Batch]) -> onnx.ModelProto:
-    """A copy whose convolutions' biases make up for rounding their weights to the nearest.
+def correct_biases(model: ModelProto, batches: Sequence[Batch]) -> ModelProto:
+    """Return a copy whose biases compensate for rounding the weights to the nearest.
 
-    That is exact on average over `batches`, but for the border of padded pictures.
+    The mean error over `batches` becomes zero, except at the border of padded images.
     """
     onnx = require_onnx()
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = clone(model)
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
     nodes = [node for node in model.graph.node if _is_plain(node, tensors)]
     means = _channel_means(model, {node.input[0] for node in nodes}, batches)
@@ -186,7 +183,7 @@ def correct_biases(model: onnx.ModelProto, batches: Sequence[Batch]) -> onnx.Mod
 
 
 def _is_plain(node: Any, tensors: Mapping[str, Any]) -> bool:
-    """Whether a node is a two-dimensional convolution whose weights and bias are stored."""
+    """Return whether a node is a two-dimensional convolution with constant weights and bias."""
     known = [tensors[name] for name in node.input[1:3] if name in tensors]
     return node.op_type == "Conv" and len(known) == 2 and len(known[0].dims) == 4
 
@@ -194,7 +191,7 @@ def _is_plain(node: Any, tensors: Mapping[str, Any]) -> bool:
 def _mean_shift(
     error: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """What an error of the weights (out, in a group) adds to each output for a mean input (in,)."""
+    """Return how weight errors (out, in per group) shift each output for a mean input (in,)."""
     groups = len(mean) // error.shape[1]
     if groups == 1:
         return np.asarray(error @ mean)
@@ -203,16 +200,16 @@ def _mean_shift(
 
 
 def _channel_means(
-    model: onnx.ModelProto, names: Iterable[str], batches: Sequence[Batch]
+    model: ModelProto, names: Iterable[str], batches: Sequence[Batch]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The mean of each channel of the named tensors [N, C, H, W]."""
+    """Return the mean of each channel of the named tensors [N, C, H, W]."""
     ordered = sorted(names)
     session = open_with_outputs(model, ordered)
     entry = session.get_inputs()[0].name
     sums: dict[str, npt.NDArray[np.float64]] = {}
-    pictures = sum(len(batch) for batch in batches)
+    images = sum(len(batch) for batch in batches)
     for batch in batches:
         for name, values in zip(ordered, session.run(ordered, {entry: batch}), strict=True):
             means = values.mean(axis=(2, 3), dtype=np.float64)
             sums[name] = sums.get(name, np.zeros(means.shape[1])) + means.sum(axis=0)
-    return {name: total / pictures for name, total in sums.items()}
+    return {name: total / images for name, total in sums.items()}

@@ -1,7 +1,7 @@
-"""Which member of a family is the most accurate one that this machine runs in a given time.
+"""Choice of the most accurate member of a family that is fast enough on this machine.
 
-The members are built with random weights: how long a network takes does not depend on them. How
-accurate it is does, so that is the published figure of the trained float network.
+Members are built with random weights, since the latency does not depend on them. The accuracy does;
+it is the published figure of the trained float network.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline.inference.spec import ModelSpec
+from pipeline.zoo import Report
 from pipeline.zoo.architectures import yolov4_tiny
 from pipeline.zoo.architectures.mobilenet import MobileNet, build_mobilenet, float_nodes, make_spec
 from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny
 from pipeline.zoo.graphs.rewrites import heads_as_products, widen_stem
+from pipeline.zoo.onnx_file import ModelProto
 from pipeline.zoo.selection.latency import LatencyCache, Measurement, measure, warn_if_busy
 from pipeline.zoo.selection.published import DETECTORS, MOBILENETS, TRAINED, Published
 from pipeline.zoo.selection.untrained import quantize_untrained
-
-if TYPE_CHECKING:
-    import onnx
 
 IMAGENET_CLASSES = 1000
 DETECTOR_SIZES = tuple(range(256, 609, 32))
@@ -33,29 +31,27 @@ DETECTOR_CLASSES = (1, 80)
 
 _ROUNDS = 2
 _SECOND_ROUND_S = 90.0
-"""Nothing is measured a second time after this."""
-
-Report = Callable[[str, int, int], None]
+"""No second measurement starts after this."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that could be used, and what is published of it.
+    """A network to choose from, with its published accuracy.
 
-    `accuracy` is in percent (top-1 or AP), None where nothing is published. `rank` orders networks
-    by how accurate they are: that figure, or where there is none the input's size in pixels.
-    `group` are those that the order holds among. `trained` is a model of the registry, or empty.
+    `accuracy` is in percent (top-1 or AP), None if unpublished; `more` is top-5 or AP50. `rank`
+    orders the networks of a `group` by accuracy: it is the published figure, or else the input size
+    in pixels. `trained` is the name of a registered model with trained weights, or empty.
     """
 
     name: str
     family: str
     spec: Callable[[], ModelSpec]
-    build: Callable[[bool], onnx.ModelProto]
+    build: Callable[[bool], ModelProto]
     rank: float
     accuracy: float | None = None
-    more: float | None = None  # top-5 or AP50
+    more: float | None = None
     source: str = ""
     group: str = ""
     trained: str = ""
@@ -63,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate with its measurement; `on_frontier` if no other is as fast and as accurate."""
+    """A candidate and its measurement; `on_frontier` if no other is as fast and as accurate."""
 
     candidate: Candidate
     measured: Measurement
@@ -71,9 +67,9 @@ class Choice:
 
 
 def classifiers(classes: int = IMAGENET_CLASSES) -> list[Candidate]:
-    """The MobileNets whose ImageNet accuracy is published, with a head for `classes`.
+    """Return the MobileNets with a published ImageNet accuracy, with a head for `classes`.
 
-    Raises `InputError` for a class count that there is not.
+    Raises `InputError` for an unsupported number of classes.
     """
     return [_classifier(row, classes) for row in MOBILENETS]
 
@@ -81,9 +77,9 @@ def classifiers(classes: int = IMAGENET_CLASSES) -> list[Candidate]:
 def detectors(
     sizes: Iterable[int] = DETECTOR_SIZES, classes: Iterable[int] = DETECTOR_CLASSES
 ) -> list[Candidate]:
-    """YOLOv4-tiny for every input size and class count.
+    """Return YOLOv4-tiny for every input size and number of classes.
 
-    Raises `InputError` for a size or a class count that there is not.
+    Raises `InputError` for an unsupported size or number of classes.
     """
     sizes = tuple(sizes)
     return [_detector(YoloV4Tiny(size, count)) for count in classes for size in sizes]
@@ -99,28 +95,21 @@ def measure_all(
     report: Report,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Choice]:
-    """Every candidate with its measurement, in order of latency.
+    """Return every candidate with its measurement, in order of latency.
 
-    What `cache` knows is not measured again, unless `fresh`.
-
-    Each is measured twice with all others in between, and the lesser time counts: what else the
-    machine does for a while must not make one member look slow. On slow machines there is no time
-    for the second one.
+    Measurements in `cache` are reused, unless `fresh`. Each candidate is measured twice with all
+    others in between, and the shorter time counts, so that a temporary load does not make one
+    member look slow. Slow machines skip the second measurement.
     """
     end = clock() + _SECOND_ROUND_S
     kept = {c.name: None if fresh else cache.get(_key(c, int8)) for c in candidates}
     new = [candidate for candidate in candidates if kept[candidate.name] is None]
     is_rough = bool(new and warn_if_busy())
-    rough = sum(found is not None and found.is_rough for found in kept.values())
-    if rough and not is_rough:
-        logger.warning(
-            "%d of these times were measured while other programs used the processor, and are too "
-            "long; measure again without them (--fresh)", rough
-        )  # fmt: skip
+    _warn_if_rough(kept.values(), is_rough)
     for step in range(_ROUNDS * len(new)):
         report("measuring", step, _ROUNDS * len(new))
         if step >= len(new) and clock() > end:
-            break  # a slow machine: once has to do
+            break  # a slow machine
         candidate = new[step % len(new)]
         measured = measure(candidate.build(int8), candidate.spec(), threads)
         measured = msgspec.structs.replace(measured, is_rough=is_rough)
@@ -134,14 +123,24 @@ def measure_all(
     return mark_frontier(choices)
 
 
+def _warn_if_rough(stored: Iterable[Measurement | None], is_rough: bool) -> None:
+    """Warn of stored measurements that are too long, unless that is said of the new ones."""
+    rough = sum(found is not None and found.is_rough for found in stored)
+    if rough and not is_rough:
+        logger.warning(
+            "%d of these times are too long: other programs used the processor during the "
+            "measurement; close them and measure again with --fresh", rough
+        )  # fmt: skip
+
+
 def _key(candidate: Candidate, int8: bool) -> str:
     return f"{candidate.name} {'int8' if int8 else 'float'}"
 
 
 def mark_frontier(choices: Iterable[Choice]) -> list[Choice]:
-    """In order of latency, with those marked that are more accurate than all faster ones.
+    """Sort choices by latency, and mark those that are more accurate than all faster ones.
 
-    Only candidates of one group are set against one another.
+    Only candidates of the same group are compared.
     """
     best: dict[str, float] = {}
     marked = []
@@ -155,7 +154,7 @@ def mark_frontier(choices: Iterable[Choice]) -> list[Choice]:
 
 
 def best_within(choices: Iterable[Choice], budget_ms: float) -> dict[str, Choice]:
-    """By group, the most accurate choice that takes no longer than `budget_ms`."""
+    """Return the most accurate choice within `budget_ms` of each group."""
     best: dict[str, Choice] = {}
     for choice in choices:
         group = choice.candidate.group
@@ -181,7 +180,7 @@ def _classifier(row: Published, classes: int) -> Candidate:
     )
 
 
-def _build_classifier(member: MobileNet, int8: bool) -> onnx.ModelProto:
+def _build_classifier(member: MobileNet, int8: bool) -> ModelProto:
     model = build_mobilenet(member)
     return quantize_untrained(model, float_nodes(model)) if int8 else model
 
@@ -204,7 +203,7 @@ def _detector(member: YoloV4Tiny) -> Candidate:
     )
 
 
-def _build_detector(member: YoloV4Tiny, int8: bool) -> onnx.ModelProto:
+def _build_detector(member: YoloV4Tiny, int8: bool) -> ModelProto:
     model = yolov4_tiny.build_yolov4_tiny(member)
     if not int8:
         return model

@@ -1,7 +1,7 @@
-"""How long a network takes on this machine, run as the pipeline runs it; measured once, then kept.
+"""Latency of networks on this machine, run as the pipeline runs them, with a cache on disk.
 
-What was measured is kept per machine: its processor, ONNX Runtime's version, the threads, and the
-code that makes, runs and counts the networks. If one of these changes, everything is measured anew.
+The cache is valid for one processor, ONNX Runtime version, number of threads, and version of the
+code that builds, runs and counts the networks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,13 +24,10 @@ from pipeline.inference import session
 from pipeline.inference.processor import processor
 from pipeline.inference.session import Model, Runtime, open_model
 from pipeline.inference.spec import ModelSpec
-from pipeline.zoo import architectures
-from pipeline.zoo.graphs import cost, rewrites, stem
-from pipeline.zoo.onnx_file import save_model, write_atomically
+from pipeline.zoo import architectures, graphs
+from pipeline.zoo.graphs.cost import count_cost
+from pipeline.zoo.onnx_file import ModelProto, save_model, write_atomically
 from pipeline.zoo.quantization import qdq
-
-if TYPE_CHECKING:
-    import onnx
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +36,13 @@ _BUSY_PERCENT = 20.0
 _CHUNKS = 3
 _CHUNK_S = 0.12
 _FEWEST_RUNS = 3
-"""In a chunk. The least median of the chunks counts: it tells the network's time from that of
-whatever else was running for a moment."""
+"""Runs per chunk. The least median of the chunks counts, which excludes short-lived other load."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One network here: milliseconds a call with one picture, what it costs, bytes of its file.
+    """One network: milliseconds per call with one image, its cost, and the bytes of its file.
 
-    `is_rough` where other programs took the processor's time meanwhile.
+    `is_rough` if other programs used the processor during the measurement.
     """
 
     latency_ms: float
@@ -58,7 +53,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What measurements hold for."""
+    """The conditions that measurements are valid for."""
 
     processor: str
     onnxruntime: str
@@ -72,14 +67,14 @@ class _Contents(msgspec.Struct):
 
 
 def this_machine(threads: int) -> Machine:
-    """The one that this runs on, used with so many threads."""
+    """Return the current machine, used with this number of threads."""
     return Machine(processor().name, ort.__version__, threads, _code_digest())
 
 
 class LatencyCache:
-    """Measurements of one machine by name, in a file of the user's cache.
+    """Measurements of one machine by name, stored in a file of the user's cache.
 
-    The file is replaced as a whole after every measurement, so an interrupted run loses none.
+    The file is replaced after every measurement, so an interrupted run loses none.
     """
 
     def __init__(self, machine: Machine, folder: Path | None = None) -> None:
@@ -89,55 +84,53 @@ class LatencyCache:
         self._has_warned = False
 
     def load(self) -> None:
-        """Read what is kept; a damaged file counts as none."""
+        """Read the file; a damaged one is ignored with a warning."""
         try:
             contents = msgspec.json.decode(self.path.read_bytes(), type=_Contents)
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-            logger.warning("%s: cannot be used, measuring anew: %s", self.path, error)
+            logger.warning("%s: unusable, measuring again: %s", self.path, error)
             return
         if contents.machine == self._contents.machine:
             self._contents = contents
 
     def get(self, name: str) -> Measurement | None:
-        """What is known of a network."""
+        """Return the measurement of a network, or None."""
         return self._contents.measurements.get(name)
 
     def put(self, name: str, measurement: Measurement) -> None:
-        """Keep a measurement; where the file cannot be written, for this run only."""
+        """Store a measurement; for this run only if the file cannot be written."""
         self._contents.measurements[name] = measurement
         try:
             write_atomically(self.path, msgspec.json.encode(self._contents))
         except OutputError as error:
             if not self._has_warned:
-                logger.warning("%s; it will be measured again next time", error)
+                logger.warning("%s; the next run measures again", error)
             self._has_warned = True
 
 
-def measure(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> Measurement:
-    """Time a network on a random picture, and count what it costs.
+def measure(model: ModelProto, spec: ModelSpec, threads: int) -> Measurement:
+    """Time a network on a random image, and count its cost.
 
-    It goes through a file, which is opened exactly as `vision run` does. Raises `OutputError` where
-    the folder for temporary files is full or missing.
+    The network is stored in a file that is opened as `vision run` does. Raises `OutputError` if the
+    folder for temporary files is full or missing.
     """
-    counted = cost.count_cost(model)
+    counted = count_cost(model)
     opened, size = _open_through_file(model, spec, threads)
     entry = spec.input
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (1, entry.height, entry.width, 3), np.uint8)
-    latency_s = time_calls(lambda: opened.run(picture))
+    image = rng.integers(0, 256, (1, entry.height, entry.width, 3), np.uint8)
+    latency_s = time_calls(lambda: opened.run(image))
     return Measurement(1e3 * latency_s, counted.parameters, counted.multiply_adds or 0, size)
 
 
-def _open_through_file(model: onnx.ModelProto, spec: ModelSpec, threads: int) -> tuple[Model, int]:
-    """The opened network and the bytes of its file, which is gone again by then."""
+def _open_through_file(model: ModelProto, spec: ModelSpec, threads: int) -> tuple[Model, int]:
+    """Return the opened network and the size of its file, which is deleted again."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="vision-")
     except OSError as error:
-        raise OutputError(f"temporary folder: cannot be made (TMPDIR says where): {error}") from (
-            error
-        )
+        raise OutputError(f"temporary folder: cannot be created, set TMPDIR: {error}") from error
     with folder as name:
         path = Path(name) / "network.onnx"
         save_model(model, spec, path)
@@ -145,18 +138,18 @@ def _open_through_file(model: onnx.ModelProto, spec: ModelSpec, threads: int) ->
 
 
 def warn_if_busy() -> bool:
-    """Say so where other programs take the time that is about to be measured."""
+    """Warn if other programs use the processor; returns whether they do."""
     busy = psutil.cpu_percent(interval=_LOOK_S)
     if busy > _BUSY_PERCENT:
         logger.warning(
-            "other programs use %.0f %% of the processor: times will be too long; "
-            "measure again without them (--fresh)", busy
+            "other programs use %.0f %% of the processor, so times will be too long; close them "
+            "and measure again with --fresh", busy
         )  # fmt: skip
     return busy > _BUSY_PERCENT
 
 
 def time_calls(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a call takes, after a first one that does not count."""
+    """Return the seconds per call, after a warm-up call."""
     call()
     return min(_median(call, clock) for _ in range(_CHUNKS))
 
@@ -172,10 +165,11 @@ def _median(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def _code_digest() -> str:
-    """A short name for the code that makes, runs and counts the networks."""
+    """Return a short hash of the code that builds, runs and counts the networks."""
     digest = hashlib.sha256()
-    folder = Path(architectures.__file__).parent
-    modules = [Path(str(module.__file__)) for module in (session, cost, stem, qdq, rewrites)]
-    for path in (Path(__file__), *modules, *sorted(folder.glob("*.py"))):
+    folders = [Path(str(package.__file__)).parent for package in (architectures, graphs)]
+    modules = [Path(str(module.__file__)) for module in (session, qdq)]
+    code = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    for path in (Path(__file__), *modules, *code):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

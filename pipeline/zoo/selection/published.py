@@ -1,4 +1,4 @@
-"""Published accuracy of the networks that `architectures` writes, with its source.
+"""Published accuracy of MobileNet and YOLOv4-tiny networks, with its sources.
 
 MobileNets: ImageNet validation, one centre crop, float. YOLOv4-tiny: COCO, 80 classes, float.
 """
@@ -13,7 +13,7 @@ _TIMM = "huggingface/pytorch-image-models, results/results-imagenet.csv"
 
 
 class Published(NamedTuple):
-    """One member of the MobileNet family: accuracy in percent of ImageNet's validation set."""
+    """A MobileNet and its accuracy on ImageNet's validation set in percent."""
 
     family: str
     width: float
@@ -87,4 +87,4 @@ TRAINED = {
     "mobilenet_v3_small_0.75_224": "mobilenetv3-small-075",
     "yolov4_tiny_416_80": "yolov4-tiny",
 }
-"""Members whose trained float weights `vision models pull` gets, and under which name."""
+"""Registered models with trained float weights, by the name of the member."""

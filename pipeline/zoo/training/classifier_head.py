@@ -1,15 +1,13 @@
-"""A classifier of a user's own classes on the features of one that exists.
+"""Replacement of the head of a classifier by one for a user's own classes.
 
-The last linear layer of a classifier is cut off and another put in its place; the backbone stays
-as it is, int8 or float.
+The last linear layer is replaced; the backbone, int8 or float, is unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,55 +17,54 @@ from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import CONTEXT, crop_into
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Image
-from pipeline.zoo.datasets.image_folders import UsablePictures, class_folders
-from pipeline.zoo.graphs.canonical import standard_form
-from pipeline.zoo.onnx_file import require_onnx, save_model
-from pipeline.zoo.quantization.calibration import Report, open_with_outputs
+from pipeline.zoo import Report
+from pipeline.zoo.datasets.image_folders import ReadableImages, class_folders
+from pipeline.zoo.graphs.canonical import canonical_form
+from pipeline.zoo.graphs.edit import GraphBuilder, clone
+from pipeline.zoo.graphs.session import open_with_outputs
+from pipeline.zoo.onnx_file import ModelProto, require_onnx, save_model
 from pipeline.zoo.training.linear_classifier import Head, LabelFit, Rows, fit_labels
-
-if TYPE_CHECKING:
-    import onnx
 
 LOGITS = "logits"
 VIEWS = 8
-"""Rows of features that one picture gives."""
+"""Rows of features per image."""
 
 _LINEAR = ("MatMul", "Gemm", "Conv")
 _PASSING = (
     *("Flatten", "Reshape", "Squeeze", "Transpose", "Identity", "Softmax", "Add", "Dropout"),
     *("QuantizeLinear", "DequantizeLinear"),
 )
-"""What may stand between the last linear layer and the answer."""
+"""Nodes that may follow the last linear layer."""
 
-_SHARE = (0.55, 1.0)  # of either side of the picture, in a random part of it
-_SQUEEZE = 0.2  # the logarithm of how much shorter a side may be than the other
+_SHARE = (0.55, 1.0)  # of either side of the image, in a random crop
+_SQUEEZE = 0.2  # logarithm of the largest change of the aspect ratio
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """What was fitted, and to how much: `pictures` by label, `skipped` that do not decode."""
+    """A fitted head, the number of `images` by label, and of `skipped` unreadable ones."""
 
     spec: ModelSpec
     fit: LabelFit
-    pictures: dict[str, int]
+    images: dict[str, int]
     skipped: int
 
 
 def fit_new_head(
-    model: onnx.ModelProto, spec: ModelSpec, images: Path, output: Path, report: Report
+    model: ModelProto, spec: ModelSpec, images: Path, output: Path, report: Report
 ) -> FittedHead:
-    """Write the classifier of the classes in `images`, a folder with a sub-folder for each.
+    """Write a classifier of the classes in `images`, a folder with one sub-folder per class.
 
-    `model` answers the logits that its `spec` names. A float one made by others is brought to our
-    form first.
+    `model` computes the logits that its `spec` names. A third-party float model is converted to
+    canonical form first.
 
-    Raises `InputError` where there are fewer than two classes or two pictures of one, or where
-    pictures do not decode; `ModelError` where the model does not end in a linear layer;
-    `OutputError` where `output` cannot be written.
+    Raises `InputError` if there are fewer than two classes or fewer than two readable images of a
+    class; `ModelError` if the model does not end in a linear layer; `OutputError` if `output`
+    cannot be written.
     """
     folders = class_folders(images)
     if spec.input.dtype != "uint8":
-        model, spec, _ = standard_form(model, spec)
+        model, spec, _ = canonical_form(model, spec)
     _check_folders(images, folders)
     features = features_of(model, spec)
     rows, counts, skipped = _collect(model, spec, features, images, folders, report)
@@ -84,10 +81,10 @@ def fit_new_head(
     return FittedHead(new_spec, fit, counts, skipped)
 
 
-def features_of(model: onnx.ModelProto, spec: ModelSpec) -> str:
-    """The tensor that the last linear layer before the logits reads.
+def features_of(model: ModelProto, spec: ModelSpec) -> str:
+    """Return the tensor that the last linear layer before the logits reads.
 
-    Raises `ModelError` where something else stands there.
+    Raises `ModelError` if there is no such layer.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -98,38 +95,37 @@ def features_of(model: onnx.ModelProto, spec: ModelSpec) -> str:
         if node.op_type not in _PASSING:
             break
         name = next((i for i in node.input if not _is_constant(i, makers, constants)), "")
-    found = f"a {node.op_type}" if node is not None else "nothing"
+    found = f"a {node.op_type}" if node is not None else "no node"
     raise ModelError(
-        f"{spec.name}: expected a classifier that ends in a linear layer, but before "
-        f"'{spec.logits}' stands {found}"
+        f"{spec.name}: expected a classifier that ends in a linear layer, but found {found} before "
+        f"'{spec.logits}'"
     )
 
 
-def replace_head(model: onnx.ModelProto, features: str, head: Head) -> onnx.ModelProto:
-    """A copy that answers `head` of the tensor `features` as its only output."""
+def replace_head(model: ModelProto, features: str, head: Head) -> ModelProto:
+    """Return a copy whose only output is `head` of the tensor `features`."""
     onnx = require_onnx()
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    _keep_up_to(graph, features)
-    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    used = {name for node in graph.node for name in (*node.input, *node.output)}
+    result = clone(model)
+    builder = GraphBuilder(result)
+    builder.nodes = _nodes_before(result.graph, features)
+    used = {name for node in builder.nodes for name in (*node.input, *node.output)}
     rows, weight, bias, logits = (
         _unused(name, used) for name in ("own.rows", "own.weight", "own.bias", LOGITS)
     )
-    graph.node.append(make("Flatten", [features], [rows], name=rows, axis=1))
-    graph.node.append(make("Gemm", [rows, weight, bias], [logits], name=logits, transB=1))
-    for name, array in ((weight, head.weight), (bias, head.bias)):
-        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    del graph.output[:]
-    graph.output.append(value(logits, onnx.TensorProto.FLOAT, ["N", len(head.bias)]))
+    builder.add("Flatten", [features], rows, axis=1)
+    parts = [builder.constant(weight, head.weight), builder.constant(bias, head.bias)]
+    builder.add("Gemm", [rows, *parts], logits, transB=1)
+    builder.store(result)
+    value = onnx.helper.make_tensor_value_info
+    del result.graph.output[:]
+    result.graph.output.append(value(logits, onnx.TensorProto.FLOAT, ["N", len(head.bias)]))
     return result
 
 
 def views(image: Image, width: int, height: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """What the backbone sees of a picture, (8, height, width, 3), cropped as boxes are.
+    """Return crops (8, height, width, 3) of an image, made as those of boxes are.
 
-    First all of it, then that mirrored, its middle, and random parts of it, every other mirrored.
+    These are all of it, the same mirrored, its centre, and random crops, every other one mirrored.
     """
     rows, columns = image.shape[:2]
     rng = np.random.default_rng(seed)
@@ -157,44 +153,44 @@ def _centred(x: float, y: float, width: float, height: float) -> npt.NDArray[np.
 def _check_folders(images: Path, folders: dict[str, list[Path]]) -> None:
     if len(folders) < 2:
         raise InputError(
-            f"{images}: expected a sub-folder of pictures for each of two classes or more, "
+            f"{images}: expected one sub-folder of images for each of two or more classes, "
             f"but found only {', '.join(folders)}"
         )
     for name, paths in folders.items():
         if len(paths) < 2:
-            raise InputError(f"{images / name}: expected two pictures or more, but got 1")
+            raise InputError(f"{images / name}: expected two or more images, but got 1")
 
 
 def _collect(
-    model: onnx.ModelProto,
+    model: ModelProto,
     spec: ModelSpec,
     features: str,
     images: Path,
     folders: dict[str, list[Path]],
     report: Report,
 ) -> tuple[Rows, dict[str, int], int]:
-    """The features of all views of all pictures, pictures a class, and how many do not decode."""
+    """Return features of all views, the number of images per class, and of unreadable ones."""
     session = open_with_outputs(model, [features])
     names = list(folders)
     class_of = {path: names.index(name) for name, paths in folders.items() for path in paths}
-    pictures = UsablePictures(images, list(class_of))
+    readable = ReadableImages(images, list(class_of))
     found: list[npt.NDArray[np.float32]] = []
     classes: list[int] = []
-    for path, image in pictures:
+    for path, image in readable:
         pixels = views(image, spec.input.width, spec.input.height, seed=len(classes))
         found += [_features(session, spec, features, view) for view in pixels]
         classes.append(class_of[path])
-        report("looking at pictures", len(classes), len(class_of))
+        report("computing features", len(classes), len(class_of))
     counts = np.bincount(classes, minlength=len(names))
     for name, count in zip(names, counts, strict=True):
         if count < 2:
             raise InputError(
-                f"{images / name}: expected two pictures or more that decode, but got {count}"
+                f"{images / name}: expected two or more readable images, but got {count}"
             )
     numbers = np.arange(len(classes))
     rows = Rows(np.stack(found), np.repeat(classes, VIEWS), np.repeat(numbers, VIEWS))
     totals = dict(zip(names, counts.tolist(), strict=True))
-    return rows, totals, len(pictures.damaged)
+    return rows, totals, len(readable.damaged)
 
 
 def _features(
@@ -205,7 +201,7 @@ def _features(
 
 
 def _is_constant(name: str, makers: dict[str, Any], constants: set[str]) -> bool:
-    """Whether a tensor is stored in the file, maybe as integers that are dequantised first."""
+    """Return whether a tensor is a constant, possibly of integers that are dequantised."""
     while name in makers and makers[name].op_type == "DequantizeLinear":
         name = makers[name].input[0]
     node = makers.get(name)
@@ -213,14 +209,14 @@ def _is_constant(name: str, makers: dict[str, Any], constants: set[str]) -> bool
 
 
 def _unused(name: str, used: set[str]) -> str:
-    """`name`, lengthened until it is not among the used ones: a head may be replaced again."""
+    """Return `name`, lengthened until it is unused, since a head may be replaced repeatedly."""
     while name in used:
         name += "."
     return name
 
 
-def _keep_up_to(graph: Any, tensor: str) -> None:
-    """Leave only the nodes and constants that `tensor` is made from."""
+def _nodes_before(graph: Any, tensor: str) -> list[Any]:
+    """Return the nodes that `tensor` is computed from."""
     makers = {name: node for node in graph.node for name in node.output}
     needed, waiting = set(), [tensor]
     while waiting:
@@ -228,12 +224,4 @@ def _keep_up_to(graph: Any, tensor: str) -> None:
         if name not in needed:
             needed.add(name)
             waiting += makers[name].input if name in makers else ()
-    _filter(graph.node, lambda node: needed & set(node.output))
-    _filter(graph.initializer, lambda constant: constant.name in needed)
-    del graph.value_info[:]
-
-
-def _filter(entries: Any, is_kept: Callable[[Any], object]) -> None:
-    kept: Sequence[Any] = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
-    del entries[:]
-    entries.extend(entry for entry in kept if is_kept(entry))
+    return [node for node in graph.node if needed & set(node.output)]

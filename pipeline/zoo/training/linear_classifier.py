@@ -1,8 +1,8 @@
-"""A linear classifier from a few labelled pictures a class, in closed form.
+"""Fit of a linear classifier to a few labelled images per class, in closed form.
 
-Ridge regression onto one-hot targets, every class with the same weight. How strong the ridge is and
-how sharp the scores are is chosen by cross-validation over pictures: all views of a picture are in
-the same fold.
+Ridge regression onto one-hot targets, with equal weight per class. The strength of the ridge and
+the scale of the logits are chosen by cross-validation over images: all views of an image are in the
+same fold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Float = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]
 
 RIDGES = (1.0, 3.0)
-"""Ridge strengths to choose from, over the mean squared length of a centred row."""
+"""Ridge strengths to choose from, relative to the mean squared length of a centred row."""
 _GAINS = tuple(2.0**power for power in range(9))
 _FOLDS = 5
 _SEED = 0
@@ -33,25 +33,25 @@ class Head:
     bias: Float
 
     def __call__(self, features: npt.NDArray[np.floating]) -> Float:
-        """Logits (n, classes) of `features` (n, features)."""
+        """Return logits (n, classes) of `features` (n, features)."""
         return np.asarray(features.astype(np.float32) @ self.weight.T + self.bias, np.float32)
 
 
 class Rows(NamedTuple):
-    """Features (n, p) of views of pictures, the class (n,) of each and its picture (n,).
+    """Features (n, p) of views of images, and the class (n,) and image number (n,) of each.
 
-    The first row of a picture is the view that it is tested by.
+    The first row of an image is the view it is tested with.
     """
 
     features: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int64]
-    pictures: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
 
 
 class LabelFit(NamedTuple):
-    """A fitted head; `answers` (m,) is what cross-validation said of each picture.
+    """A fitted head, with the cross-validated `answers` (m,) and the `truth` (m,) of each image.
 
-    `truth` (m,) are the pictures' classes, `accuracy` the percent named right.
+    `accuracy` is the percentage of right answers.
     """
 
     head: Head
@@ -66,10 +66,10 @@ class LabelFit(NamedTuple):
 
 
 def fit_labels(rows: Rows) -> LabelFit:
-    """The head whose cross-validated answers are the most likely ones.
+    """Return the head with the highest cross-validated likelihood.
 
-    Raises `InputError` where there are fewer than two classes, or a class has fewer than two
-    pictures: then nothing is left to test it by.
+    Raises `InputError` if there are fewer than two classes, or fewer than two images of a class:
+    then nothing is left to test it with.
     """
     tested, fold = _folds(rows)
     truth = rows.classes[tested]
@@ -92,29 +92,29 @@ def fit_labels(rows: Rows) -> LabelFit:
 
 
 def _folds(rows: Rows) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
-    """The row that each picture is tested by, and the fold of every row; classes are spread."""
-    pictures, tested = np.unique(rows.pictures, return_index=True)
+    """Return the test row of each image and the fold of every row; classes are spread evenly."""
+    images, tested = np.unique(rows.images, return_index=True)
     classes = rows.classes[tested]
     counts = np.bincount(classes)
     if len(counts) < 2:
-        raise InputError(f"head: expected two classes or more, but got {len(counts)}")
+        raise InputError(f"head: expected two or more classes, but got {len(counts)}")
     if counts.min() < 2:
         raise InputError(
-            f"head: expected two pictures or more of each class, but class {counts.argmin()} "
+            f"head: expected two or more images of each class, but class {counts.argmin()} "
             f"has {counts.min()}"
         )
-    fold = np.empty(len(pictures), np.int64)
+    fold = np.empty(len(images), np.int64)
     rng = np.random.default_rng(_SEED)
     for class_id in range(len(counts)):
         members = rng.permutation(np.flatnonzero(classes == class_id))
         fold[members] = np.arange(len(members)) % min(_FOLDS, int(counts.min()))
-    return tested, fold[np.searchsorted(pictures, rows.pictures)]
+    return tested, fold[np.searchsorted(images, rows.images)]
 
 
 def _solve(
     features: npt.NDArray[np.float32], classes: npt.NDArray[np.int64]
 ) -> dict[float, tuple[Double, Double]]:
-    """Weight (p, k) and bias (k,) for each ridge, from one decomposition."""
+    """Return weight (p, k) and bias (k,) for each ridge, from one decomposition."""
     counts = np.bincount(classes)
     share = 1.0 / (len(counts) * counts[classes])
     targets = np.eye(len(counts))[classes]

@@ -21,9 +21,9 @@ from pipeline.zoo.architectures.mobilenet import (
 from pipeline.zoo.architectures.network import round_channels
 from pipeline.zoo.architectures.weights import GivenWeights, RandomWeights
 from pipeline.zoo.graphs.cost import count_cost
+from pipeline.zoo.graphs.session import open_with_outputs
 from pipeline.zoo.graphs.stem import SYMMETRIC
 from pipeline.zoo.onnx_file import save_model
-from pipeline.zoo.quantization.calibration import open_with_outputs
 from pipeline.zoo.selection.published import MOBILENETS
 from pipeline.zoo.selection.untrained import quantize_untrained
 
@@ -303,7 +303,7 @@ def test_widths_round_channels_as_the_papers_do():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mobilenet_v5",), "mobilenet_v5: there is none; known are mobilenet_v1"),
+        (("mobilenet_v5",), "mobilenet_v5: unknown; known are mobilenet_v1"),
         (("mobilenet_v2", 9.0), r"width: expected 0\.1 to 4\.0, got 9\.0"),
         (("mobilenet_v2", float("nan")), "width: .* got nan"),
         (("mobilenet_v2", 1.0, 100), "multiple of 32 up to 1024, got 100"),

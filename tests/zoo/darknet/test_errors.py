@@ -132,7 +132,7 @@ def test_weights_in_place_of_the_cfg(network):
     message = message_of((weights, config, output))
     assert message.isprintable()
     assert "net.weights: expected a Darknet cfg file" in message
-    assert "is it the weights, given in place of the cfg?" in message
+    assert "is it the weights file?" in message
 
 
 def test_weights_that_are_not_finite(network):
@@ -144,7 +144,7 @@ def test_weights_that_are_not_finite(network):
 @pytest.mark.parametrize("missing", [0, 1], ids=["cfg", "weights"])
 def test_missing_file(network, missing):
     network[missing].unlink()
-    assert "there is no such file" in message_of(network)
+    assert "does not exist" in message_of(network)
 
 
 def test_folder_instead_of_a_file(network):

@@ -168,7 +168,9 @@ def test_difficult_objects_need_not_be_found(tmp_path):
 
 @pytest.mark.parametrize("form", [coco, voc])
 def test_classes_that_the_model_does_not_know_are_named(form, tmp_path):
-    with pytest.raises(InputError, match=r"2 of its 3 classes are none of the model's 4 labels: "):
+    with pytest.raises(
+        InputError, match=r"2 of its 3 classes are not among the model's 4 labels: "
+    ):
         read_boxes(form(tmp_path), ("cat", "dog", "bird", "cup"))
 
 
@@ -183,7 +185,7 @@ def test_names_are_matched_by_name_number_or_order(caplog):
     assert match_names(["tabby"], ("background", "cat, tabby"), "x") == [1]
     assert not caplog.records
     assert match_names(["n01", "n02"], ("background", "cat", "dog"), "x") == [1, 2]
-    assert "they are taken in their order" in caplog.text
+    assert "classes are matched by their order" in caplog.text
     with pytest.raises(InputError, match="as the model has 3 labels, but got 3"):
         match_names(["3"], LABELS, "x")
     with pytest.raises(InputError, match="did you mean motorcycle"):
@@ -191,7 +193,7 @@ def test_names_are_matched_by_name_number_or_order(caplog):
 
 
 WRONG = {
-    "nothing": (lambda root: root / "none", "expected a COCO JSON file, .*no such file"),
+    "nothing": (lambda root: root / "none", "expected a COCO JSON file, .*does not exist"),
     "empty-folder": (lambda root: root, "expected a COCO JSON file, .*none of them"),
     "json-no-coco": (lambda root: edit(coco(root), lambda _: "[]"), "expected COCO's JSON"),
     "json-truncated": (lambda root: edit(coco(root), lambda text: text[:90]), "COCO's JSON"),
@@ -199,11 +201,11 @@ WRONG = {
         lambda root: edit(
             coco(root), lambda _: '{"images": [], "annotations": [], "categories": []}'
         ),
-        "expected pictures, but it lists none",
+        "expected images, but it lists none",
     ),
     "box-of-no-picture": (
         lambda root: edit(coco(root), lambda text: text.replace('"image_id": 1', '"image_id": 9')),
-        "one is of picture 9 and category 4",
+        "one is of image 9 and category 4",
     ),
     "voc-truncated": (
         lambda root: edit(voc(root) / "Annotations/a.xml", lambda text: text[:90]).parent.parent,
@@ -310,7 +312,10 @@ def test_a_picture_that_is_listed_twice_is_named(tmp_path):
 def test_pictures_of_another_shape_than_the_labels_say_are_told(tmp_path, caplog):
     path = changed_coco(tmp_path, lambda content: content["images"][0].update(width=400))
     evaluate_detector(lambda _: Detections.empty(LABELS), read_boxes(path, LABELS))
-    assert "1 of 2 pictures have another shape than their labels say, a.png for one" in caplog.text
+    assert (
+        "1 of 2 images have another aspect ratio than their labels state, for example a.png"
+        in caplog.text
+    )
 
 
 def test_a_voc_file_may_name_its_picture_wrongly(tmp_path):
@@ -362,5 +367,7 @@ def test_that_nothing_is_labelled_is_said_before_any_picture_is_read(tmp_path):
 
 
 def test_names_in_another_order_than_the_labels_are_not_taken_in_their_order():
-    with pytest.raises(InputError, match="1 of its 3 classes are none of the model's 3 labels: x"):
+    with pytest.raises(
+        InputError, match="1 of its 3 classes are not among the model's 3 labels: x"
+    ):
         match_names(["potted plant", "x", "cat"], LABELS, "data")

@@ -15,15 +15,15 @@ from onnx import TensorProto, helper
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import InputSpec, ModelSpec
-from pipeline.zoo.datasets.image_folders import UsablePictures, read_picture
+from pipeline.zoo.datasets.classes import read_classes
+from pipeline.zoo.datasets.image_folders import ReadableImages
 from pipeline.zoo.evaluation.classification import (
     ClassifierReport,
     TopAccuracy,
     confusion,
-    evaluate_pictures,
-    read_classes,
+    evaluate_classifier,
 )
-from pipeline.zoo.evaluation.classification import tested_crop as crop_to_test
+from pipeline.zoo.evaluation.classification import central_crop as crop_to_test
 
 LABELS = ("blue", "green", "red, crimson")
 COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "crimson": (0, 0, 255)}
@@ -66,7 +66,7 @@ def photos(tmp_path):
 
 def measure(model, data):
     classes = read_classes(data, LABELS)
-    return evaluate_pictures(model, classes, UsablePictures(data, list(classes)))
+    return evaluate_classifier(model, classes, ReadableImages(data, list(classes)))
 
 
 def test_folders_are_classes(model, photos):
@@ -129,25 +129,25 @@ def test_damaged_pictures_are_skipped_with_a_count_and_many_are_refused(model, p
     (photos / "green/0.png").write_bytes(b"no picture")
     found = measure(model, photos)
     assert len(found.classes) == 15
-    assert "skipped 1 of 16 pictures that do not decode: 0.png" in caplog.text
+    assert "skipped 1 of 16 images that cannot be decoded: 0.png" in caplog.text
     (photos / "green/1.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="2 or more of 16 pictures do not decode"):
+    with pytest.raises(InputError, match="2 or more of 16 images cannot be decoded"):
         measure(model, photos)
 
 
 WRONG = {
-    "nothing": (lambda root: root / "none", "there is no such file"),
-    "empty-folder": (lambda root: root / "photos/blue", "expected a sub-folder of pictures"),
-    "no-class": (lambda root: write(root, "photos/blue/0.png\n"), "line 1: expected a picture and"),
+    "nothing": (lambda root: root / "none", "does not exist"),
+    "empty-folder": (lambda root: root / "photos/blue", "expected one sub-folder of images"),
+    "no-class": (lambda root: write(root, "photos/blue/0.png\n"), "line 1: expected an image and"),
     "empty-list": (lambda root: write(root, "\n# x\n"), "but it has none"),
     "binary-list": (lambda root: write(root, "\udcff"), "cannot be read"),
     "unknown-class": (
         lambda root: write(root, "photos/blue/0.png,bleu\n"),
-        "1 of its 1 classes are none of the model's 3 labels: bleu; did you mean blue",
+        "1 of its 1 classes are not among the model's 3 labels: bleu; did you mean blue",
     ),
     "boxes": (
         lambda root: write(root, "{}").rename(root / "boxes.json"),
-        "a text file of pictures and classes, but it is none of them",
+        "a text file of images and classes, but it is neither",
     ),
     "two-classes": (
         lambda root: write(root, "photos/blue/0.png,blue\nphotos/blue/0.png,green\n"),
@@ -163,7 +163,7 @@ WRONG = {
     ),
     "pictures-missing": (
         lambda root: write(root, "nowhere.png,blue\n"),
-        "1 of its 1 pictures are not there, .*nowhere.png for one",
+        "1 of its 1 images are missing, .*nowhere.png",
     ),
 }
 
@@ -179,8 +179,8 @@ def test_data_that_is_not_usable_is_refused(model, photos, make, message):
         measure(model, make(photos.parent))
 
 
-def test_a_picture_of_more_pixels_than_opencv_reads_is_a_damaged_one(tmp_path):
-    """A small file may say that it is huge."""
+def test_image_with_too_many_pixels_counts_as_damaged(tmp_path):
+    """A small file may state a huge size."""
     size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", size), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     chunks = [
@@ -188,5 +188,6 @@ def test_a_picture_of_more_pixels_than_opencv_reads_is_a_damaged_one(tmp_path):
         for kind, data in parts
     ]
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    with pytest.raises(InputError, match=r"huge\.png: expected a picture, but it cannot be dec"):
-        read_picture(tmp_path / "huge.png")
+    readable = ReadableImages(tmp_path, [tmp_path / "huge.png"])
+    with pytest.raises(InputError, match="1 or more of 1 images cannot be decoded"):
+        list(readable)

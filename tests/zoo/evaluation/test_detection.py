@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import FrameError, InputError
 from pipeline.types import Detections
-from pipeline.zoo.datasets.image_folders import list_pictures
-from pipeline.zoo.evaluation.detection import evaluate_detector, read_yolo_folder
+from pipeline.zoo.datasets.boxes import read_yolo_folder
+from pipeline.zoo.datasets.image_folders import list_images
+from pipeline.zoo.evaluation.detection import evaluate_detector
 
 LABELS = ("cat", "dog", "cup")
 
@@ -121,18 +122,18 @@ def test_line_that_is_no_box_is_named(folder, line):
 def test_pictures_without_any_true_box_are_refused(folder):
     for path in (folder / "labels").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="expected pictures with true boxes"):
+    with pytest.raises(InputError, match="expected images with true boxes"):
         evaluate_detector(detector(TRUTH), read_yolo_folder(folder))
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="there is no such folder"):
         read_yolo_folder(tmp_path)
-    with pytest.raises(InputError, match=r"expected pictures.*found none"):
-        list_pictures(tmp_path)
+    with pytest.raises(InputError, match=r"expected images.*found none"):
+        list_images(tmp_path)
 
 
 def test_picture_that_cannot_be_decoded_is_named(folder):
     (folder / "images/1.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"1\.png: expected a picture"):
+    with pytest.raises(FrameError, match=r"1\.png: not a readable image"):
         evaluate_detector(detector(TRUTH), read_yolo_folder(folder))

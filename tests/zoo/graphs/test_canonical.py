@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.session import open_model
-from pipeline.zoo.graphs.canonical import standard_form
+from pipeline.zoo.graphs.canonical import canonical_form
 from pipeline.zoo.graphs.rewrites import heads_as_products
 from pipeline.zoo.onnx_file import load_graph, save_model
 from pipeline.zoo.quantization.quantize import quantize_model
@@ -49,7 +49,7 @@ def pixels_for(model, count=3):
 @pytest.mark.parametrize("name", HABITS, ids=str)
 def test_answers_from_raw_pixels_are_those_of_the_original(tmp_path, name):
     model = opened(tmp_path, **HABITS[name])
-    standard = standard_form(load_graph(model.path), model.spec)
+    standard = canonical_form(load_graph(model.path), model.spec)
     rewritten, _ = heads_as_products(standard.model)
     save_model(rewritten, standard.spec, tmp_path / "standard.onnx")
     found = open_model(tmp_path / "standard.onnx")
@@ -61,7 +61,7 @@ def test_answers_from_raw_pixels_are_those_of_the_original(tmp_path, name):
 @pytest.mark.parametrize("name", ["packed stem", "channels last", "last convolution"])
 def test_it_quantises_to_nearly_the_same_answers(tmp_path, name):
     model = opened(tmp_path, **HABITS[name])
-    standard = standard_form(load_graph(model.path), model.spec)
+    standard = canonical_form(load_graph(model.path), model.spec)
     rewritten, heads = heads_as_products(standard.model)
     batch = pixels_for(model, 8)
     quantized = quantize_model(rewritten, [batch], keep_float=[*heads, *standard.float_nodes])
@@ -87,7 +87,7 @@ def test_dead_channels_keep_their_bias_in_int8(tmp_path):
     conv.input.append("b1")
     onnx.save(graph, model.path)
     model = open_model(model.path, spec=model.spec)
-    standard = standard_form(graph, model.spec)
+    standard = canonical_form(graph, model.spec)
     batch = pixels_for(model, 8)
     save_model(
         quantize_model(standard.model, [batch], keep_float=standard.float_nodes),
@@ -99,10 +99,10 @@ def test_dead_channels_keep_their_bias_in_int8(tmp_path):
 
 def test_an_int8_model_is_refused(tmp_path):
     model = opened(tmp_path)
-    standard = standard_form(load_graph(model.path), model.spec)
+    standard = canonical_form(load_graph(model.path), model.spec)
     quantized = quantize_model(standard.model, [pixels_for(model)], keep_float=standard.float_nodes)
     with pytest.raises(ModelError, match="is an int8 model already; expected the float model"):
-        standard_form(quantized, standard.spec)
+        canonical_form(quantized, standard.spec)
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
@@ -113,7 +113,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     array[0, 0] = np.nan
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
     with pytest.raises(ModelError, match=r"expected finite weights, but '.*' has NaN or infinity"):
-        standard_form(graph, model.spec)
+        canonical_form(graph, model.spec)
 
 
 def test_a_softmax_at_the_end_is_taken_off(tmp_path):
@@ -122,7 +122,7 @@ def test_a_softmax_at_the_end_is_taken_off(tmp_path):
     answer = graph.graph.output[0].name
     graph.graph.node.append(onnx.helper.make_node("Softmax", [answer], ["shares"]))
     graph.graph.output[0].name = "shares"
-    standard = standard_form(graph, msgspec.structs.replace(model.spec, logits="shares"))
+    standard = canonical_form(graph, msgspec.structs.replace(model.spec, logits="shares"))
     save_model(standard.model, standard.spec, tmp_path / "standard.onnx")
     pixels = pixels_for(model)
     (found,) = open_model(tmp_path / "standard.onnx").run(pixels)
@@ -133,7 +133,7 @@ def test_an_input_that_says_no_shape_becomes_ours(tmp_path):
     model = opened(tmp_path)
     graph = load_graph(model.path)
     graph.graph.input[0].type.tensor_type.ClearField("shape")
-    standard = standard_form(graph, model.spec)
+    standard = canonical_form(graph, model.spec)
     dims = standard.model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 32, 32, 3]
 
@@ -145,12 +145,12 @@ def test_a_network_of_half_precision_is_refused(tmp_path):
     halves = onnx.numpy_helper.to_array(stem).astype(np.float16)
     stem.CopyFrom(onnx.numpy_helper.from_array(halves, "w0"))
     with pytest.raises(ModelError, match="in float32, but 'w0' is float16; export the model in"):
-        standard_form(graph, model.spec)
+        canonical_form(graph, model.spec)
 
 
 def test_what_the_rewritten_head_reads_is_found_for_a_new_one(tmp_path):
     model = opened(tmp_path, tail="conv")
-    standard = standard_form(load_graph(model.path), model.spec)
+    standard = canonical_form(load_graph(model.path), model.spec)
     rewritten, _ = heads_as_products(standard.model)
     makers = {name: node for node in rewritten.graph.node for name in node.output}
     rows = makers[features_of(rewritten, standard.spec)]  # a transposed copy of pooled features

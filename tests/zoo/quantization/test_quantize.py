@@ -163,7 +163,7 @@ def test_float_model_is_not_changed(network):
 
 
 def test_without_pictures_there_is_nothing_to_calibrate_with(network):
-    with pytest.raises(InputError, match="calibration: expected at least one picture"):
+    with pytest.raises(InputError, match="calibration: expected at least one image"):
         quantize_model(network[0], [])
 
 

@@ -57,15 +57,15 @@ def silent(job, done, total):
 
 def fail_beyond_pictures(job, done, total):
     """What goes wrong before the work: pictures may have been looked at, and no more."""
-    assert job in ("checking pictures", "reading pictures")
+    assert job in ("checking images", "reading images")
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 def test_int8_file_runs_by_itself_and_agrees_with_float(request_for, method):
     request = request_for(method=method)
     report = quantize_file(request, silent)
-    assert report.yardstick.name == "agreement with float"
-    assert report.yardstick.pictures == PICTURES / 4
+    assert report.metric.name == "agreement with float"
+    assert report.metric.images == PICTURES / 4
     assert report.calibrated_on == PICTURES * 3 / 4
     assert report.before == 100
     assert report.after >= 80
@@ -89,14 +89,14 @@ def test_with_labels_the_figure_is_the_float_models_own_truth(request_for, tmp_p
         target.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(target / path.name), image)
     report = quantize_file(request_for(test=tmp_path / "labelled"), silent)
-    assert report.yardstick.name == "top-1"
-    assert report.yardstick.pictures == report.calibrated_on == PICTURES
+    assert report.metric.name == "top-1"
+    assert report.metric.images == report.calibrated_on == PICTURES
     assert report.before == 100
     assert report.loss == report.before - report.after
 
 
 def crop_of(image):
-    return classification.tested_crop(image, 32, 32)[None]
+    return classification.central_crop(image, 32, 32)[None]
 
 
 def _spoil_for_int8(request):
@@ -145,7 +145,7 @@ def test_named_layers_stay_in_float(request_for):
 def test_unknown_layer_is_named_with_its_neighbours():
     with pytest.raises(ConfigError, match="no such layer; did you mean conv12"):
         named_layers(["conv1", "conv12", "head"], ["convv12"])
-    with pytest.raises(ConfigError, match="no such layer; it has conv1, head"):
+    with pytest.raises(ConfigError, match="no such layer; layers: conv1, head"):
         named_layers(["conv1", "head"], ["zzz"])
 
 
@@ -167,7 +167,7 @@ def test_few_damaged_pictures_are_skipped_with_a_count(request_for, caplog):
     (request.images / "01.png").write_bytes(b"no picture")
     with caplog.at_level(logging.WARNING):
         quantize_file(request, silent)
-    assert "skipped 2 of 48 pictures that do not decode: 00.png, 01.png" in caplog.text
+    assert "skipped 2 of 48 images that cannot be decoded: 00.png, 01.png" in caplog.text
     assert len(caplog.records) == 1
 
 
@@ -175,18 +175,18 @@ def test_the_first_look_at_the_pictures_is_reported_too(request_for):
     """Large ones take a while."""
     seen = []
     quantize_file(request_for(), lambda *told: seen.append(told))
-    assert [told for told in seen if told[0] == "checking pictures"] == [
-        ("checking pictures", done, PICTURES) for done in range(PICTURES + 1)
+    assert [told for told in seen if told[0] == "checking images"] == [
+        ("checking images", done, PICTURES) for done in range(PICTURES + 1)
     ]
     calibrated_on = PICTURES * 3 // 4
-    assert ("reading pictures", calibrated_on, calibrated_on) in seen
+    assert ("reading images", calibrated_on, calibrated_on) in seen
 
 
 def test_many_damaged_pictures_are_an_error_and_leave_nothing(request_for):
     request = request_for()
     for path in sorted(request.images.iterdir())[:8]:
         path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"of 48 pictures do not decode.*expected at most 10%"):
+    with pytest.raises(InputError, match=r"of 48 images cannot be decoded.*expected at most 10%"):
         quantize_file(request, silent)
     assert not request.output.exists()
 
@@ -234,7 +234,7 @@ def test_what_is_wrong_is_said_before_the_work(request_for, changes, message):
 
 def test_a_listed_picture_that_is_missing_is_said_before_the_work(request_for, tmp_path):
     (tmp_path / "list.txt").write_text("gone.png, red\n")
-    with pytest.raises(InputError, match=r"1 of its 1 pictures are not there, .*gone\.png"):
+    with pytest.raises(InputError, match=r"1 of its 1 images are missing, .*gone\.png"):
         quantize_file(request_for(test=tmp_path / "list.txt"), fail_beyond_pictures)
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.zoo.darknet.coco_labels import COCO_LABELS
-from pipeline.zoo.darknet.importer import import_model
-from pipeline.zoo.datasets.image_folders import list_pictures
-from pipeline.zoo.evaluation import detector_accuracy
-from pipeline.zoo.evaluation.detection import read_yolo_folder
-from pipeline.zoo.evaluation.detector_accuracy import measure_accuracy, measure_speed
+from pipeline.zoo.darknet.importer import COCO_LABELS, import_model
+from pipeline.zoo.datasets.boxes import read_yolo_folder
+from pipeline.zoo.datasets.image_folders import list_images
+from pipeline.zoo.evaluation import timing
+from pipeline.zoo.evaluation.timing import measure_speed
 from pipeline.zoo.onnx_file import load_model
-from recipes.detector import calibration_batches, quantize_file
+from recipes.accuracy import measure_detectors
+from recipes.detector import calibration_batches, quantize_detector
 
 from ..darknet import darknet_reference as ref
 
@@ -44,7 +44,7 @@ def test_file_is_small_and_says_where_it_comes_from():
     assert spec.labels == COCO_LABELS
     assert "AlexeyAB/darknet" in spec.source
     assert spec.licence
-    assert spec.head.outputs[1].anchors == ((23, 27), (37, 58), (81, 82))
+    assert spec.heads[1].anchors == ((23, 27), (37, 58), (81, 82))
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_accuracy_is_what_the_card_says(shared, official):
     pictures = read_yolo_folder(shared / "images/coco-val128")
     by_kind = {
         (figure.model, figure.nms_kind): figure.accuracy
-        for figure in measure_accuracy((official, MODEL), pictures)
+        for figure in measure_detectors((official, MODEL), pictures)
     }
     assert by_kind["yolov4-tiny", "darknet"].ap >= 26.9
     assert by_kind["yolov4-tiny", "iou"].ap50 >= 48.9
@@ -63,7 +63,7 @@ def test_accuracy_is_what_the_card_says(shared, official):
 
 
 def test_both_models_are_timed_on_one_core_first(official, monkeypatch):
-    monkeypatch.setattr(detector_accuracy, "_ROUNDS", 8)  # nothing is said of how long they take
+    monkeypatch.setattr(timing, "_ROUNDS", 8)  # nothing is said of how long they take
     timings = measure_speed(official, MODEL)
     assert timings[0].threads == 1
     assert all(t.float32_ms > 0 and t.int8_ms > 0 and t.speedup > 0 for t in timings)
@@ -71,11 +71,11 @@ def test_both_models_are_timed_on_one_core_first(official, monkeypatch):
 
 def test_recipe_makes_the_same_file_twice_and_names_it(shared, small, tmp_path):
     _, spec = load_model(small)
-    pictures = list_pictures(shared / "images/coco-train128/images")[:4]
+    pictures = list_images(shared / "images/coco-train128/images")[:4]
     batches = calibration_batches(pictures, spec.input)
     assert batches[0].shape == (1, 64, 96, 3)
     for folder in ("a", "b"):
-        quantize_file(small, tmp_path / folder / "small-int8.onnx", batches)
+        quantize_detector(small, tmp_path / folder / "small-int8.onnx", batches)
     first, second = (tmp_path / f"{f}/small-int8.onnx" for f in "ab")
     assert first.read_bytes() == second.read_bytes()
     assert load_model(first)[1].name == "small-int8"

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.registry import find_model
+from pipeline.inference.locate import find_model
 from pipeline.zoo.onnx_file import load_model
 from pipeline.zoo.training import linear_classifier
 from pipeline.zoo.training.classifier_head import features_of, fit_new_head, views
@@ -83,7 +83,7 @@ def test_scores_are_as_sure_as_they_are_right():
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [([0, 0, 0], "two classes or more, but got 1"), ([0, 0, 1], "class 1 has 1")],
+    [([0, 0, 0], "two or more classes, but got 1"), ([0, 0, 1], "class 1 has 1")],
     ids=["one class", "one picture"],
 )
 def test_too_few_pictures_are_an_error(classes, message):
@@ -115,7 +115,7 @@ def test_new_head_on_the_shipped_backbone_tells_new_classes_apart(folders, tmp_p
     output = tmp_path / "stripes.onnx"
     fitted = fit_new_head(model, spec, folders, output, silent)
     assert fitted.fit.accuracy == 100
-    assert fitted.pictures == {"across": 6, "along": 6}
+    assert fitted.images == {"across": 6, "along": 6}
     classify = Classifier(output, top=2)
     assert classify.labels == ("across", "along")
     for class_id, name in enumerate(classify.labels):

@@ -63,8 +63,7 @@ class ChoiceReport:
 
     def draw(self, path: Path) -> None:
         """Plot accuracy over latency. Raises `OutputError` where the file cannot be written."""
-        from pipeline.zoo.plots import save_figure
-        from pipeline.zoo.selection.frontier_plot import plot_choices
+        from pipeline.zoo.plots import plot_choices, save_figure
 
         axis = (
             "published ImageNet top-1 of the float network, %"

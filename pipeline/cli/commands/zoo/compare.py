@@ -80,7 +80,7 @@ def _compare(
     manifest: str | None,
 ) -> tuple[Comparison, bytes | None]:
     """Run the models and write the files; gives the comparison and its image, if there is one."""
-    from pipeline.inference.registry import find_model
+    from pipeline.inference.locate import find_model
 
     if output.suffix.lower() not in (".jpg", ".jpeg"):
         raise ConfigError(f"--output {output}: expected a file name that ends in .jpg")
@@ -120,12 +120,13 @@ def _show(found: Comparison) -> None:
 
 def _check_names(names: list[str]) -> None:
     """Raise `ConfigError` for fewer than two models, and for an image among the models."""
-    from pipeline.inference.registry import installed_models, registered_models
-    from pipeline.zoo.datasets.image_folders import is_picture
+    from pipeline.images import is_image
+    from pipeline.inference.locate import installed_models
+    from pipeline.inference.registry import registered_models
 
     known = {*installed_models(), *registered_models()}
     for name in names:
-        if name not in known and (is_picture(Path(name)) or Path(name).is_dir()):
+        if name not in known and (is_image(Path(name)) or Path(name).is_dir()):
             raise ConfigError(
                 f"--models {name}: is an image or a folder; expected 'vision compare IMAGE "
                 "MODEL MODEL', with one image or folder"

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.images import encode_jpeg
 from pipeline.output.drawing import draw
 from pipeline.types import Detections, Header, Image, Result
-from pipeline.zoo.evaluation.comparison import Answer, Comparison, told
+from pipeline.zoo.evaluation.comparison import Answer, Comparison, summarize
 
 PANEL = 480
 """The longer side of one image in pixels."""
@@ -24,7 +24,7 @@ def draw_comparison(found: Comparison) -> bytes:
     titles = [f"{contender.name}   {contender.latency_ms:.1f} ms" for contender in found.contenders]
     header = _row([_strip([title], PANEL) for title in titles])
     rows = [header]
-    for picture in found.pictures:
+    for picture in found.images:
         panels = [_panel(picture.image, answer) for answer in picture.answers]
         rows.append(_row(panels))
     return encode_jpeg(np.concatenate(rows), _JPEG_QUALITY)
@@ -41,7 +41,7 @@ def _panel(image: Image, answer: Answer) -> Image:
         small = draw(small, Result(header, answer))
         lines = [f"{len(answer)} object{'' if len(answer) == 1 else 's'}"]
     else:
-        lines = told(answer).split(", ")
+        lines = summarize(answer).split(", ")
     if width < PANEL:
         left = (PANEL - width) // 2
         sides = (0, 0, left, PANEL - width - left)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.cli.console import short
-from pipeline.zoo.evaluation.comparison import Comparison, Contender, told
+from pipeline.zoo.evaluation.comparison import Comparison, Contender, summarize
 
 UNKNOWN = "-"
 _ABLE = {"detect": "detection", "classify": "classification"}
@@ -36,11 +36,11 @@ def tables(found: Comparison) -> list[Table]:
 
 
 def _answers(found: Comparison) -> Table:
-    count = len(found.pictures)
-    rest = f" (the first {count} of {found.looked_at} images)" if count < found.looked_at else ""
+    count = len(found.images)
+    rest = f" (the first {count} of {found.total} images)" if count < found.total else ""
     rows = [
-        [picture.name if index == 0 else "", contender.name, told(answer)]
-        for picture in found.pictures
+        [picture.name if index == 0 else "", contender.name, summarize(answer)]
+        for picture in found.images
         for index, (contender, answer) in enumerate(
             zip(found.contenders, picture.answers, strict=True)
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.cli.progress import Report
     from pipeline.inference.session import Model
     from pipeline.types import Image
-    from pipeline.zoo.datasets.image_folders import UsablePictures
+    from pipeline.zoo.datasets.image_folders import ReadableImages
     from pipeline.zoo.evaluation.classification import ClassifierReport
     from pipeline.zoo.evaluation.detection import Accuracy
 
@@ -66,11 +66,11 @@ def evaluate(
     For photos/tabby/*.jpg, photos/vase/*.jpg and so on:
       vision evaluate mobilenetv2-int8 photos
     """
+    from pipeline.zoo.plots import check_plot_path
+
     offer_models([model], yes=yes)
     opened = _open(model, threads, manifest)
     if plot:
-        from pipeline.zoo.plots import check_plot_path
-
         check_plot_path(plot)
 
     def check_targets(image_files: Iterable[Path]) -> None:
@@ -78,11 +78,13 @@ def evaluate(
         check_new_files({"--json": json_file, "--plot": plot}, read)
 
     check_targets([])
-    task = opened.spec.task
-    measure = partial(_detector, settings=thresholds) if task == "detect" else _classifier
+    report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
     with interruptible(), progress_bar() as progress:
-        figures, drawing = measure(opened, data, images, check_targets, progress)
-        report = {"model": model, "task": task, "data": str(data), **figures}
+        if opened.spec.task == "detect":
+            figures, drawing = _detector(opened, data, images, thresholds, check_targets, progress)
+        else:
+            figures, drawing = _classifier(opened, data, images, check_targets, progress)
+        report.update(figures)
         _write(report, json_file, drawing, plot)
     _show(report)
 
@@ -99,17 +101,15 @@ def _detector(
     model: Model,
     data: Path,
     images: Path | None,
+    settings: dict[str, Any],
     check_targets: Callable[[Iterable[Path]], None],
     progress: Report,
-    *,
-    settings: dict[str, Any],
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a detector, and the function that draws them."""
     from pipeline.inference.detector import Detector
     from pipeline.zoo.datasets.boxes import read_boxes
-    from pipeline.zoo.datasets.image_folders import UsablePictures
-    from pipeline.zoo.evaluation.detection import evaluate_detector
-    from pipeline.zoo.evaluation.detector_accuracy import open_to_evaluate
+    from pipeline.zoo.datasets.image_folders import ReadableImages
+    from pipeline.zoo.evaluation.detection import evaluate_detector, open_to_evaluate
 
     detect: Detector = open_to_evaluate(
         model.path,
@@ -120,12 +120,12 @@ def _detector(
         spec=model.spec,
     )
     labelled = read_boxes(data, model.spec.labels, images)
-    pictures = UsablePictures(data, [picture.path for picture in labelled])
+    pictures = ReadableImages(data, [picture.path for picture in labelled])
     check_targets(pictures.paths)
     found = evaluate_detector(detect, labelled, lambda: _shown(pictures, "detecting", progress))
     labels = _distinct(model.spec.labels)
     figures = {
-        "pictures": found.pictures,
+        "pictures": found.images,
         "skipped": len(pictures.damaged),
         **settings,
         "metrics": _detector_metrics(found),
@@ -165,13 +165,14 @@ def _classifier(
     progress: Report,
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a classifier, and the function that draws them."""
-    from pipeline.zoo.datasets.image_folders import UsablePictures
-    from pipeline.zoo.evaluation.classification import evaluate_pictures, read_classes
+    from pipeline.zoo.datasets.classes import read_classes
+    from pipeline.zoo.datasets.image_folders import ReadableImages
+    from pipeline.zoo.evaluation.classification import evaluate_classifier
 
     classes = read_classes(data, model.spec.labels, images)
-    pictures = UsablePictures(data, list(classes))
+    pictures = ReadableImages(data, list(classes))
     check_targets(pictures.paths)
-    found = evaluate_pictures(model, classes, _shown(pictures, "classifying", progress))
+    found = evaluate_classifier(model, classes, _shown(pictures, "classifying", progress))
     labels = _distinct(model.spec.labels)
     figures = {
         "pictures": len(found.classes),
@@ -209,7 +210,7 @@ def _per_class(found: ClassifierReport, labels: Sequence[str]) -> dict[str, Any]
     return rows
 
 
-def _shown(pictures: UsablePictures, job: str, progress: Report) -> Iterator[tuple[Path, Image]]:
+def _shown(pictures: ReadableImages, job: str, progress: Report) -> Iterator[tuple[Path, Image]]:
     total = len(pictures.paths)
     progress(job, 0, total)
     for done, pair in enumerate(pictures, start=1):

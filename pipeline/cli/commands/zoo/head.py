@@ -35,8 +35,8 @@ def head(images: Path, output: Path, classifier: str, manifest: str | None, yes:
       vision head --images parts -o parts.onnx
       vision run 0 --classifier parts.onnx
     """
+    from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
-    from pipeline.inference.registry import find_model
     from pipeline.inference.session import open_model
     from pipeline.zoo.onnx_file import load_graph
     from pipeline.zoo.training.classifier_head import fit_new_head
@@ -59,7 +59,7 @@ def _show(fitted: FittedHead, output: Path) -> None:
         wrong = answers[answers != class_id]
         mistaken = ", ".join(sorted({labels[answer] for answer in wrong})) or "-"
         share = 100 * (1 - len(wrong) / len(answers))
-        rows.append((label, str(fitted.pictures[label]), f"{share:.0f}", mistaken))
+        rows.append((label, str(fitted.images[label]), f"{share:.0f}", mistaken))
     console.show_table(("class", "images", "correct %", "mistaken for"), rows)
     print(
         f"\ntop-1 {fit.accuracy:.1f} % of {len(fit.truth)} images "

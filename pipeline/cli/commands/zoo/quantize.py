@@ -82,8 +82,8 @@ def quantize(
       vision quantize mine.onnx --images frames --test labelled \\
           --keep-float auto --max-loss 0.5 -o mine-int8.onnx
     """
+    from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
-    from pipeline.inference.registry import find_model
 
     offer_models([model], yes=yes)
     path = find_model(model)
@@ -105,7 +105,7 @@ def quantize(
 
 
 def _show(result: QuantizeReport, output: Path) -> None:
-    name = result.yardstick.name
+    name = result.metric.name
     rows = [
         (
             f"{name}, %",
@@ -131,7 +131,7 @@ def _show(result: QuantizeReport, output: Path) -> None:
     ]
     console.show_table(("", "float", "int8", ""), rows)
     kept = result.float_layers
-    print(f"\ncalibrated on {result.calibrated_on} images, measured on {result.yardstick.pictures}")
+    print(f"\ncalibrated on {result.calibrated_on} images, measured on {result.metric.images}")
     print(
         f"layers: {result.layers}, of which in float: {len(kept)}"
         f"{': ' + ', '.join(kept) if kept else ''}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.types import Detections
-from pipeline.zoo.evaluation.agreement import is_same_label, same_objects
+from pipeline.zoo.evaluation.metrics import is_same_label, same_objects
 
 
 def objects(labels, *found):

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from recipes.samples import SAMPLES, write_sample
+from pipeline.errors import FrameError
+from recipes.build import SAMPLES, write_sample
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "samples"
 SIZES = {"astronaut.jpg": (512, 512), "cat.jpg": (300, 451), "coffee.jpg": (400, 600)}
@@ -41,5 +41,5 @@ def test_sample_stays_close_to_its_source(tmp_path):
 def test_source_that_is_no_picture_is_an_error(tmp_path):
     source = tmp_path / "a.png"
     source.write_text("no picture")
-    with pytest.raises(InputError, match=r"a\.png: expected a picture"):
+    with pytest.raises(FrameError, match=r"a\.png: not a readable image"):
         write_sample(source, tmp_path / "a.jpg")
