@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.images import read_image
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.locate import find_model
+from pipeline.inference.registry import find_model
 from pipeline.zoo.datasets.image_folders import class_folders
 from pipeline.zoo.onnx_file import load_model, write_atomically
 from pipeline.zoo.training.classifier_head import fit_new_head

@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks.figures import Figure
 from benchmarks.paired import measure_pair
 from benchmarks.tutorial import numpy_decode
-from pipeline.inference.decode import decode
 from pipeline.inference.detector import Detector
-from pipeline.inference.resize import inverse, place
+from pipeline.inference.nms import Limits
+from pipeline.inference.preprocess import inverse, place
 
 NMS_THRESHOLD = 0.45
 
@@ -49,16 +49,12 @@ def _contestants(
 ) -> tuple[Step, Step]:
     spec = detector.model.spec
     height, width = frame_size
-    anchors = tuple(np.array(head.anchors, np.float32) for head in spec.heads)
-    scales = tuple(head.scale_x_y for head in spec.heads)
     size = (spec.input.width, spec.input.height)
     mapping = inverse(place(width, height, *size, spec.input.fit))
+    decode, limits = spec.head.decoder(size), Limits(score, NMS_THRESHOLD, max_detections=10_000)
 
     def ours(heads: Heads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return decode(
-            heads, anchors, scales, size, mapping,
-            score_threshold=score, nms_threshold=NMS_THRESHOLD, max_detections=10_000,
-        )  # fmt: skip
+        return decode(heads, mapping, limits)
 
     def usual(heads: Heads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         boxes, scores = numpy_decode([head[None] for head in heads], spec, width, height)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.inference.locate import find_model
+from pipeline.inference.registry import find_model
 from pipeline.zoo.onnx_file import load_model, save_model
 from recipes import classifier as classifier_recipe
 from recipes import detector as detector_recipe

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.paired import measure_pair
-from pipeline.inference.resize import place, resize_into
+from pipeline.inference.preprocess import place, resize_into
 
 SIZE = (416, 416)
 CALLS = 20

@@ -1,4 +1,4 @@
-"""`make bench-ros`: what ROS 2 adds to the engine, in processes as users run them.
+"""Measures what ROS 2 adds to the engine, with nodes in processes (`make bench-ros`).
 
 Needs the ROS 2 environment of `make test-ros`. Prints a table and writes it as JSON.
 """
@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.figures import Figure
 from benchmarks.ros_processes import NodeProcess, Watcher
 from nodes.images.image_messages import image_from, image_message
-from nodes.messages.detection_messages import header_message
+from nodes.messages.headers import header_message
 from nodes.middleware import make_room_for_images
 from pipeline.capture import open_source
 from pipeline.engine import Pipeline
@@ -34,7 +34,7 @@ WARM_UP_S = 3.0
 
 
 def conversion_figures(rounds: int = 200) -> Iterator[Figure]:
-    """1280x720 bgr8, the median of many."""
+    """The median conversion times of 1280x720 bgr8."""
     image = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), np.uint8)
     header = header_message(0, "camera")
     message = image_message(image, header)
@@ -51,7 +51,7 @@ def _timed_ms(step) -> float:
 
 
 def idle_figure(seconds: float) -> Iterator[Figure]:
-    """A detector that is subscribed and gets nothing."""
+    """The CPU use of a subscribed detector that gets no images."""
     with NodeProcess("detector_node", {"image_timeout": 3600.0}) as node:
         node.wait_for("sha256")
         time.sleep(WARM_UP_S)
@@ -62,23 +62,24 @@ def idle_figure(seconds: float) -> Iterator[Figure]:
 
 
 def age_figures(seconds: float, rounds: int) -> Iterator[Figure]:
-    """Age of `detections` at a subscriber against the engine's own, same scene, in turns."""
-    own, there = [], []
+    """The age of `detections` at a subscriber and of the engine's results, in turns."""
+    engine, subscriber = [], []
     for _ in range(rounds):
-        own.append(_engine_age_ms(seconds))
+        engine.append(_engine_age_ms(seconds))
         with ExitStack() as stack:
             stack.enter_context(NodeProcess("camera_node", {"source": SCENE}))
             stack.enter_context(NodeProcess("detector_node"))
-            there.append(stack.enter_context(Watcher("detections")).ages_ms(WARM_UP_S, seconds))
-    differences = [np.median(b) - a for a, b in zip(own, there, strict=True)]
+            watcher = stack.enter_context(Watcher("detections"))
+            subscriber.append(np.median(watcher.ages_ms(WARM_UP_S, seconds)))
+    differences = [b - a for a, b in zip(engine, subscriber, strict=True)]
     yield Figure(
         "age of detections at a subscriber beyond the engine's own (p50)",
         float(np.median(differences)),
         "ms",
         5.0,
         at_least=False,
-        detail=f"engine {np.median(own):.1f} ms, subscriber "
-        f"{np.median([np.median(ages) for ages in there]):.1f} ms, {rounds} rounds",
+        detail=f"engine {np.median(engine):.1f} ms, subscriber {np.median(subscriber):.1f} ms, "
+        f"{rounds} rounds",
     )
 
 
@@ -89,7 +90,7 @@ def _engine_age_ms(seconds: float) -> float:
 
 
 def composition_figures(seconds: float) -> Iterator[Figure]:
-    """One process against three, detection and classification, at the subscriber."""
+    """Rate and age of classified detections, from one process and from three."""
     for name, nodes, topic in (
         ("one process", [("vision_node", {"source": SCENE})], "detections"),
         (
@@ -104,7 +105,7 @@ def composition_figures(seconds: float) -> Iterator[Figure]:
             cpu = sum(process.cpu_share(2.0) for process in processes)
         p50, p95, p99 = np.percentile(ages, (50, 95, 99))
         detail = f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms; {100 * cpu:.0f} % of a core"
-        yield Figure(f"{name}: results", len(ages) / seconds, "a second", detail=detail)
+        yield Figure(f"{name}: results", len(ages) / seconds, "per second", detail=detail)
         yield Figure(f"{name}: age p50", float(p50), "ms")
 
 

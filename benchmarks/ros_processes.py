@@ -1,4 +1,4 @@
-"""Nodes in processes, and a subscriber that notes how old what it gets is."""
+"""Nodes in processes, and a subscriber that measures the age of detections."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSProfile
 from vision_msgs.msg import Detection2DArray
 
-from nodes.messages.detection_messages import stamp_ns
+from nodes.messages.headers import stamp_ns
 
 END_S = 5.0
 
 
 class NodeProcess:
-    """A node in a process of its own, ended on leaving."""
+    """A node in a process of its own, as a context manager."""
 
     def __init__(self, module: str, parameters: dict[str, object] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -35,7 +35,7 @@ class NodeProcess:
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
 
     def wait_for(self, text: str, timeout_s: float = 30.0) -> None:
-        """Until the log has it."""
+        """Wait until the log contains `text`."""
         deadline_s = time.monotonic() + timeout_s
         while text not in Path(self._log.name).read_text():
             if time.monotonic() > deadline_s:
@@ -43,7 +43,7 @@ class NodeProcess:
             time.sleep(0.05)
 
     def cpu_share(self, seconds: float) -> float:
-        """How much of one core it uses from now on for so long."""
+        """The share of one core that the process uses during so many seconds."""
         process = psutil.Process(self._process.pid)
         before, started = process.cpu_times(), time.monotonic()
         time.sleep(seconds)
@@ -78,14 +78,15 @@ class Watcher:
         rclpy.init(context=self._context)
         self._node = rclpy.create_node("watcher", context=self._context)
         self._ages_ms: list[float] = []
-        self._node.create_subscription(Detection2DArray, topic, self._take, QoSProfile(depth=1))
+        qos = QoSProfile(depth=1)
+        self._node.create_subscription(Detection2DArray, topic, self._on_message, qos)
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def ages_ms(self, warm_up_s: float, seconds: float) -> list[float]:
-        """The ages in milliseconds of what comes in so many seconds, after a warm-up."""
+        """The ages in milliseconds of the messages during so many seconds, after a warm-up."""
         deadline_s = time.monotonic() + 30.0
         while not self._ages_ms:
             if time.monotonic() > deadline_s:
@@ -96,7 +97,7 @@ class Watcher:
         time.sleep(seconds)
         return list(self._ages_ms)
 
-    def _take(self, message: Detection2DArray) -> None:
+    def _on_message(self, message: Detection2DArray) -> None:
         self._ages_ms.append((time.time_ns() - stamp_ns(message.header)) / 1e6)
 
     def _spin(self) -> None:

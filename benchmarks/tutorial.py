@@ -28,7 +28,7 @@ def numpy_decode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All anchors' boxes x y w h (n, 4) in pixels and class scores (n, classes)."""
     boxes, scores = [], []
-    for head, description in zip(heads, spec.heads, strict=True):
+    for head, description in zip(heads, spec.head.outputs, strict=True):
         anchors = np.array(description.anchors, np.float32)
         rows, columns = head.shape[2:]
         grid = head[0].reshape(len(anchors), -1, rows, columns)

@@ -1,8 +1,8 @@
-"""Objects in a camera's images, in one process or in three.
+"""Starts detection and classification, in one process or in three.
 
-ros2 launch vision detect.launch.py source:=scene:                   the built-in scene, anywhere
 ros2 launch vision detect.launch.py                                  this machine's first camera
-ros2 launch vision detect.launch.py image_topic:=/camera/image_raw   somebody else's images
+ros2 launch vision detect.launch.py source:=scene:                   the built-in scene
+ros2 launch vision detect.launch.py image_topic:=/camera/image_raw   images of another node
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BOOLEAN = ("true", "false", "True", "False")
 class Argument(NamedTuple):
     """One argument of this launch file.
 
-    Where `convert` is given it makes the parameter of the same name of the `nodes` that have it;
-    left empty, the parameter is as `params_file` says.
+    With `convert`, the value sets the parameter of the same name of the `nodes`; an empty value
+    leaves the parameter to `params_file`.
     """
 
     name: str
@@ -39,57 +39,61 @@ class Argument(NamedTuple):
 
 
 def truth(text: str) -> bool:
-    """What a choice of BOOLEAN means."""
+    """The value of a choice of BOOLEAN."""
     return text.lower() == "true"
 
 
-INFERRING = ("vision_node", "detector_node", "classifier_node")
 DETECTING = ("vision_node", "detector_node")
-LISTENING = INFERRING
+INFERRING = (*DETECTING, "classifier_node")  # these also subscribe to images
 ALL = ("camera_node", *INFERRING)
-AS_FILE = "; empty: as params_file says"
+AS_FILE = "; empty: the value of params_file"
 
 ARGUMENTS = (
     Argument(
         "source",
         "",
-        "where images come from: a camera number, /dev/videoN, a file, a folder, rtsp://, http://, "
-        "zmq+tcp:// or scene: (built in); empty: image_topic, or else this machine's first camera",
+        "source of the images: a camera number, /dev/videoN, a file, a folder, rtsp://, http://, "
+        "zmq+tcp:// or scene: (built in); empty: image_topic, or this machine's first camera",
     ),
-    Argument("image_topic", "", "the topic of the images where no source is given"),
-    Argument("composed", "true", "one process; false: camera, detector, classifier apart", BOOLEAN),
+    Argument("image_topic", "", "topic of the images if no source is given"),
+    Argument(
+        "composed",
+        "true",
+        "true: one process; false: a process each for camera, detector and classifier",
+        BOOLEAN,
+    ),
     Argument(
         "detector",
         "",
-        "the detector: a registered name or an ONNX file" + AS_FILE,
+        "detection model: a registered name or an ONNX file" + AS_FILE,
         convert=str,
         nodes=DETECTING,
     ),
     Argument(
         "classifier",
         "",
-        "the classifier: a registered name, an ONNX file, or none" + AS_FILE,
+        "classification model: a registered name, an ONNX file, or none" + AS_FILE,
         convert=str,
         nodes=("vision_node", "classifier_node"),
     ),
     Argument(
         "score_threshold",
         "",
-        "the lowest score of an object, 0 to 1" + AS_FILE,
+        "lowest score of a detection, 0 to 1" + AS_FILE,
         convert=float,
         nodes=DETECTING,
     ),
     Argument(
         "nms_threshold",
         "",
-        "the overlap from which the weaker of two boxes goes, 0 to 1" + AS_FILE,
+        "overlap above which two boxes of one class are one object, 0 to 1" + AS_FILE,
         convert=float,
         nodes=DETECTING,
     ),
     Argument(
         "threads",
         "",
-        "the cores that a node may use, 0 for all" + AS_FILE,
+        "number of cores for inference per node, 0 for all cores" + AS_FILE,
         convert=int,
         nodes=INFERRING,
     ),
@@ -99,34 +103,34 @@ ARGUMENTS = (
         "raw or compressed images" + AS_FILE,
         ("", "raw", "compressed"),
         str,
-        LISTENING,
+        INFERRING,
     ),
     Argument(
         "reliability",
         "",
-        "of the image subscription; auto takes the publisher's" + AS_FILE,
+        "reliability of the image subscription; auto takes the publisher's" + AS_FILE,
         ("", "auto", "reliable", "best_effort"),
         str,
-        LISTENING,
+        INFERRING,
     ),
-    Argument("namespace", "", "the namespace of all nodes and topics"),
-    Argument("params_file", str(PARAMS_FILE), "a YAML file of parameters, like this one"),
+    Argument("namespace", "", "namespace of all nodes and topics"),
+    Argument("params_file", str(PARAMS_FILE), "YAML file of parameters"),
     Argument("use_sim_time", "", "take the time from /clock" + AS_FILE, ("", *BOOLEAN), truth, ALL),
     Argument("log_level", "info", "debug, info, warn, error or fatal"),
     Argument(
         "autostart",
         "",
-        "configure and activate by themselves" + AS_FILE,
+        "configure and activate the nodes at their start" + AS_FILE,
         ("", *BOOLEAN),
         truth,
         ALL,
     ),
-    Argument("respawn", "false", "start a node again that has ended", BOOLEAN),
+    Argument("respawn", "false", "restart a node after it has ended", BOOLEAN),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, and what is to be started once their values are known."""
+    """The arguments, and the action that starts the nodes."""
     declared = [
         DeclareLaunchArgument(
             argument.name,
@@ -140,7 +144,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start_nodes(context: LaunchContext) -> list[Node]:
-    """The nodes that the arguments ask for."""
+    """The nodes that the arguments select."""
     given = {a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS}
     source = chosen_source(given)
     if truth(given["composed"]):
@@ -154,9 +158,9 @@ def start_nodes(context: LaunchContext) -> list[Node]:
 
 
 def chosen_source(given: dict[str, str]) -> str:
-    """The source to open, or nothing where images come from a topic or a file says it all."""
-    is_told = given["image_topic"] or given["params_file"] != str(PARAMS_FILE)
-    if given["source"] or is_told:
+    """The source to open; empty if a topic or the user's own file of parameters selects it."""
+    is_selected = given["image_topic"] or given["params_file"] != str(PARAMS_FILE)
+    if given["source"] or is_selected:
         return given["source"]
     numbers = [path.name.removeprefix("video") for path in Path("/dev").glob("video[0-9]*")]
     cameras = [int(number) for number in numbers if number.isdecimal()]
@@ -170,17 +174,17 @@ def chosen_source(given: dict[str, str]) -> str:
 
 
 def names_a_source(file: Path) -> bool:
-    """Whether the file of parameters tells the camera node what to capture."""
+    """Whether a file of parameters sets the source of the camera node."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         sections = [content[name] for name in content if name.rpartition("/")[2] == "camera_node"]
         return any(section["ros__parameters"].get("source") for section in sections)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
-        return False  # the nodes say what is wrong with it
+        return False  # the nodes report what is wrong with it
 
 
 def node(executable: str, given: dict[str, str], source: str = "") -> Node:
-    """One of our nodes, with the parameters and remappings that it takes."""
+    """One node with its parameters and remappings."""
     parameters = {
         argument.name: parameter_value(argument.name, argument.convert, given[argument.name])
         for argument in ARGUMENTS
@@ -207,7 +211,7 @@ def node(executable: str, given: dict[str, str], source: str = "") -> Node:
 
 
 def parameter_value(name: str, convert: Callable[[str], object], text: str) -> object:
-    """The value of the type that the node expects: a name like 0 stays a text."""
+    """A value of the type that the node expects: the source 0 stays a string."""
     try:
         value = convert(text)
     except ValueError:

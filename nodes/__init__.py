@@ -1,1 +1,1 @@
-"""The ROS 2 side: one file a node, over the engine in `pipeline`."""
+"""The ROS 2 nodes, one file each, built on the engine in `pipeline`."""

@@ -1,20 +1,21 @@
-"""Images in, detections out."""
+"""The node that subscribes to images and publishes detections."""
 
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
+from nodes.parameters.tables import DETECTION, SUBSCRIPTION
 from nodes.process import run
 
 
 class DetectorNode(EngineNode):
-    """Finds the objects in every image of `image_raw`; publishes them on `detections`."""
+    """Detects objects in every image of `image_raw`; publishes them on `detections`."""
 
     def __init__(self) -> None:
-        super().__init__("detector_node")
+        super().__init__("detector_node", (*DETECTION, *SUBSCRIPTION))
 
 
 def main() -> None:
-    """Run the node until it is told to end."""
+    """Run the node until a signal ends it."""
     run(DetectorNode)
 
 

@@ -1,162 +1,191 @@
-"""The nodes that run the engine: images in, results out, whatever the images come from."""
+"""The base of the nodes that run a pipeline between activation and deactivation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nodes.images.frame_sources import CaptureSource, Pace, TopicSource
+from nodes.images.frame_sources import (
+    CaptureSource,
+    NodeSource,
+    RateLimit,
+    TopicSource,
+    open_capture,
+)
+from nodes.images.image_publisher import ImagePublisher
 from nodes.images.image_subscription import ImageSubscription
 from nodes.images.result_publisher import ResultPublisher
 from nodes.lifecycle import ManagedNode
-from nodes.messages.detection_messages import stamp_ns
-from nodes.messages.diagnostics import Activity, Diagnostics
-from nodes.messages.headers import origin_of
-from nodes.messages.model_info import facts_of
-from nodes.parameters.declaration import DETECTION, DIAGNOSTICS, SUBSCRIPTION, Parameter, Value
-from nodes.source_runner import Playback
+from nodes.messages.diagnostics import Activity, model_info
+from nodes.messages.headers import origin_of, stamp_ns
+from nodes.parameters.declaration import Parameter, Value
+from nodes.source_runner import SourceRunner
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.settings import NO_CLASSIFIER
 from pipeline.types import Result
 
 IMAGES = "image_raw"
 
 
 class EngineNode(ManagedNode):
-    """Runs the engine between the activations; the models are kept from one to the next.
+    """Runs a pipeline whose parts follow from the parameters in `table`.
 
-    Subclasses may have a classifier, several cameras, and capture instead of subscribing.
+    - `source`: a value captures images and publishes them; otherwise the node subscribes
+    - `detector`: the node detects objects and publishes detections
+    - `classifier`: the node also classifies them, unless the value is `none`
+    - `cameras`: the names before the topics, one for each camera
+
+    The models stay open from one activation to the next.
     """
 
-    def __init__(self, name: str, table: Sequence[Parameter] = (), **options: Any) -> None:
-        super().__init__(name, (*DETECTION, *SUBSCRIPTION, *DIAGNOSTICS, *table), **options)
-        self.parameters.on_change = self._change
-        self.pace = Pace(self.parameters["max_rate"])
-        self._diagnostics = Diagnostics(self, self.parameters)
+    def __init__(self, name: str, table: Sequence[Parameter], **options: Any) -> None:
+        super().__init__(name, table, **options)
+        self.parameters.on_change = self._on_change
+        self.cameras: Sequence[str] = self.parameters.get("cameras", ("",))
+        self._limit = RateLimit(self.parameters["max_rate"])
         self._detector: Detector | None = None
         self._classifier: Classifier | None = None
-        self._facts: dict[str, str] = {}
-        self._outputs: dict[str, ResultPublisher] = {}
+        self._images: dict[str, ImagePublisher] = {}
+        self._results: dict[str, ResultPublisher] = {}
         self._activities: dict[str, Activity] = {}
         self._inputs: list[ImageSubscription] = []
-        self._playback: Playback | None = None
+        self._runner: SourceRunner | None = None
 
-    @property
-    def cameras(self) -> Sequence[str]:
-        """The names that stand before the topics."""
-        return ("",)
-
-    def open_classifier(self) -> Classifier | None:
-        """The classifier, for nodes that have one."""
-        return None
-
-    @property
-    def capture(self) -> Callable[[], CaptureSource] | None:
-        """What opens the source, waiting for it; None for nodes that subscribe."""
-        return None
-
-    # --- the states -------------------------------------------------------------------------
+    # --- states -----------------------------------------------------------------------------
 
     def configure(self) -> None:
-        """Open and check the models, and create the output topics."""
+        """Open and check the models, and create the publishers."""
+        self._open_models()
+        for camera in self.cameras:
+            prefix = f"{camera}/" if camera else ""
+            if self._detector is not None:
+                self._results[camera] = ResultPublisher(self, prefix)
+            if self._captures:
+                self._images[camera] = ImagePublisher(self, self.parameters, prefix)
+        self._announce_labels()
+
+    def cleanup(self) -> None:
+        """Release the models and remove the publishers."""
+        self._detector = self._classifier = None
+        for publishers in (self._results, self._images):
+            for publisher in publishers.values():
+                publisher.close()
+            publishers.clear()
+
+    def activate(self) -> None:
+        """Subscribe or open the source, and run the pipeline."""
+        self._activities = {camera: Activity(camera or IMAGES) for camera in self.cameras}
+        captures = self._captures
+        self._runner = SourceRunner(
+            self._open_capture if captures else self._subscribe(),
+            self._make_pipeline,
+            self._publish,
+            self._on_end,
+            self.get_logger(),
+            paused=not self.enabled,
+            retry=captures and self.parameters["retry"],
+            loop=captures and self.parameters["loop"],
+        )
+        self._runner.start()
+
+    def deactivate(self) -> None:
+        """Unsubscribe or close the source, and end the pipeline's threads."""
+        for subscription in self._inputs:
+            subscription.close()
+        self._inputs.clear()
+        runner, self._runner = self._runner, None
+        if runner is not None and not runner.close():
+            self.get_logger().warning("a thread did not end in time and is left behind")
+        for activity in self._activities.values():
+            activity.settle()
+
+    def pause(self, paused: bool) -> None:
+        """Drop images, or wait before the next one of a file."""
+        if self._runner is not None:
+            self._runner.pause(paused)
+
+    def housekeep(self) -> None:
+        """Follow the publishers' reliability and warn if no images come."""
+        if self.enabled:
+            for subscription in self._inputs:
+                subscription.check(self.parameters["image_timeout"])
+
+    def activities(self) -> Sequence[Activity]:
+        """The counts of each camera, for diagnostics."""
+        return list(self._activities.values()) or [Activity(IMAGES)]
+
+    # --- models -----------------------------------------------------------------------------
+
+    def _open_models(self) -> None:
         given = self.parameters
+        if "detector" not in given:
+            return
+        threads = given["threads"] or None
         self._detector = Detector(
             given["detector"],
             score_threshold=given["score_threshold"],
             nms_threshold=given["nms_threshold"],
             nms_kind=given["nms_kind"],
             max_detections=given["max_detections"],
-            threads=given["threads"] or None,
+            threads=threads,
         )
-        self._classifier = self.open_classifier()
-        self._facts = facts_of(detector=self._detector, classifier=self._classifier)
-        for camera in self.cameras:
-            self._outputs[camera] = ResultPublisher(self, f"{camera}/" if camera else "")
-        self._announce()
-        self.get_logger().info(", ".join(f"{name} {fact}" for name, fact in self._facts.items()))
+        if given.get("classifier", NO_CLASSIFIER) != NO_CLASSIFIER:
+            self._classifier = Classifier(given["classifier"], top=given["top"], threads=threads)
+        self.info = model_info(detector=self._detector, classifier=self._classifier)
+        self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))
 
-    def cleanup(self) -> None:
-        """Free the models, and take the topics away."""
-        self._detector = self._classifier = None
-        for output in self._outputs.values():
-            output.close()
-        self._outputs.clear()
+    def _announce_labels(self) -> None:
+        if self._detector is not None:
+            for publisher in self._results.values():
+                publisher.announce(self._detector.labels, self._detector.score_threshold)
 
-    def activate(self) -> None:
-        """Subscribe or open the source, and run the engine."""
-        self._activities = {camera: Activity(camera or IMAGES) for camera in self.cameras}
-        capture = self.capture
-        self._playback = Playback(
-            capture or self._subscribe_to_all(),
-            self._engine,
-            self._publish,
-            self._over,
-            self.get_logger(),
-            paused=not self.enabled,
-            retry=capture is not None and self.parameters["retry"],
-            loop=capture is not None and self.parameters["loop"],
-        )
-        self._playback.start()
-
-    def deactivate(self) -> None:
-        """Unsubscribe, or close the source, and end the engine's threads."""
-        for subscription in self._inputs:
-            subscription.close()
-        self._inputs.clear()
-        playback, self._playback = self._playback, None
-        if playback is not None and not playback.close():
-            self.get_logger().warning("a thread did not end in time and is left behind")
-        for activity in self._activities.values():
-            activity.settle()
-
-    def pause(self, paused: bool) -> None:
-        """Pass images over, or take them again."""
-        if self._playback is not None:
-            self._playback.pause(paused)
-
-    def housekeep(self) -> None:
-        """Follow the publishers, warn where images are missing, and publish diagnostics."""
-        if self.enabled:
-            for subscription in self._inputs:
-                subscription.check(self.parameters["image_timeout"])
-        self._diagnostics.publish(
-            list(self._activities.values()) or [Activity(IMAGES)],
-            self._facts,
-            state=self.state,
-            problem=self.problem,
-            enabled=self.enabled,
-        )
+    def _on_change(self, changed: Mapping[str, Value]) -> None:
+        """Apply changed parameters; they hold from the next frame on."""
+        if self._detector is not None:
+            for name in ("score_threshold", "nms_threshold"):
+                if name in changed:
+                    setattr(self._detector, name, changed[name])
+            if "score_threshold" in changed:
+                self._announce_labels()
+        if "max_rate" in changed:
+            self._limit.max_rate = changed["max_rate"]
 
     # --- images in --------------------------------------------------------------------------
 
-    def _subscribe_to_all(self) -> Callable[[], TopicSource]:
-        source = TopicSource(self._activities, self.pace, self._refuse)
+    @property
+    def _captures(self) -> bool:
+        return bool(self.parameters.get("source"))
+
+    def _open_capture(self) -> CaptureSource:
+        return open_capture(self.parameters, self.get_clock(), self._activity, self._limit)
+
+    def _subscribe(self) -> Callable[[], TopicSource]:
+        source = TopicSource(self._activities, self._limit, self._warn_of_bad_image)
         for camera in self.cameras:
-            self._inputs.append(self._subscribe(source, camera))
+            self._inputs.append(self._subscription(source, camera))
         return lambda: source
 
-    def _subscribe(self, source: TopicSource, camera: str) -> ImageSubscription:
+    def _subscription(self, source: TopicSource, camera: str) -> ImageSubscription:
         return ImageSubscription(
             self,
-            f"{camera}/{IMAGES}" if camera else IMAGES,
+            _topic_of(camera),
             lambda message: source.put(camera, message),
             transport=self.parameters["image_transport"],
             reliability=self.parameters["reliability"],
         )
 
-    def _refuse(self, camera: str, reason: str) -> None:
-        where = f"{camera}/{IMAGES}" if camera else IMAGES
+    def _warn_of_bad_image(self, camera: str, reason: str) -> None:
         self.get_logger().warning(
-            f"{where}: passed over an image: {reason}", throttle_duration_sec=1.0
+            f"{_topic_of(camera)}: unreadable image: {reason}", throttle_duration_sec=1.0
         )
 
-    def activity(self, camera: str) -> Activity:
-        """Where the frames of a camera are counted."""
-        return self._activities[self.camera_of(camera)]
+    def _activity(self, camera: str) -> Activity:
+        return self._activities[self._known_camera(camera)]
 
-    def camera_of(self, camera: str) -> str:
-        """Whose topics a frame goes to: the first camera's, with a warning, where it is none."""
+    def _known_camera(self, camera: str) -> str:
+        """The camera whose topics a frame uses: an unknown camera uses those of the first."""
         if camera in self.cameras:
             return camera
         if len(self.cameras) > 1:
@@ -167,39 +196,29 @@ class EngineNode(ManagedNode):
             )
         return self.cameras[0]
 
-    # --- results out: on the playback's thread ----------------------------------------------
+    # --- results out: on the runner's thread ------------------------------------------------
 
-    def _engine(self, source: TopicSource | CaptureSource) -> Pipeline:
-        if self._detector is None:
-            raise RuntimeError("active, but not configured")
-        threads = self.parameters["threads"] or None
+    def _make_pipeline(self, source: NodeSource) -> Pipeline:
+        threads = self.parameters.get("threads") or None
         return Pipeline(source, self._detector, self._classifier, threads=threads)
 
-    def _over(self, playback: Playback, problem: str) -> None:
-        if self._playback is playback and self.executor is not None:
+    def _publish(self, result: Result) -> None:
+        """Publish a captured image first, then its result."""
+        header, number = origin_of(result)
+        camera = self._known_camera(result.header.camera)
+        if self._images and result.image is not None:
+            self._images[camera].publish(result.image, header)
+        if self._results:
+            self._results[camera].publish(result, header)
+        activity = self._activities[camera]
+        age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)
+        activity.record(age_ns, result.stage_ns)
+        activity.dropped = number - activity.published
+
+    def _on_end(self, runner: SourceRunner, problem: str) -> None:
+        if self._runner is runner and self.executor is not None:
             self.executor.create_task(self.fail, problem)
 
-    def _publish(self, result: Result) -> None:
-        origin = origin_of(result)
-        camera = self.camera_of(result.header.camera)
-        self._outputs[camera].publish(result, origin.header)
-        activity = self._activities[camera]
-        age_ns = self.get_clock().now().nanoseconds - stamp_ns(origin.header)
-        activity.record(age_ns / 1e9, result.stage_ns)
-        activity.dropped = origin.number - activity.published
 
-    def _announce(self) -> None:
-        if self._detector is not None:
-            for output in self._outputs.values():
-                output.announce(self._detector.labels, self._detector.score_threshold)
-
-    def _change(self, changed: Mapping[str, Value]) -> None:
-        """Apply what was changed while running; from the next frame on it counts."""
-        if self._detector is not None:
-            for name in ("score_threshold", "nms_threshold"):
-                if name in changed:
-                    setattr(self._detector, name, changed[name])
-            if "score_threshold" in changed:
-                self._announce()
-        if "max_rate" in changed:
-            self.pace.max_rate = changed["max_rate"]
+def _topic_of(camera: str) -> str:
+    return f"{camera}/{IMAGES}" if camera else IMAGES

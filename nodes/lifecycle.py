@@ -1,13 +1,13 @@
-"""What all our nodes have in common: states, parameters, `~/enable`, a second's housekeeping.
+"""The base of all nodes: states, parameters, `~/enable`, diagnostics and logging.
 
-A node says what it needs in `configure`, `activate`, `deactivate` and `cleanup`; what goes wrong
-there with an error of `pipeline.errors` is logged in one line and leaves the node in the state it
-was in. Anything else is a fault of ours: logged with its traceback, all freed, and the node is
-unconfigured again.
+A node implements `configure`, `activate`, `deactivate` and `cleanup`. An error of `pipeline.errors`
+in one of them is logged on one line and leaves the node in its state. Any other exception is a bug:
+it is logged with its traceback, everything is released, and the node becomes unconfigured.
 """
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,77 +17,106 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool
 
-from nodes.logs import pass_on_logs
-from nodes.parameters.declaration import AUTOSTART, Parameter, Parameters
-from pipeline.errors import VisionError
+from nodes.messages.diagnostics import Activity, Diagnostics
+from nodes.parameters.declaration import Parameter, Parameters
+from nodes.parameters.tables import AUTOSTART, DIAGNOSTICS
+from pipeline.errors import VisionError, one_line
 
 HOUSEKEEPING_S = 1.0
+DEBUG = 10  # rclpy's level of that name
+
+
+class RosHandler(logging.Handler):
+    """Passes log records on to a node's logger, with the same severity."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = one_line(self.format(record))
+        # One call per severity: rclpy rejects two severities from the same line of code.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(line)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(line)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(line)
+        else:
+            self._logger.debug(line)
 
 
 class ManagedNode(LifecycleNode):
-    """A lifecycle node that configures and activates itself, unless `autostart` is false.
+    """A lifecycle node that configures and activates itself unless `autostart` is false.
 
     - `parameters`: the values of the node's table, by name
     - `state`: `unconfigured`, `inactive`, `active` or `finalized`
-    - `enabled`: False while `~/enable` has paused it
-    - `problem`: why it is not working, for diagnostics; empty where it is
+    - `enabled`: False while `~/enable` has paused the node
+    - `problem`: why the node does not work, for diagnostics; empty if it does
+    - `info`: models, source and the like, for diagnostics and the log
 
-    Subclasses implement the four hooks, and `housekeep`, which is called once a second. All are
-    called on the executor's thread. `configure` and `activate` may raise; what they had made until
-    then is taken back by `cleanup` and `deactivate`, which may be called twice and do not raise.
+    Subclasses implement the hooks below, which run on the executor's thread. `configure` and
+    `activate` may raise; `cleanup` and `deactivate` then release what they created so far. Both are
+    idempotent and do not raise.
     """
 
     def __init__(self, name: str, table: Sequence[Parameter], **options: Any) -> None:
         super().__init__(name, **options)
-        pass_on_logs(self.get_logger())
-        self.parameters = Parameters(self, (AUTOSTART, *table))
+        _forward_logs(self.get_logger())
+        self.parameters = Parameters(self, (AUTOSTART, *table, *DIAGNOSTICS))
         self.state = "unconfigured"
         self.enabled = True
         self.problem = ""
+        self.info: dict[str, str] = {}
+        self._diagnostics = Diagnostics(self, self.parameters)
         self.create_service(SetBool, "~/enable", self._enable)
         for service in self.services:
             if service.srv_type is ChangeState:
-                service.callback = self._refusing(service.callback)
-        # Steady: with simulated time that stands still, it is still worth a warning.
+                service.callback = self._rejecting(service.callback)
+        # A steady clock, so that warnings also come while simulated time is stopped.
         self.create_timer(
-            HOUSEKEEPING_S, self.housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            HOUSEKEEPING_S, self._each_second, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
-    # --- what a node does -------------------------------------------------------------------
+    # --- hooks ------------------------------------------------------------------------------
 
     def configure(self) -> None:
-        """Open models and create publishers; raise a `VisionError` for what cannot be used."""
+        """Open models and create publishers. Raises a `VisionError` if one is unusable."""
 
     def activate(self) -> None:
-        """Subscribe or open the source, and begin."""
+        """Subscribe or open the source, and start."""
 
     def deactivate(self) -> None:
-        """End what `activate` began; models stay."""
+        """Stop what `activate` started; models stay open."""
 
     def cleanup(self) -> None:
-        """Free what `configure` made."""
+        """Release what `configure` created."""
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on taking images; called for `~/enable`."""
+        """Pause or resume; called for `~/enable`."""
 
     def housekeep(self) -> None:
-        """What is to be done once a second, in every state."""
+        """Work to do once a second in every state."""
 
-    # --- the states -------------------------------------------------------------------------
+    def activities(self) -> Sequence[Activity]:
+        """The counts of each camera, for diagnostics."""
+        return ()
+
+    # --- states -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Configure and activate, where the node is to do so by itself."""
+        """Configure and activate, if `autostart` is true."""
         if self.parameters["autostart"] and self.trigger_configure() == _SUCCESS:
             self.trigger_activate()
 
     def close(self) -> None:
-        """End threads and free everything, whatever the state; before `destroy_node`."""
+        """Stop all threads and release everything, in any state; call before `destroy_node`."""
         self.deactivate()
         self.cleanup()
         self.state = "finalized"
 
     def fail(self, problem: str) -> None:
-        """Go from active to inactive because of a fault; on the executor's thread."""
+        """Go from active to inactive because of a fault; call on the executor's thread."""
         if self.state != "active":
             return
         self.get_logger().error(f"{problem}; inactive until it is activated again")
@@ -96,21 +125,21 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
-        return self._transition("configure", self.configure, self.cleanup, "inactive")
+        return self._transition("configure", self.configure, "inactive", self.cleanup)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
-        outcome = self._transition("activate", self.activate, self.deactivate, "active")
+        outcome = self._transition("activate", self.activate, "active", self.deactivate)
         return outcome if outcome != _SUCCESS else super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
         super().on_deactivate(state)
-        return self._transition("deactivate", self.deactivate, _nothing, "inactive")
+        return self._transition("deactivate", self.deactivate, "inactive")
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
-        return self._transition("clean up", self.cleanup, _nothing, "unconfigured")
+        return self._transition("clean up", self.cleanup, "unconfigured")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Called by rclpy."""
@@ -118,9 +147,8 @@ class ManagedNode(LifecycleNode):
         return _SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Called by rclpy after a fault of ours; success means unconfigured."""
-        self.deactivate()
-        self.cleanup()
+        """Called by rclpy after a bug; success means unconfigured."""
+        self.close()
         self.state = "unconfigured"
         return _SUCCESS
 
@@ -128,8 +156,8 @@ class ManagedNode(LifecycleNode):
         self,
         name: str,
         work: Callable[[], None],
-        undo: Callable[[], None],
-        reached: str,
+        target: str,
+        undo: Callable[[], None] = lambda: None,
     ) -> TransitionCallbackReturn:
         try:
             work()
@@ -138,27 +166,29 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(f"cannot {name}: {error}")
             undo()
             return TransitionCallbackReturn.FAILURE
-        except Exception as error:  # rclpy would pass over it without a word
+        except Exception as error:  # rclpy would swallow it silently
             self.problem = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"cannot {name}: {traceback.format_exc()}")
             return TransitionCallbackReturn.ERROR
         self.problem = ""
-        self.state = reached
+        self.state = target
         return _SUCCESS
 
-    def _refusing(self, change: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """The service that changes states, which up to Jazzy ends the node where it cannot."""
+    def _rejecting(self, change: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """The `change_state` service; up to Jazzy, rclpy ends the node on a wrong transition."""
 
-        def change_or_refuse(request: Any, response: Any) -> Any:
+        def change_or_reject(request: Any, response: Any) -> Any:
             try:
                 return change(request, response)
-            except RuntimeError as error:  # what rclpy's own derives from
-                reason = " ".join(str(error).split())
-                self.get_logger().error(f"no such transition while {self.state}: {reason}")
+            except RuntimeError as error:  # the base of rclpy's own error
+                problem = f"no such transition while {self.state}: {one_line(error)}"
+                self.get_logger().error(problem)
                 response.success = False
                 return response
 
-        return change_or_refuse
+        return change_or_reject
+
+    # --- while the node runs ----------------------------------------------------------------
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.enabled = request.data
@@ -168,9 +198,23 @@ class ManagedNode(LifecycleNode):
         self.get_logger().info(response.message)
         return response
 
+    def _each_second(self) -> None:
+        self.housekeep()
+        self._diagnostics.publish(
+            self.activities(),
+            self.info,
+            state=self.state,
+            problem=self.problem,
+            enabled=self.enabled,
+        )
 
-def _nothing() -> None:
-    """Nothing to take back."""
+
+def _forward_logs(logger: Any) -> None:
+    """Send what the engine logs from now on to a node's logger."""
+    engine = logging.getLogger("pipeline")
+    engine.handlers = [RosHandler(logger)]
+    engine.propagate = False
+    engine.setLevel(logging.DEBUG if logger.is_enabled_for(DEBUG) else logging.INFO)
 
 
 _SUCCESS = TransitionCallbackReturn.SUCCESS

@@ -1,8 +1,8 @@
-"""Fast DDS, set up for images where nobody has set it up otherwise.
+"""Gives Fast DDS a shared-memory segment that is large enough for images.
 
-Its shared memory holds 512 KB by default, less than one picture of 640x480. What does not fit is
-lost, and sent again to reliable subscribers alone, 10 ms later. A process's own segment counts, so
-this helps what our nodes publish; `docs/ros2.md` says what to do for others.
+The default segment holds 512 KB, less than one image of 640x480. Fast DDS loses larger messages and
+sends them again, 10 ms later, only to reliable subscribers. The segment is the publisher's, so this
+applies to what the nodes publish; `docs/ros2.md` explains the set-up of other publishers.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from pathlib import Path
 
 PROFILES = Path(__file__).with_name("fastdds.xml")
 VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
-VARIABLE_BEFORE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # of Fast DDS 2, up to ROS 2 Jazzy
+OLD_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # of Fast DDS 2, up to ROS 2 Jazzy
 FIRST_RCLPY_OF_FAST_DDS_3 = 8
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - of the system
-NEEDED_BYTES = 48 * 2**20  # the segment, and something for everybody else
+NEEDED_BYTES = 48 * 2**20  # the segment and a reserve for other processes
 
-# Whoever sets one of these wants something of their own, which our profile would undo.
+# If the user has set one of these, a profile from here would override their choice.
 _USERS_CHOICE = (
     VARIABLE,
-    VARIABLE_BEFORE,
+    OLD_VARIABLE,
     "FASTDDS_BUILTIN_TRANSPORTS",
     "ROS_LOCALHOST_ONLY",
 )
 
 
 def make_room_for_images() -> None:
-    """Before the first node is made: give this process's Fast DDS a larger segment."""
+    """Give Fast DDS in this process a larger segment; call before the first node is created."""
     middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     if "fastrtps" not in middleware or any(os.environ.get(name) for name in _USERS_CHOICE):
         return
     if PROFILES.is_file() and _has_room():
         is_new = int(version("rclpy").partition(".")[0]) >= FIRST_RCLPY_OF_FAST_DDS_3
-        os.environ[VARIABLE if is_new else VARIABLE_BEFORE] = str(PROFILES)
+        os.environ[VARIABLE if is_new else OLD_VARIABLE] = str(PROFILES)
 
 
 def _has_room() -> bool:
-    """Containers have 64 MB; without a segment Fast DDS would do without shared memory at all."""
+    """Whether the segment fits: Fast DDS uses no shared memory if it cannot create one."""
     try:
         memory = os.statvfs(SHARED_MEMORY)
     except OSError:
-        return True  # another system, that keeps it elsewhere
+        return True  # a system with shared memory elsewhere
     return memory.f_bavail * memory.f_frsize >= NEEDED_BYTES

@@ -1,4 +1,4 @@
-"""Writes config/vision.yaml: every parameter of every node, its default, and what it means.
+"""Writes config/vision.yaml: every parameter of every node, with its default and description.
 
 python -m nodes.parameter_file > config/vision.yaml
 """
@@ -25,25 +25,25 @@ NODES: tuple[Callable[[], ManagedNode], ...] = (
     DetectorNode,
     ClassifierNode,
 )
-# What every node of rclpy has, and what our topics' QoS adds.
-NOT_OURS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+# Parameters of every rclpy node, and of the topics' QoS overrides.
+INHERITED = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 WIDTH = 100
 TITLE = """\
-# Every parameter of every node, with its default: copy it, change what you need, and pass it as
-# `ros2 launch vision detect.launch.py params_file:=/path/to/it.yaml`, or to one node with
-# `ros2 run vision vision_node --ros-args --params-file /path/to/it.yaml`.
-# The names before ros__parameters fit the nodes in every namespace.
+# Every parameter of every node, with its default. Copy this file, change values, and pass it with
+# `ros2 launch vision detect.launch.py params_file:=/path/to/file.yaml`, or to one node with
+# `ros2 run vision vision_node --ros-args --params-file /path/to/file.yaml`.
+# The names before ros__parameters match the nodes in every namespace.
 """
 
 
 def parameter_file() -> str:
-    """The whole file; rclpy must be initialised."""
+    """The content of the file; rclpy must be initialised."""
     return TITLE + "".join(_section(kind()) for kind in NODES)
 
 
 def own_parameters(names: list[str]) -> list[str]:
-    """The names of our own parameters among those of a node."""
-    return [name for name in names if not name.startswith(NOT_OURS)]
+    """The names that the node itself declares, among all its parameters."""
+    return [name for name in names if not name.startswith(INHERITED)]
 
 
 def _section(node: ManagedNode) -> str:
@@ -55,12 +55,12 @@ def _section(node: ManagedNode) -> str:
 
 
 def _entry(name: str, default: Any, described: Any) -> list[str]:
-    spans = (*described.floating_point_range, *described.integer_range)
-    remarks = [described.description, *(f"{s.from_value:g} to {s.to_value:g}" for s in spans)]
+    ranges = (*described.floating_point_range, *described.integer_range)
+    remarks = [described.description, *(f"{r.from_value:g} to {r.to_value:g}" for r in ranges)]
     if described.additional_constraints:
         remarks.append(described.additional_constraints)
     if not described.read_only:
-        remarks.append("may be changed while running")
+        remarks.append("can be changed while running")
     comment = textwrap.wrap("; ".join(remarks), WIDTH - 6)
     value = yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
     return [*(f"    # {line}" for line in comment), f"    {name}: {value}"]

@@ -1,9 +1,9 @@
-"""A node as a process: from its arguments to its exit code.
+"""Runs a node as a process, from its arguments to its exit code.
 
-The main thread does nothing but wait for SIGINT and SIGTERM, so no signal ever breaks into a
-callback and nothing needs to expect `KeyboardInterrupt`; the node lives on a thread of its own.
-While it ends, its context is still valid. Further signals change nothing, since its end takes no
-longer than `PATIENCE_S`: after Ctrl-C a node gets two, the terminal's and the launch file's.
+The main thread only waits for SIGINT and SIGTERM, and the node runs on a thread of its own. So no
+signal interrupts a callback, nothing has to handle `KeyboardInterrupt`, and the context is valid
+until the node has closed. Further signals are ignored, since closing takes at most `CLOSE_S`: after
+Ctrl-C a node gets two signals, from the terminal and from the launch file.
 """
 
 from __future__ import annotations
@@ -26,71 +26,71 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from nodes.middleware import make_room_for_images
-from pipeline.errors import ConfigError, InputError, VisionError
+from pipeline.errors import ConfigError, InputError, VisionError, one_line
 
 if TYPE_CHECKING:
     from nodes.lifecycle import ManagedNode
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-PATIENCE_S = 1.6  # of the 2 s that an end may take; the rest is for the interpreter
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CLOSE_S = 1.6  # of the 2 s that stopping may take; the rest is for the interpreter
 
 logger = logging.getLogger(__name__)
 
 
 class StopRequests:
-    """SIGINT and SIGTERM as bytes in a pipe, whichever thread the system gives them to."""
+    """Receives SIGINT and SIGTERM as bytes in a pipe, whichever thread they interrupt."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        # Python writes there from within the signal itself: the main thread may be anywhere.
+        # Python writes to the pipe in the signal handler, whatever the main thread does.
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in STOPPING:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: None)
 
     def wait(self) -> None:
-        """Wait for the first one, even one from before; the next ones change nothing."""
+        """Wait for the first signal since the creation; later ones are ignored."""
         os.read(self._reader, 1)
-        for number in STOPPING:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
 
-    def make(self) -> None:
-        """As if a signal had come; from any thread."""
+    def trigger(self) -> None:
+        """End `wait` as a signal does; from any thread."""
         os.write(self._writer, b"\0")
 
 
 @functools.cache
 def hold_signals() -> StopRequests:
-    """Keep SIGINT and SIGTERM for `run` from now on, so that they break into nothing."""
+    """Keep SIGINT and SIGTERM for `run` from now on."""
     return StopRequests()
 
 
 def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> NoReturn:
-    """Run the node that `make` gives until a signal ends it; leaves with its exit code.
+    """Run the node that `make` creates until a signal ends it, then exit.
 
-    0 after a signal, 2 for what the user gave (`InputError`), 1 for what broke; an error of ours is
-    shown with its traceback. `args` are those of the process by default.
+    The exit code is 0 after a signal, 2 for an `InputError` and 1 for other errors. A bug is shown
+    with its traceback. `args` are those of the process by default.
     """
     stop = hold_signals()
-    life = _Life(make, args, stop)
-    life.start()
+    thread = _NodeThread(make, args, stop)
+    thread.start()
     stop.wait()
-    life.end()
-    life.join(PATIENCE_S)
-    if life.is_alive():  # inside a driver or a model, where no thread can be ended
+    thread.end()
+    thread.join(CLOSE_S)
+    if thread.is_alive():  # blocked in a driver or a model
         os._exit(0)
-    gc.collect()  # rclpy's own circles keep the participant, and its shared memory
-    gc.freeze()  # to go through all the rest again would take the interpreter a second
-    if life.fault is not None:
-        raise life.fault
-    if threading.active_count() > 1:  # left behind in there, where the interpreter might wait too
-        os._exit(life.exit_code)
-    sys.exit(life.exit_code)
+    gc.collect()  # reference cycles of rclpy hold the participant and its shared memory
+    gc.freeze()  # another collection at exit would take a second
+    if thread.bug is not None:
+        raise thread.bug
+    if threading.active_count() > 1:  # a thread is left behind; the interpreter might wait for it
+        os._exit(thread.exit_code)
+    sys.exit(thread.exit_code)
 
 
-class _Life(threading.Thread):
-    """The node's thread: makes it, spins it, and takes it down."""
+class _NodeThread(threading.Thread):
+    """Creates, spins and closes the node."""
 
     def __init__(
         self, make: Callable[[], ManagedNode], args: Sequence[str] | None, stop: StopRequests
@@ -103,42 +103,42 @@ class _Life(threading.Thread):
         self._lock = threading.Lock()
         self._is_ending = False
         self.exit_code = 0
-        self.fault: BaseException | None = None
+        self.bug: BaseException | None = None
 
     def end(self) -> None:
-        """Ask for the end, from another thread."""
+        """Request the end, from another thread."""
         with self._lock:
             self._is_ending = True
             if self._wake is not None:
                 self._wake()
 
     def run(self) -> None:
-        """The whole life; whatever ends it early wakes the main thread."""
+        """Called by `start`; wakes the main thread if the node ends by itself."""
         try:
-            self._live()
+            self._run_node()
         except VisionError as error:
-            # Not the error itself: its traceback keeps the node, and with it its shared memory.
+            # Keep no reference to the error: its traceback holds the node and its shared memory.
             self.exit_code = 2 if isinstance(error, InputError) else 1
-        except BaseException as error:  # the main thread shows it
-            self.fault = error
+        except BaseException as error:  # raised on the main thread
+            self.bug = error
         if not self._is_ending:
-            self._stop_requests.make()
+            self._stop_requests.trigger()
 
-    def _live(self) -> None:
+    def _run_node(self) -> None:
         _initialise(self._args)
         try:
-            self._spin(self._made())
+            self._spin(self._create())
         except VisionError as error:
             get_logger("vision").fatal(str(error))
             raise
         finally:
             rclpy.try_shutdown()
 
-    def _made(self) -> ManagedNode:
+    def _create(self) -> ManagedNode:
         try:
             return self._make()
-        except ParameterException as error:  # of rclpy's own, such as use_sim_time
-            raise ConfigError(" ".join(str(error).split())) from error
+        except ParameterException as error:  # of rclpy's parameters, such as use_sim_time
+            raise ConfigError(one_line(error)) from error
 
     def _spin(self, node: ManagedNode) -> None:
         executor = SingleThreadedExecutor()
@@ -152,7 +152,7 @@ class _Life(threading.Thread):
             node.start()
             executor.spin_until_future_complete(ended)
         except ExternalShutdownException:
-            logger.debug("somebody else has shut the context down")
+            logger.debug("the context was shut down elsewhere")
         finally:
             with self._lock:
                 self._wake = None
@@ -162,17 +162,17 @@ class _Life(threading.Thread):
 
 
 def _initialise(args: Sequence[str] | None) -> None:
-    """Begin with ROS; raises `ConfigError` where the arguments cannot be read."""
+    """Initialise rclpy; raises `ConfigError` if the arguments are not valid."""
     make_room_for_images()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except (RuntimeError, ValueError) as error:  # what rclpy's own derive from
-        reason = " ".join(str(error).split())
-        if reason.startswith("["):  # of rclpy, which says no more
+    except (RuntimeError, ValueError) as error:  # the bases of rclpy's errors
+        reason = one_line(error)
+        if reason.startswith("["):  # a list of unknown arguments
             reason = f"unknown {reason}"
         elif "parameter override" in reason:
             reason += "; a value such as scene: needs its own quotes: -p \"source:='scene:'\""
         problem = f"--ros-args cannot be read: {reason}"
-        # There is no log of ours yet.
+        # There is no logger yet.
         sys.stderr.write(f"{problem}\n")
         raise ConfigError(problem) from error

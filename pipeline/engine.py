@@ -109,30 +109,39 @@ class Pipeline:
     # --- the graph --------------------------------------------------------------------------
 
     def _connect(self, capacity: int) -> None:
-        workers = self._threads if self._every_frame else 1
-        groups = [tuple(steps) for _, steps in itertools.groupby(self._steps, _needs_order)]
-        in_flight = workers + len(groups) if self._every_frame else 1
-        self._cores = threading.BoundedSemaphore(workers)  # shared by the workers of all stages
+        self._workers = self._threads if self._every_frame else 1
+        self._cores = threading.BoundedSemaphore(self._workers)  # shared by all stages
+        groups = [list(steps) for _, steps in itertools.groupby(self._steps, _needs_order)]
+        self._in_flight = self._workers + len(groups) if self._every_frame else 1
+
         limit = self._max_frames if self._every_frame else None
         self._reader = SourceReader(self._source, self._stats, limit)
-        self._captured: Mailbox[_Numbered] = (
+        captured: Mailbox[_Numbered] = (
             Mailbox(capacity) if self._every_frame else NewestOfEach(_camera, depth=capacity)
         )
-        self._admission = Admission(self._captured, in_flight)
         self._stages: list[Stage[Any, _Numbered]] = [
-            Stage("capture", self._reader, self._enter, self._captured, self._lose)
+            Stage("capture", self._reader, self._enter, captured, self._lose)
         ]
-        self._outboxes = [Mailbox[_Numbered](in_flight) for _ in groups]
-        self._orders = [InOrder(outbox, _number) for outbox in self._outboxes]
-        inboxes: list[Inbox[_Numbered]] = [self._admission, *self._outboxes]
-        for i, steps in enumerate(groups):
-            name, work = steps[0].name, partial(self._run, steps)
-            if steps[0].in_order or workers == 1:
-                stage = Stage(name, inboxes[i], work, self._outboxes[i], self._lose)
-            else:
-                stage = Stage(name, inboxes[i], work, self._orders[i], self._lose, workers)
-            self._stages.append(stage)
-        self._results = self._outboxes[-1] if groups else self._captured
+        self._admission = Admission(captured, self._in_flight)
+        self._mailboxes = [captured]
+        self._orders: list[InOrder[_Numbered]] = []
+        inbox: Inbox[_Numbered] = self._admission
+        for steps in groups:
+            inbox = self._add_stage(steps, inbox)
+        self._results = self._mailboxes[-1]
+
+    def _add_stage(self, steps: Sequence[Step], inbox: Inbox[_Numbered]) -> Mailbox[_Numbered]:
+        """Add a stage that does `steps`; returns the mailbox that it fills, in order."""
+        name, work = steps[0].name, partial(self._run, steps)
+        outbox = Mailbox[_Numbered](self._in_flight)
+        self._mailboxes.append(outbox)
+        if steps[0].in_order or self._workers == 1:
+            self._stages.append(Stage(name, inbox, work, outbox, self._lose))
+        else:
+            order = InOrder(outbox, _number)
+            self._orders.append(order)
+            self._stages.append(Stage(name, inbox, work, order, self._lose, self._workers))
+        return outbox
 
     def _enter(self, item: Frame | Result) -> _Numbered:
         """Make a frame a result without objects, and number what was read."""
@@ -264,7 +273,7 @@ class Pipeline:
         if self._stop_by_s is None:
             self._stop_by_s = now_s + DRAIN_S
             if not self._every_frame:  # else those already read are still used
-                self._drop(self._captured.cancel())
+                self._drop(self._mailboxes[0].cancel())
         elif now_s > self._stop_by_s:
             self._cancel()
 
@@ -273,8 +282,8 @@ class Pipeline:
         self._is_cancelled = True
         self._reader.stop()
         self._drop(self._admission.cancel())
-        for outbox in self._outboxes[:-1]:
-            self._drop(outbox.cancel())
+        for mailbox in self._mailboxes[:-1]:
+            self._drop(mailbox.cancel())
         self._results.close()
         for step in self._steps:
             step.cancel()

@@ -50,3 +50,8 @@ class OutputError(RunError):
 
 class StageError(RunError):
     """A stage failed; `__cause__` is the exception that it raised."""
+
+
+def one_line(error: object) -> str:
+    """The message of an error on a single line."""
+    return " ".join(str(error).split())

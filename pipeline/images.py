@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import FrameError
-from pipeline.quiet import quiet_opencv
+from pipeline.opencv_logging import quiet_opencv
 from pipeline.types import Image
 
 IMAGE_SUFFIXES = (

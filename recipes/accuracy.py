@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from pipeline.errors import InputError, VisionError
-from pipeline.inference.decode import NmsKind
+from pipeline.inference.nms import NmsKind
 from pipeline.inference.session import open_model
 from pipeline.zoo.datasets.boxes import read_yolo_folder
 from pipeline.zoo.datasets.labelled_image import LabelledImage

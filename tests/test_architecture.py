@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "quiet"}
+BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "opencv_logging"}
 ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
 HALL = {
     "sources": {"capture", "transport"},

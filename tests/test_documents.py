@@ -12,6 +12,7 @@ import click
 import pytest
 
 from pipeline.cli.main import app
+from pipeline.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -20,6 +21,8 @@ DOCUMENTS = [
     *sorted((ROOT / "models").rglob("*.md")),
 ]
 PLACES = {path.name for path in (*ROOT.iterdir(), *(ROOT / "tests").iterdir()) if path.is_dir()}
+VARIABLE = re.compile(r"[A-Z_]+=.*")
+MANUALS = [path for path in DOCUMENTS if path.name != "CONTRIBUTING.md"]  # has a test of its own
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -34,8 +37,14 @@ def blocks(document: Path, language: str) -> list[str]:
 def shell_lines(document: Path) -> list[list[str]]:
     """The words of each command in the document's shell blocks, without comments and pipes."""
     code = "\n".join(blocks(document, "bash")).replace("\\\n", " ")
-    lines = (shlex.split(line, comments=True) for line in code.splitlines())
-    return [words[: [*words, "|"].index("|")] for words in lines if words]
+    lines = []
+    for line in code.splitlines():
+        words = [word for word in shlex.split(line, comments=True) if word]
+        while words and VARIABLE.fullmatch(words[0]):
+            del words[0]
+        end = min(words.index(sign) if sign in words else len(words) for sign in ("|", ">", ">>"))
+        lines += [words[:end]] if words else []
+    return lines
 
 
 def inline_commands(document: Path) -> list[list[str]]:
@@ -100,6 +109,15 @@ def test_options_in_running_text_exist(document):
         assert used <= known | {"--help"}, " ".join(words)
 
 
+def test_settings_file_in_documents_is_valid(tmp_path):
+    examples = blocks(ROOT / "docs" / "command-line.md", "yaml")
+    assert examples
+    for number, text in enumerate(examples):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        assert load_config(file)
+
+
 def test_example_in_readme_runs(capsys):
     code = blocks(ROOT / "README.md", "python")
     assert code
@@ -109,7 +127,7 @@ def test_example_in_readme_runs(capsys):
     assert " cat " in capsys.readouterr().out
 
 
-@each_document
+@pytest.mark.parametrize("document", MANUALS, ids=lambda path: path.name)
 def test_python_examples_compile_and_import(document):
     for block in blocks(document, "python"):
         if block.startswith(" "):  # continues the block before it

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.engine import Pipeline
 from pipeline.errors import RunError, StageError
-from pipeline.inference.model_step import ModelStep
+from pipeline.inference.session import ModelStep
 from pipeline.source import Source
 from pipeline.step import Step
 from pipeline.types import Detections, Frame, Header, Result

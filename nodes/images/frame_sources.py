@@ -1,164 +1,172 @@
-"""Sources for the engine: topics, and captured sources that can be paused and slowed down."""
+"""Sources of frames for the nodes: image topics, and captures that can pause and limit the rate."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rclpy.clock import Clock
+from std_msgs.msg import Header as HeaderMessage
+
 from nodes.images.image_messages import image_from
 from nodes.messages.diagnostics import Activity
-from nodes.messages.headers import (
-    frame_of_capture,
-    frame_of_message,
-    header_of_capture,
-)
+from nodes.messages.headers import Origin, header_message, stamp_ns
+from nodes.parameters.declaration import Parameters
+from pipeline.capture.open import is_stored
+from pipeline.capture.paced import Paced
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.source import Source
+from pipeline.sources import open_source
 from pipeline.types import ClockOffset, Frame
 
 
-class Pace:
-    """At most so many a second on average; 0 lets all pass. `max_rate` may be changed any time."""
+class RateLimit:
+    """Limits each camera to `max_rate` images per second; 0 for no limit."""
 
     def __init__(self, max_rate: float) -> None:
         self.max_rate = max_rate
         self._due_s: dict[str, float] = {}
 
-    def lets_pass(self, camera: str) -> bool:
-        """Whether this camera's image of now is within the rate; counts it if so."""
+    def admits(self, camera: str) -> bool:
+        """Whether this camera's image is within the rate now; if so, count it."""
         if not self.max_rate:
             return True
         now_s, due_s = time.monotonic(), self._due_s.get(camera, 0.0)
         if now_s < due_s:
             return False
         period_s = 1 / self.max_rate
-        # From when it was due, so that a little lateness is made up for and the rate is kept.
+        # Count from the due time, so that a late image does not lower the rate.
         self._due_s[camera] = max(due_s, now_s - period_s) + period_s
         return True
 
     def wait_s(self, camera: str) -> float:
-        """Seconds until an image may pass again."""
+        """Seconds until the next image of this camera is admitted."""
         return max(0.0, self._due_s.get(camera, 0.0) - time.monotonic()) if self.max_rate else 0.0
 
 
 class TopicSource(Source[Frame]):
-    """The newest image message of each camera, converted only when the engine has time for it.
+    """The newest image message of each camera, converted when the pipeline is ready for it.
 
-    `put` is called by subscriptions: it keeps the message and returns at once. `read` converts, on
-    the engine's own thread, and waits until the frame before it is `done`: while the detector is
-    busy only messages are replaced by newer ones, and no picture is converted in vain.
+    Subscriptions call `put`, which keeps the message and returns at once. `read` converts it on the
+    pipeline's thread, after the frame before it is `done`: a busy detector costs no conversions,
+    because a newer message replaces the waiting one. `on_bad` gets the camera and the reason of an
+    unreadable message.
     """
 
+    camera = ""
     live = True
 
     def __init__(
-        self, activities: Mapping[str, Activity], pace: Pace, refuse: Callable[[str, str], None]
+        self,
+        activities: Mapping[str, Activity],
+        limit: RateLimit,
+        on_bad: Callable[[str, str], None],
     ) -> None:
-        self._activities = activities
-        self._pace = pace
-        self._refuse = refuse
-        self._waiting: NewestOfEach[tuple[str, Any, int]] = NewestOfEach(lambda item: item[0])
-        self._turns: Mailbox[None] = Mailbox(1)
-        self._turns.put(None)
-        self._seq = 0
         self.paused = False
+        self._activities = activities
+        self._limit = limit
+        self._on_bad = on_bad
+        self._messages: NewestOfEach[tuple[str, Any, int]] = NewestOfEach(lambda item: item[0])
+        self._permits: Mailbox[None] = Mailbox(1)
+        self._permits.put(None)
+        self._seq = 0
 
     def put(self, camera: str, message: Any) -> None:
-        """Take a message in."""
+        """Accept an image message."""
         activity = self._activities[camera]
         activity.last_s = time.monotonic()
         if self.paused:
             return
         activity.received += 1
-        if not self._pace.lets_pass(camera):
+        if not self._limit.admits(camera):
             return
         try:
-            self._waiting.put((camera, message, activity.received))
+            self._messages.put((camera, message, activity.received))
         except Closed:
-            return  # the engine has ended, and the node is about to hear of it
+            return  # the pipeline has ended; the node is notified by the SourceRunner
 
     def read(self) -> Frame | None:
-        """The next camera's newest frame; None once closed."""
+        """Wait for the newest frame of the next camera; None once closed."""
         try:
-            self._turns.get()
+            self._permits.get()
             while True:
-                frame = self._converted(*self._waiting.get())
+                frame = self._frame_of(*self._messages.get())
                 if frame is not None:
                     return frame
         except Closed:
             return None
 
     def done(self) -> None:
-        """The frame that was read last is dealt with; the engine calls it."""
         try:
-            self._turns.put(None)
+            self._permits.put(None)
         except Closed:
             return
 
     def close(self) -> None:
-        """End `read`; may be called twice and from any thread."""
-        self._waiting.cancel()
-        self._turns.cancel()
+        self._messages.cancel()
+        self._permits.cancel()
 
-    def _converted(self, camera: str, message: Any, count: int) -> Frame | None:
+    def _frame_of(self, camera: str, message: Any, count: int) -> Frame | None:
         activity = self._activities[camera]
         try:
             image = image_from(message)
         except FrameError as error:
             activity.refused += 1
-            self._refuse(camera, str(error))
+            self._on_bad(camera, str(error))
             return None
         self._seq += 1
-        return frame_of_message(image, message.header, camera, self._seq, count - activity.refused)
+        origin = Origin(message.header, count - activity.refused)
+        return Frame(image, stamp_ns(message.header), self._seq, camera, origin=origin)
 
 
 class CaptureSource(Source[Frame]):
-    """A source of `open_source` whose frames are counted, and can be paused and slowed down.
+    """A source whose frames are counted, and that can pause and limit the rate.
 
-    Of a live source the frames that are not wanted are passed over; others wait. `header` gives
-    the message header that a frame's results have.
+    If the source is live, unwanted frames are dropped; otherwise they wait. `header` makes the
+    message header of a frame.
     """
 
     def __init__(
         self,
-        source: Any,
+        source: Source[Frame],
         activity: Callable[[str], Activity],
-        pace: Pace,
-        header: Callable[[Frame], Any] = header_of_capture,
+        limit: RateLimit,
+        header: Callable[[Frame], HeaderMessage],
     ) -> None:
+        self.camera, self.live = source.camera, source.live
+        self.frames, self.fps = source.frames, source.fps
         self._source = source
         self._activity = activity
-        self._pace = pace
+        self._limit = limit
         self._header = header
-        self._wanted = threading.Event()
-        self._wanted.set()
+        self._running = threading.Event()
+        self._running.set()
         self._closed = threading.Event()
-        self.live = source.live
-        self.camera = source.camera
 
     @property
     def paused(self) -> bool:
-        """Whether frames are held back or passed over."""
-        return not self._wanted.is_set()
+        """Whether live frames are dropped, and others wait."""
+        return not self._running.is_set()
 
     @paused.setter
     def paused(self, paused: bool) -> None:
         if paused:
-            self._wanted.clear()
+            self._running.clear()
         else:
-            self._wanted.set()
+            self._running.set()
 
     def read(self) -> Frame | None:
-        """The next wanted frame; None at the end or once closed.
+        """Wait for the next wanted frame; None at the end or once closed.
 
         Raises what the source raises.
         """
         while not self._closed.is_set():
             if not self.live:
-                self._wanted.wait()
+                self._running.wait()
             try:
                 frame = self._source.read()
             except FrameError:
@@ -170,29 +178,23 @@ class CaptureSource(Source[Frame]):
                 return None
             if self._is_wanted(frame.camera):
                 activity = self._activity(frame.camera)
-                count = activity.received - activity.refused
-                return frame_of_capture(frame, self._header(frame), count)
+                origin = Origin(self._header(frame), activity.received - activity.refused)
+                return dataclasses.replace(frame, origin=origin)
         return None
 
+    def close(self) -> None:
+        self._closed.set()
+        self._running.set()
+        self._source.close()
+
     def clock_of(self, camera: str) -> ClockOffset | None:
-        """The clock that stamps a camera's frames; see `Source`."""
-        clock: ClockOffset | None = self._source.clock_of(camera)
-        return clock
+        return self._source.clock_of(camera)
 
     def done(self) -> None:
-        """Pass on that the last frame was processed; see `Source`."""
         self._source.done()
 
     def counts(self) -> Mapping[str, Any]:
-        """The source's own figures; see `Source`."""
-        counts: Mapping[str, Any] = self._source.counts()
-        return counts
-
-    def close(self) -> None:
-        """Let go of the source; may be called twice and from any thread."""
-        self._closed.set()
-        self._wanted.set()
-        self._source.close()
+        return self._source.counts()
 
     def _is_wanted(self, camera: str) -> bool:
         activity = self._activity(camera)
@@ -200,7 +202,45 @@ class CaptureSource(Source[Frame]):
         if self.live and self.paused:
             return False
         activity.received += 1
-        while not self._pace.lets_pass(camera):
-            if self.live or self._closed.wait(self._pace.wait_s(camera)):
+        while not self._limit.admits(camera):
+            if self.live or self._closed.wait(self._limit.wait_s(camera)):
                 return False
         return True
+
+
+NodeSource = TopicSource | CaptureSource
+"""What a node's pipeline reads; `paused` pauses it."""
+
+
+def open_capture(
+    parameters: Parameters, clock: Clock, activity: Callable[[str], Activity], limit: RateLimit
+) -> CaptureSource:
+    """Open the source that the parameters name; files are played at their own rate.
+
+    Waits for the source. Raises `SourceError` if it cannot be opened.
+    """
+    text, fps = parameters["source"], parameters["fps"] or None
+    source: Any = open_source(
+        text,
+        width=parameters["width"] or None,
+        height=parameters["height"] or None,
+        fps=None if is_stored(text) else fps,
+        fourcc=parameters["fourcc"] or None,
+        open_timeout_s=parameters["open_timeout"],
+    )
+    if not source.live:
+        source = Paced(source, fps)
+    return CaptureSource(
+        source, activity, limit, lambda frame: _header(frame, clock, parameters["frame_id"])
+    )
+
+
+def _header(frame: Frame, clock: Clock, frame_id: str) -> HeaderMessage:
+    """The header of a captured frame, stamped by the node's clock, which may be a simulated one.
+
+    A recording is published as if it were live: its frames are stamped with the time of reading.
+    """
+    stamp = frame.header.age_start_ns
+    if clock.ros_time_is_active:
+        stamp = max(0, clock.now().nanoseconds - (time.time_ns() - stamp))
+    return header_message(stamp, frame_id or frame.camera)

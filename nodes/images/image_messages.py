@@ -1,7 +1,7 @@
-"""sensor_msgs images to BGR pixels and back, with NumPy and OpenCV alone (no cv_bridge).
+"""Converts sensor_msgs images to BGR pixels and back with NumPy and OpenCV, without cv_bridge.
 
-Whatever a publisher may send is checked before it is used: nothing here trusts `step`, `data` or a
-size. The encodings' names and layouts are those of sensor_msgs/image_encodings.hpp.
+Every message is checked before use: `step`, `data` and sizes are not trusted. The names and layouts
+of the encodings are those of sensor_msgs/image_encodings.hpp.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
+from nodes.parameters.tables import JPEG_QUALITY
 from pipeline.errors import FrameError
 from pipeline.images import MAX_PIXELS, image_size
 from pipeline.types import Image
 
-LONGEST_SIDE = 16384  # pixels; more is a damaged message rather than a camera
-JPEG_QUALITY = 90
+MAX_SIDE = 16384  # pixels; more is a damaged message rather than a camera
 
 
 class _Layout(NamedTuple):
-    """How an encoding lies in memory, and how it becomes BGR.
+    """The memory layout of an encoding, and its conversion to BGR.
 
-    A row has `width * channels` values of `dtype`; there are `rows` (a fraction of two) times as
-    many rows as the picture is high. `even` is what width and height must be multiples of.
+    A row has `width * channels` values of `dtype`. The number of rows is the height times the
+    fraction `rows`. Width and height must be multiples of `even`.
     """
 
     channels: int
@@ -57,8 +57,7 @@ _UYVY = _Layout(2, _by(cv2.COLOR_YUV2BGR_UYVY), even=(2, 1))
 _YUYV = _Layout(2, _by(cv2.COLOR_YUV2BGR_YUY2), even=(2, 1))
 _BGRA = _Layout(4, _by(cv2.COLOR_BGRA2BGR))
 
-# OpenCV names a Bayer pattern after the second pixel of the second row, ROS after the first of the
-# first: that is why rggb stands beside BG.
+# OpenCV names a Bayer pattern by its second row and column, ROS by the first: rggb is BG in OpenCV.
 _LAYOUTS = {
     "bgr8": _BGR,
     "8UC3": _BGR,
@@ -85,9 +84,9 @@ ENCODINGS = tuple(_LAYOUTS)
 
 
 def image_from(message: ImageMessage | CompressedImage) -> Image:
-    """The picture in a message, (H, W, 3) uint8 BGR; of bgr8 without padding it is a view.
+    """The image in a message, (H, W, 3) uint8 BGR; a view if it is bgr8 without padding.
 
-    Raises `FrameError` where the encoding is not known, or size, step and data do not fit.
+    Raises `FrameError` if the encoding is unknown, or size, step and data do not match.
     """
     if isinstance(message, CompressedImage):
         return _decompressed(message)
@@ -101,7 +100,7 @@ def image_from(message: ImageMessage | CompressedImage) -> Image:
 
 
 def image_message(image: Image, header: Any) -> ImageMessage:
-    """A bgr8 message of an (H, W, 3) uint8 BGR picture, with `header` as it is."""
+    """A bgr8 message of an (H, W, 3) uint8 BGR image, with `header` unchanged."""
     height, width = image.shape[:2]
     message = ImageMessage(
         header=header, height=height, width=width, encoding="bgr8", is_bigendian=0, step=3 * width
@@ -111,9 +110,9 @@ def image_message(image: Image, header: Any) -> ImageMessage:
 
 
 def compressed_message(image: Image, header: Any, quality: int = JPEG_QUALITY) -> CompressedImage:
-    """A JPEG message of an (H, W, 3) uint8 BGR picture, with `header` as it is.
+    """A JPEG message of an (H, W, 3) uint8 BGR image, with `header` unchanged.
 
-    Raises `FrameError` where the picture cannot be a JPEG (a side beyond 65500 pixels).
+    Raises `FrameError` if the image cannot be encoded (a side of more than 65500 pixels).
     """
     try:
         _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
@@ -125,14 +124,14 @@ def compressed_message(image: Image, header: Any, quality: int = JPEG_QUALITY) -
 
 
 def _byte_array(values: npt.NDArray[np.uint8]) -> array.array[int]:
-    """What a message takes as it is; bytes it would check one by one."""
+    """The values as the type that a message accepts without checking each byte."""
     data = array.array("B")
     data.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return data
 
 
 def _pixels(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
-    """The values of the message, one row a row, the padding at the end of each left out."""
+    """The rows of the message without the padding at their ends."""
     width, height, step = message.width, message.height, message.step
     _check_size(width, height)
     if width % layout.even[0] or height % layout.even[1]:
@@ -146,7 +145,7 @@ def _pixels(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
             f"step must be at least {row_bytes} bytes for {width} pixels of {message.encoding}, "
             f"but got {step}"
         )
-    # The last row's padding is left out by some publishers.
+    # Some publishers omit the padding of the last row.
     if not step * (rows - 1) + row_bytes <= len(data) <= step * rows:
         raise FrameError(
             f"data must be {step * rows} bytes for {height} rows of step {step} in "
@@ -164,7 +163,7 @@ def _decompressed(message: CompressedImage) -> Image:
     data = bytes(message.data)
     if not data:
         raise FrameError("a compressed image without data")
-    # Before any memory is taken: a few kilobytes may stand for gigabytes of pixels.
+    # Check the size before decoding: a few kilobytes may decode to gigabytes.
     size = image_size(data)
     if size is not None:
         _check_size(*size)
@@ -186,10 +185,10 @@ def _decompressed(message: CompressedImage) -> Image:
 
 
 def _check_size(width: int, height: int) -> None:
-    if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE):
-        raise FrameError(f"size must be 1x1 to {LONGEST_SIDE}x{LONGEST_SIDE}, got {width}x{height}")
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise FrameError(f"size must be 1x1 to {MAX_SIDE}x{MAX_SIDE}, got {width}x{height}")
 
 
 def _shown(text: str) -> str:
-    """A stranger's text, short and printable enough for one line."""
+    """A text from another node, made short and printable."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:40])

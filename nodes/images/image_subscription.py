@@ -1,4 +1,4 @@
-"""A subscription to images that takes the publisher's reliability and says why nothing comes."""
+"""A subscription to images that follows the publisher's reliability and warns of silence."""
 
 from __future__ import annotations
 
@@ -24,24 +24,21 @@ from nodes.parameters.topics import open_subscription
 COMPRESSED = "/compressed"
 RELIABLE, BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
 WARN_AGAIN_S = 30.0
-SHOWN = 3  # publishers and other topics in one warning
+MAX_NAMED = 3  # publishers and other topics in one warning
 _TYPES = {
     "raw": (Image, "sensor_msgs/msg/Image"),
     "compressed": (CompressedImage, "sensor_msgs/msg/CompressedImage"),
 }
-# Reliability is a parameter of ours, because `auto` is none of the middleware's values.
+# Reliability is a parameter of the node, because `auto` is not a value of the middleware.
 _OVERRIDABLE = QoSOverridingOptions((QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY))
 
 
 class ImageSubscription:
-    """Hears `topic` (or its `/compressed`) and gives each message to `on_message`.
+    """Subscribes to `topic` (or its `/compressed`) and passes each message to `on_message`.
 
     `transport` is raw or compressed; `reliability` auto, reliable or best_effort. Until publishers
-    are known, `auto` takes best effort, which hears both kinds; `check`, called about once a
-    second, changes to reliable where all publishers are. Used on the executor's thread.
-
-    `received` counts the messages; `last_s` is the `time.monotonic` of the last one, or of the
-    beginning.
+    are known, `auto` is best effort, which fits every publisher. `check`, called about once a
+    second, changes to reliable if all publishers are. Use it on the executor's thread.
     """
 
     def __init__(
@@ -56,22 +53,16 @@ class ImageSubscription:
         self._node = node
         self._kind, self._type_name = _TYPES[transport]
         resolved = node.resolve_topic_name(topic)
-        self._asked = resolved + COMPRESSED if transport == "compressed" else resolved
+        self._topic = resolved + COMPRESSED if transport == "compressed" else resolved
         self._on_message = on_message
         self._is_auto = reliability == "auto"
         self.reliability = RELIABLE if reliability == "reliable" else BEST_EFFORT
-        self.received = 0
-        self.last_s = time.monotonic()
-        self._said: tuple[str, float] | None = None
+        self._last_s = time.monotonic()
+        self._warned: tuple[str, float] | None = None
         self._subscription = self._subscribe()
 
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the last image, or since the beginning."""
-        return time.monotonic() - self.last_s
-
     def check(self, timeout_s: float) -> None:
-        """Follow the publishers' reliability; warn where no image came for `timeout_s`."""
+        """Follow the publishers' reliability; warn if no image has come for `timeout_s`."""
         publishers = self._publishers()
         if self._is_auto and publishers:
             offered = {p.qos_profile.reliability for p in publishers}
@@ -80,15 +71,17 @@ class ImageSubscription:
                 self.reliability = wanted
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = self._subscribe()
-        if self.silent_s < timeout_s:
-            self._said = None
+        now_s = time.monotonic()
+        silent_s = now_s - self._last_s
+        if silent_s < timeout_s:
+            self._warned = None
             return
-        reason, now_s = self._reason(publishers), time.monotonic()
-        # Again where it is another reason: a publisher that is there now, but does not fit.
-        if self._said is None or self._said[0] != reason or now_s - self._said[1] >= WARN_AGAIN_S:
-            self._said = (reason, now_s)
+        reason = self._reason(publishers)
+        before, before_s = self._warned or ("", 0.0)
+        if reason != before or now_s - before_s >= WARN_AGAIN_S:
+            self._warned = (reason, now_s)
             self._node.get_logger().warning(
-                f"no image on {self.topic} for {self.silent_s:.0f} s: {reason}"
+                f"no image on {self.topic} for {silent_s:.0f} s: {reason}"
             )
 
     def close(self) -> None:
@@ -97,71 +90,65 @@ class ImageSubscription:
 
     @property
     def topic(self) -> str:
-        """Its full name, after all remappings."""
+        """The full name of the topic, after all remappings."""
         return str(self._subscription.topic_name)
 
     def _subscribe(self) -> Any:
-        profile = _profile(self.reliability)
+        profile = QoSProfile(
+            history=QoSHistoryPolicy.KEEP_LAST,
+            depth=1,
+            reliability=self.reliability,
+            durability=QoSDurabilityPolicy.VOLATILE,
+        )
         return open_subscription(
-            self._node, self._kind, self._asked, self._take, profile, _OVERRIDABLE
+            self._node, self._kind, self._topic, self._on_image, profile, _OVERRIDABLE
         )
 
-    def _take(self, message: Any) -> None:
-        self.received += 1
-        self.last_s = time.monotonic()
+    def _on_image(self, message: Any) -> None:
+        self._last_s = time.monotonic()
         self._on_message(message)
 
     def _publishers(self) -> Sequence[Any]:
         publishers: Sequence[Any] = self._node.get_publishers_info_by_topic(self.topic)
         return publishers
 
-    # --- why nothing comes ------------------------------------------------------------------
+    # --- why no images come -----------------------------------------------------------------
 
     def _reason(self, publishers: Sequence[Any]) -> str:
         if not publishers:
             return f"it has no publisher; {self._others()}"
-        return "; ".join(self._trouble(p) for p in publishers[:SHOWN])
+        return "; ".join(self._mismatch(p) for p in publishers[:MAX_NAMED])
 
-    def _trouble(self, publisher: Any) -> str:
+    def _mismatch(self, publisher: Any) -> str:
         namespace = publisher.node_namespace.rstrip("/")
         name = f"{namespace}/{publisher.node_name}"
         offered = publisher.qos_profile
         described = f"publisher {name} ({offered.reliability.name.lower()})"
         if publisher.topic_type != self._type_name:
             return f"{described} sends {publisher.topic_type}, expected {self._type_name}"
-        wanted = self._subscription.qos_profile  # with what the user has overridden
+        wanted = self._subscription.qos_profile  # with the user's overrides
         verdict, why = qos_check_compatible(offered, wanted)
         if verdict == QoSCompatibility.ERROR:
             is_strict = wanted.reliability == RELIABLE and offered.reliability != RELIABLE
             remedy = "set the parameter reliability to auto" if is_strict else "see qos_overrides"
             return (
-                f"{described} does not fit this subscription "
+                f"{described} is not compatible with this subscription "
                 f"({wanted.reliability.name.lower()}): {why.strip().rstrip(';')}; {remedy}"
             )
-        return f"{described} fits but sends nothing, or nothing arrives"
+        return f"{described} is compatible but sends nothing, or nothing arrives"
 
     def _others(self) -> str:
-        """Where images are to be had instead."""
+        """The topics on which other nodes publish images."""
         topics = [
             name
             for name, kinds in self._node.get_topic_names_and_types()
             if self._type_name in kinds and self._is_published_by_others(name)
         ]
         if not topics:
-            return f"nobody publishes {self._type_name}"
-        return f"{self._type_name} is published on {', '.join(topics[:SHOWN])}: remap the topic"
+            return f"no node publishes {self._type_name}"
+        return f"{self._type_name} is published on {', '.join(topics[:MAX_NAMED])}: remap the topic"
 
     def _is_published_by_others(self, topic: str) -> bool:
         own = (self._node.get_name(), self._node.get_namespace())
         publishers = self._node.get_publishers_info_by_topic(topic)
         return any((p.node_name, p.node_namespace) != own for p in publishers)
-
-
-def _profile(reliability: QoSReliabilityPolicy) -> QoSProfile:
-    """Only the newest image counts, whatever happens to the others."""
-    return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST,
-        depth=1,
-        reliability=reliability,
-        durability=QoSDurabilityPolicy.VOLATILE,
-    )

@@ -1,4 +1,4 @@
-"""Publishes one camera's results: detections, their labels, and pictures for who wants to look."""
+"""Publishes the results of one camera: detections, labels and images with drawn boxes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LATCHED = QoSProfile(
 
 
 class ResultPublisher:
-    """The output topics of one camera, under `prefix` (`front/`, or nothing).
+    """The output topics of one camera, under `prefix` (`front/` or empty).
 
-    `publish` may be called from another thread than the executor's.
+    `publish` may be called from any thread.
     """
 
     def __init__(self, node: Node, prefix: str, topic: str = "detections") -> None:
@@ -39,27 +39,27 @@ class ResultPublisher:
             LabelInfo, f"{prefix}label_info", qos=LATCHED, overridable=None
         )
         self._image = self._publishers.open(Image, f"{prefix}{topic}/image")
-        # Under the resolved name: a remapped picture takes its JPEG along.
+        # Under the resolved name, so that remapping the image remaps its JPEG.
         self._jpeg = self._publishers.open(CompressedImage, self._image.topic_name + COMPRESSED)
 
     def publish(self, result: Result, header: Any) -> None:
-        """Send a result with `header` as it is; pictures only where somebody subscribes."""
+        """Publish a result with `header` unchanged; draw images only for subscribers."""
         message = detection_array(header, result.detections, result.classifications)
         self._detections.publish(message)
         to_raw, to_jpeg = (p.get_subscription_count() for p in (self._image, self._jpeg))
         if not to_raw and not to_jpeg:
             return
-        picture = annotated(result)
+        image = annotated(result)
         if to_raw:
-            self._image.publish(image_message(picture, header))
+            self._image.publish(image_message(image, header))
         if to_jpeg:
-            self._jpeg.publish(compressed_message(picture, header))
+            self._jpeg.publish(compressed_message(image, header))
 
     def announce(self, labels: Sequence[str], threshold: float) -> None:
-        """Say what the detector's classes are; who subscribes later hears it too."""
+        """Publish the names of the detector's classes, for later subscribers too."""
         header = Header(stamp=self._node.get_clock().now().to_msg())
         self._labels.publish(label_info(header, labels, threshold))
 
     def close(self) -> None:
-        """Take the topics away."""
+        """Remove the topics."""
         self._publishers.close()

@@ -1,7 +1,6 @@
-"""Calibration files, as ROS's camera calibrators write them, as `camera_info` messages.
+"""Reads the calibration files of ROS's camera calibrators into `CameraInfo` messages.
 
-The keys are those of camera_calibration_parsers; the message's fields are explained in
-sensor_msgs/CameraInfo.
+The keys are those of camera_calibration_parsers. sensor_msgs/CameraInfo explains the fields.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from sensor_msgs.msg import CameraInfo
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 
 _MATRICES = {
     "camera_matrix": ("k", 9),
     "rectification_matrix": ("r", 9),
     "projection_matrix": ("p", 12),
 }
-_FEWEST_DISTORTIONS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
+_MIN_COEFFICIENTS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
 
 
 def read_camera_info(url: str) -> CameraInfo:
-    """The message that a calibration file stands for, without a header.
+    """The message with the content of a calibration file, without a header.
 
-    `url` is a path, `file://PATH` or `package://PACKAGE/PATH`. Raises `ConfigError` where there is
-    no such file, or it is no calibration.
+    `url` is a path, `file://PATH` or `package://PACKAGE/PATH`. Raises `ConfigError` if the file
+    does not exist or is not a calibration.
     """
     path = _local_path(url)
     try:
@@ -39,9 +38,11 @@ def read_camera_info(url: str) -> CameraInfo:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"camera_info_url: cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"camera_info_url: {path} is no YAML: {_line(error)}") from error
+        raise ConfigError(f"camera_info_url: {path} is not YAML: {one_line(error)}") from error
     if not isinstance(content, Mapping):
-        raise ConfigError(f"camera_info_url: {path} is no calibration: expected image_width, ...")
+        raise ConfigError(
+            f"camera_info_url: {path} is not a calibration: expected image_width, ..."
+        )
     message = CameraInfo(
         width=_size(content, "image_width", path),
         height=_size(content, "image_height", path),
@@ -58,7 +59,7 @@ def _local_path(url: str) -> Path:
     if parts.scheme == "package":
         try:
             share = get_package_share_directory(parts.netloc)
-        except (PackageNotFoundError, ValueError, OSError) as error:  # or no workspace at all
+        except (PackageNotFoundError, ValueError, OSError) as error:  # also without a workspace
             raise ConfigError(f"camera_info_url: {url}: no package '{parts.netloc}'") from error
         return Path(share) / unquote(parts.path).lstrip("/")
     return Path(os.path.expanduser(unquote(parts.path) if parts.scheme == "file" else url))
@@ -66,15 +67,15 @@ def _local_path(url: str) -> Path:
 
 def _size(content: Mapping[Any, Any], key: str, path: Path) -> int:
     value = content.get(key)
-    if type(value) is not int or not 0 < value < 2**16:  # True is an int, too
+    if type(value) is not int or not 0 < value < 2**16:  # a bool is an int, too
         raise ConfigError(f"camera_info_url: {path}: {key} must be pixels, but got {value!r}")
     return value
 
 
 def _model(content: Mapping[Any, Any], path: Path) -> str:
     model = content.get("distortion_model", "plumb_bob")
-    if not isinstance(model, str) or model not in _FEWEST_DISTORTIONS:
-        known = ", ".join(_FEWEST_DISTORTIONS)
+    if not isinstance(model, str) or model not in _MIN_COEFFICIENTS:
+        known = ", ".join(_MIN_COEFFICIENTS)
         raise ConfigError(
             f"camera_info_url: {path}: distortion_model must be one of {known}, but got {model!r}"
         )
@@ -83,10 +84,10 @@ def _model(content: Mapping[Any, Any], path: Path) -> str:
 
 def _distortion(content: Mapping[Any, Any], model: str, path: Path) -> list[float]:
     values = _numbers(content, "distortion_coefficients", path)
-    if len(values) < _FEWEST_DISTORTIONS[model]:
+    if len(values) < _MIN_COEFFICIENTS[model]:
         raise ConfigError(
             f"camera_info_url: {path}: distortion_coefficients of {model} must be at least "
-            f"{_FEWEST_DISTORTIONS[model]} numbers, but got {len(values)}"
+            f"{_MIN_COEFFICIENTS[model]} numbers, but got {len(values)}"
         )
     return values
 
@@ -104,7 +105,3 @@ def _numbers(
     if not all(map(math.isfinite, values)) or len(values) != (count or len(values)):
         raise ConfigError(f"camera_info_url: {path}: {key} must have data of {expected}")
     return values
-
-
-def _line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What was found, as vision_msgs has it, and back."""
+"""Converts detections and classifications to vision_msgs, and boxes back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from builtin_interfaces.msg import Time
 from std_msgs.msg import Header as HeaderMessage
 from vision_msgs.msg import (
     Detection2D,
@@ -19,23 +18,10 @@ from vision_msgs.msg import (
 
 from pipeline.types import Classifications, Detections
 
-FINER = "imagenet/"
-"""What the class_id of a classifier's answer begins with, to be told from the detector's."""
+CLASS_PREFIX = "imagenet/"
+"""The prefix of a `class_id` that comes from the classifier, not from the detector."""
 
-NANOSECONDS = 1_000_000_000
-
-_FARTHEST = 1e9  # pixels; far outside any picture, and still to be reckoned with
-
-
-def stamp_ns(header: HeaderMessage) -> int:
-    """A header's stamp in nanoseconds."""
-    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
-
-
-def header_message(stamp: int, frame_id: str) -> HeaderMessage:
-    """A header of a stamp in nanoseconds and a frame."""
-    seconds, nanoseconds = divmod(stamp, NANOSECONDS)
-    return HeaderMessage(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
+_FARTHEST = 1e9  # pixels; far outside any image, and safe to compute with
 
 
 def detection_array(
@@ -43,10 +29,10 @@ def detection_array(
     detections: Detections,
     classifications: Classifications | None = None,
 ) -> Detection2DArray:
-    """All objects of one frame, best score first; an empty array where nothing was found.
+    """All objects of one frame, best score first; an empty array for a frame without objects.
 
-    The header goes into the array and every detection as it is. Boxes are in pixels of the frame,
-    the class_id is the label; the classifier's answers follow as `imagenet/LABEL`.
+    The header is copied verbatim into the array and every detection. Boxes are in pixels of the
+    frame, `class_id` is the label. The classifier's classes follow as `imagenet/LABEL`.
     """
     message = Detection2DArray(header=header)
     labels = detections.labels
@@ -68,20 +54,20 @@ def detection_array(
 
 
 def add_classifications(detections: Iterable[Detection2D], found: Classifications) -> None:
-    """Append to each detection the finer names of its row, best first."""
+    """Append to each detection the classes of its row, best first."""
     for detection, ids, scores in zip(
         detections, found.ids.tolist(), found.scores.tolist(), strict=True
     ):
         detection.results.extend(
-            _hypothesis(FINER + found.labels[i], score)
+            _hypothesis(CLASS_PREFIX + found.labels[i], score)
             for i, score in zip(ids, scores, strict=True)
         )
 
 
 def boxes_from(message: Detection2DArray, width: int, height: int) -> npt.NDArray[np.float32]:
-    """The boxes of a message, (n, 4) float32 x1 y1 x2 y2, clipped to a picture of that size.
+    """The boxes of a message, (n, 4) float32 x1 y1 x2 y2, clipped to an image of that size.
 
-    What is not a number becomes 0, so that anybody's message can be looked at.
+    NaN becomes 0, so that a damaged message from another node does no harm.
     """
     found = [
         (d.bbox.center.position.x, d.bbox.center.position.y, d.bbox.size_x, d.bbox.size_y)
@@ -96,7 +82,7 @@ def boxes_from(message: Detection2DArray, width: int, height: int) -> npt.NDArra
 
 
 def label_info(header: HeaderMessage, labels: Sequence[str], threshold: float) -> LabelInfo:
-    """The names of all classes by their ids, and the score below which objects are left out."""
+    """The names of all classes by id, and the score threshold of the detector."""
     classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(labels)]
     return LabelInfo(header=header, class_map=classes, threshold=threshold)
 

@@ -1,68 +1,71 @@
-"""What a node is doing, for `/diagnostics`: rates, ages and times of the last seconds."""
+"""Publishes rates, ages and stage times of the last seconds on `/diagnostics`."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from nodes.parameters.declaration import Parameters
+from pipeline.inference.classifier import Classifier
+from pipeline.inference.detector import Detector
+from pipeline.runtime.statistics import Durations
 
 TOPIC = "/diagnostics"
 WINDOW_S = 10.0
-LONGEST = 4096  # values in a window, however fast they come
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
-class Recent:
-    """The values of the last `WINDOW_S` seconds; one thread adds while another looks."""
+def model_info(**models: Detector | Classifier | None) -> dict[str, str]:
+    """The file, labels, SHA-256, provider and threads of each model, by its name."""
+    info = {}
+    for name, user in models.items():
+        if user is None:
+            continue
+        model = user.model
+        info[name] = f"{model.path.name} ({len(user.labels)} labels)"
+        info[f"{name} sha256"] = hashlib.sha256(model.path.read_bytes()).hexdigest()
+        info[f"{name} provider"] = ", ".join(model.session.get_providers())
+        info[f"{name} threads"] = str(model.threads)
+    return info
 
-    def __init__(self) -> None:
-        self._values: deque[tuple[float, float]] = deque(maxlen=LONGEST)
 
-    def add(self, value: float) -> None:
-        """Record a value now."""
-        self._values.append((time.monotonic(), value))
-
-    def percentiles(self) -> tuple[float, float, float] | None:
-        """p50, p95 and p99; None where there is no value."""
-        since_s = time.monotonic() - WINDOW_S
-        values = [value for at_s, value in self._values.copy() if at_s >= since_s]
-        if not values:
-            return None
-        p50, p95, p99 = np.percentile(values, (50, 95, 99)).tolist()
-        return p50, p95, p99
+def recent() -> Durations:
+    """The durations of the last `WINDOW_S` seconds."""
+    return Durations(WINDOW_S)
 
 
 class Rate:
-    """How fast a count has grown over the last `WINDOW_S` seconds, looked at once a second."""
+    """The rate at which a count has grown over the last `WINDOW_S` seconds."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def per_second(self, count: int) -> float:
-        """The rate, given the count of now."""
+        """The rate, given the present count; call about once a second."""
         now_s = time.monotonic()
-        self._looks.append((now_s, count))
-        while now_s - self._looks[0][0] > WINDOW_S:
-            self._looks.popleft()
-        since_s, before = self._looks[0]
+        self._samples.append((now_s, count))
+        while now_s - self._samples[0][0] > WINDOW_S:
+            self._samples.popleft()
+        since_s, before = self._samples[0]
         return (count - before) / (now_s - since_s) if now_s > since_s else 0.0
 
 
 @dataclass(eq=False)
 class Activity:
-    """What happened to one camera's images.
+    """Counts, ages and stage times of one camera.
 
-    `received` of them came in, `published` results went out, `dropped` were passed over for newer
-    ones, `refused` could not be read. `ages` are the seconds from capture to publication.
+    - `received`: images; `refused`: those that could not be read; `dropped`: those replaced by
+      newer ones
+    - `published`: results
+    - `ages_ms`: from capture to publication
+    - `last_s`: `time.monotonic` at the last image
     """
 
     name: str
@@ -70,26 +73,26 @@ class Activity:
     published: int = 0
     dropped: int = 0
     refused: int = 0
-    ages: Recent = field(default_factory=Recent)
-    stages: dict[str, Recent] = field(default_factory=dict)
+    ages_ms: Durations = field(default_factory=recent)
+    stages_ms: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(recent))
     last_s: float = field(default_factory=time.monotonic)
     rate_in: Rate = field(default_factory=Rate)
     rate_out: Rate = field(default_factory=Rate)
 
-    def record(self, age_s: float, stage_ns: Mapping[str, int]) -> None:
-        """Count a result that goes out now."""
+    def record(self, age_ns: int, stage_ns: Mapping[str, int]) -> None:
+        """Count a result that is published now."""
         self.published += 1
-        self.ages.add(age_s)
+        self.ages_ms.add(age_ns / 1e6)
         for name, duration_ns in stage_ns.items():
-            self.stages.setdefault(name, Recent()).add(duration_ns / 1e6)
+            self.stages_ms[name].add(duration_ns / 1e6)
 
     def settle(self) -> None:
-        """Nothing is under way any more: what did not come out was dropped."""
+        """At the end of a run, count the images that gave no result as dropped."""
         self.dropped = self.received - self.refused - self.published
 
 
 class Diagnostics:
-    """Publishes one status for each camera; `facts` (provider, model, ...) go with every one."""
+    """Publishes one status per camera; `info` (provider, model, ...) is part of each."""
 
     def __init__(self, node: Node, parameters: Parameters) -> None:
         self._node = node
@@ -99,13 +102,13 @@ class Diagnostics:
     def publish(
         self,
         activities: Sequence[Activity],
-        facts: Mapping[str, str],
+        info: Mapping[str, str],
         *,
         state: str,
         problem: str = "",
         enabled: bool = True,
     ) -> None:
-        """Send the statuses; `problem` says why the node is not working, where it is not."""
+        """Publish the statuses; `problem` says why the node does not work, if it does not."""
         rates = [
             (a.rate_in.per_second(a.received), a.rate_out.per_second(a.published))
             for a in activities
@@ -120,13 +123,14 @@ class Diagnostics:
                 level, text = ERROR, problem
             elif state == "active" and enabled:
                 level, text = self._judge(activity, rate_out)
+            values = {**_figures(activity, rate_in, rate_out), **info}
             message.status.append(
                 DiagnosticStatus(
                     level=level,
                     name=f"{self._node.get_fully_qualified_name().lstrip('/')}: {activity.name}",
                     message=text,
                     hardware_id=activity.name,
-                    values=_values({**_figures(activity, rate_in, rate_out), **facts}),
+                    values=[KeyValue(key=key, value=value) for key, value in values.items()],
                 )
             )
         self._publisher.publish(message)
@@ -138,12 +142,12 @@ class Diagnostics:
             return ERROR, f"stopped: no image for {silent_s:.0f} s"
         if silent_s >= limits["diagnostics.stale_after"]:
             return WARN, f"stale: no image for {silent_s:.1f} s"
-        ages = activity.ages.percentiles()
-        if ages is not None and ages[1] > limits["diagnostics.slow_age"]:
-            return WARN, f"slow: results are {ages[1]:.3f} s old (p95)"
+        ages_ms = activity.ages_ms.percentiles()
+        if ages_ms is not None and ages_ms[1] > 1e3 * limits["diagnostics.slow_age"]:
+            return WARN, f"slow: results are {ages_ms[1] / 1e3:.3f} s old (p95)"
         if rate_out < limits["diagnostics.slow_rate"] and activity.published:
-            return WARN, f"slow: {rate_out:.1f} results a second"
-        return OK, f"{rate_out:.1f} results a second"
+            return WARN, f"slow: {rate_out:.1f} results per second"
+        return OK, f"{rate_out:.1f} results per second"
 
 
 def _figures(activity: Activity, rate_in: float, rate_out: float) -> dict[str, str]:
@@ -155,14 +159,9 @@ def _figures(activity: Activity, rate_in: float, rate_out: float) -> dict[str, s
         "dropped": str(activity.dropped),
         "refused": str(activity.refused),
     }
-    for name, recent in (("age", activity.ages), *sorted(activity.stages.items())):
-        values = recent.percentiles()
-        if values is not None:
-            scale = 1e3 if name == "age" else 1.0
-            for percent, value in zip(("p50", "p95", "p99"), values, strict=True):
-                figures[f"{name} {percent} (ms)"] = f"{value * scale:.2f}"
+    for name, durations in (("age", activity.ages_ms), *sorted(activity.stages_ms.items())):
+        values_ms = durations.percentiles()
+        if values_ms is not None:
+            for percent, value_ms in zip(("p50", "p95", "p99"), values_ms, strict=True):
+                figures[f"{name} {percent} (ms)"] = f"{value_ms:.2f}"
     return figures
-
-
-def _values(figures: Mapping[str, Any]) -> list[KeyValue]:
-    return [KeyValue(key=key, value=str(value)) for key, value in figures.items()]

@@ -1,36 +1,33 @@
-"""Frames whose origin is a ROS message header, so that results publish it verbatim."""
+"""ROS message headers, and the origin that keeps an image's header with its frame."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from builtin_interfaces.msg import Time
 from std_msgs.msg import Header as HeaderMessage
 
-from nodes.messages.detection_messages import header_message, stamp_ns
-from pipeline.types import Frame, Image, Result
+from pipeline.types import Result
+
+NANOSECONDS = 1_000_000_000
 
 
 class Origin(NamedTuple):
-    """The ROS header of an image, and its number among its camera's readable images."""
+    """The ROS header of a frame, and its number among its camera's readable images."""
 
     header: HeaderMessage
     number: int
 
 
-def frame_of_message(image: Image, header: Any, camera: str, seq: int, number: int) -> Frame:
-    """A frame of a message's image; its origin is the message's header itself."""
-    return Frame(image, stamp_ns(header), seq, camera, origin=Origin(header, number))
+def stamp_ns(header: HeaderMessage) -> int:
+    """The stamp of a header in nanoseconds."""
+    return int(header.stamp.sec) * NANOSECONDS + int(header.stamp.nanosec)
 
 
-def header_of_capture(frame: Frame) -> Any:
-    """The header for the results of a captured frame: its capture time and its camera."""
-    return header_message(frame.stamp_ns, frame.camera)
-
-
-def frame_of_capture(frame: Frame, header: Any, number: int) -> Frame:
-    """A captured frame whose origin is `header`."""
-    return dataclasses.replace(frame, origin=Origin(header, number))
+def header_message(stamp: int, frame_id: str) -> HeaderMessage:
+    """A header with a stamp in nanoseconds and a `frame_id`."""
+    seconds, nanoseconds = divmod(stamp, NANOSECONDS)
+    return HeaderMessage(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
 
 
 def origin_of(result: Result) -> Origin:

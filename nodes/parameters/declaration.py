@@ -1,4 +1,4 @@
-"""Parameters of the nodes: declared in one table each, with ranges, checked before they apply."""
+"""Declares the parameters of a node from a table and checks values before they apply."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
 
-from pipeline.errors import ConfigError, VisionError
+from pipeline.errors import ConfigError, VisionError, one_line
 
 Value = Any
-"""bool, int, float, str, or a list of str: what the default is."""
+"""bool, int, float, str or a list of str: the type of the default."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its name, default and meaning, and what values it may have.
+    """The name, default, description and allowed values of one parameter.
 
-    `low` and `high` are the ends of a number's range, `choices` all values of a text. One that is
-    not `changeable` is set when the node starts and read-only from then on.
+    `low` and `high` are the ends of a number's range, `choices` all values of a text. A parameter
+    that is not `changeable` is read-only after the node has started.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Parameter:
     changeable: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
-        """The same as ROS tools show it."""
+        """The description that ROS tools show."""
         described = ParameterDescriptor(
             name=self.name,
             description=self.description,
@@ -58,7 +58,7 @@ class Parameter:
         return described
 
     def check(self, value: Value) -> None:
-        """Raise `ConfigError` where `value` is not allowed; its type has been looked at."""
+        """Raise `ConfigError` if `value`, of the right type, is not allowed."""
         if self.choices and value not in self.choices:
             raise ConfigError(
                 f"{self.name} must be one of {', '.join(self.choices)}, but got '{value}'"
@@ -75,23 +75,30 @@ class Parameters:
     """The declared parameters of a node, by name.
 
     `on_change` is called with the changed values before they are accepted, on the executor's
-    thread; a `VisionError` that it raises refuses them with its message. Whoever reads a value from
-    any thread sees the newest.
+    thread; a `VisionError` that it raises rejects them with its message. Reading a value from any
+    thread returns the newest.
 
-    Raises `ConfigError` where the user has given a value that is not allowed.
+    Raises `ConfigError` if the user has given a value that is not allowed.
     """
 
     def __init__(self, node: Node, table: Sequence[Parameter]) -> None:
         self._table: Mapping[str, Parameter] = {entry.name: entry for entry in table}
         self._values: dict[str, Value] = {}
         self.on_change: Callable[[Mapping[str, Value]], None] | None = None
-        # First, so that what the user gives at the start is checked in the same way.
+        # Before the declarations, so that it also checks the values given at the start.
         node.add_on_set_parameters_callback(self._set)
         for entry in table:
             _declare(node, entry)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
+
+    def get(self, name: str, default: Value = None) -> Value:
+        """The value of a parameter, or `default` if the node does not have it."""
+        return self._values.get(name, default)
 
     def _set(self, parameters: Sequence[Any]) -> SetParametersResult:
         changed = {p.name: p.value for p in parameters if p.name in self._table}
@@ -110,142 +117,18 @@ def _declare(node: Node, entry: Parameter) -> None:
     try:
         node.declare_parameter(entry.name, entry.default, entry.descriptor())
     except InvalidParameterTypeException as error:
-        reason = _one_line(error).removesuffix(f": {entry.name}")
+        reason = one_line(error).removesuffix(f": {entry.name}")
         expected = _EXPECTED[type(entry.default)]
         raise ConfigError(f"parameter {entry.name} must be {expected}: {reason}") from error
     except ParameterException as error:
-        reason = _one_line(error).removesuffix(f": {entry.name}")
+        reason = one_line(error).removesuffix(f": {entry.name}")
         raise ConfigError(f"parameter {entry.name}: {reason}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 _EXPECTED = {
     bool: "true or false",
     int: "a whole number",
     float: "a number with a point, such as 1.0",
-    str: "a text, in its own quotes where YAML takes it for something else",
+    str: "a text, in quotes of its own if YAML reads it as another type",
     list: "a list of texts, such as [front, rear]",
 }
-
-
-AUTOSTART = Parameter(
-    "autostart", True, "configure and activate as soon as the node runs; false waits to be told"
-)
-
-NO_CLASSIFIER = "none"
-
-THREADS = Parameter(
-    "threads", 0, "cores that inference may use together; 0 for all that the process has", 0, 1024
-)
-
-MAX_RATE = Parameter(
-    "max_rate",
-    0.0,
-    "images a second of each camera that are looked at, at most; 0 for all",
-    0.0,
-    1000.0,
-    changeable=True,
-)
-
-DETECTION = (
-    Parameter(
-        "detector",
-        "yolov4-tiny-int8",
-        "detection model: a name (vision models list) or the path of an ONNX file",
-    ),
-    Parameter(
-        "score_threshold",
-        0.25,
-        "objects below this score are left out; counts from the next frame on",
-        0.0,
-        1.0,
-        changeable=True,
-    ),
-    Parameter(
-        "nms_threshold",
-        0.45,
-        "boxes of one class that overlap more than this are one object",
-        0.0,
-        1.0,
-        changeable=True,
-    ),
-    Parameter(
-        "nms_kind",
-        "iou",
-        "how overlapping boxes are told apart; darknet for the suppression of Darknet itself",
-        choices=("iou", "darknet"),
-    ),
-    Parameter("max_detections", 300, "objects in one frame at most, the best ones", 1, 10000),
-    THREADS,
-    MAX_RATE,
-)
-
-CLASSIFICATION = (
-    Parameter(
-        "classifier",
-        "mobilenetv2-int8",
-        "classification model: a name or the path of an ONNX file; none for no finer names",
-    ),
-    Parameter("top", 5, "finer names that an object gets", 1, 1000),
-)
-
-SUBSCRIPTION = (
-    Parameter(
-        "image_transport",
-        "raw",
-        "raw subscribes to the images themselves, compressed to their JPEG under /compressed",
-        choices=("raw", "compressed"),
-    ),
-    Parameter(
-        "reliability",
-        "auto",
-        "of the image subscription; auto takes the publisher's, so that both kinds are heard",
-        choices=("auto", "reliable", "best_effort"),
-    ),
-    Parameter(
-        "image_timeout",
-        5.0,
-        "seconds without images after which a warning says why there may be none",
-        0.5,
-        3600.0,
-        changeable=True,
-    ),
-)
-
-DIAGNOSTICS = (
-    Parameter(
-        "diagnostics.stale_after",
-        2.0,
-        "seconds without images after which diagnostics say WARN",
-        0.1,
-        3600.0,
-        changeable=True,
-    ),
-    Parameter(
-        "diagnostics.stopped_after",
-        10.0,
-        "seconds without images after which diagnostics say ERROR",
-        0.1,
-        3600.0,
-        changeable=True,
-    ),
-    Parameter(
-        "diagnostics.slow_age",
-        0.5,
-        "seconds from capture to publication (p95) beyond which diagnostics say WARN",
-        0.001,
-        3600.0,
-        changeable=True,
-    ),
-    Parameter(
-        "diagnostics.slow_rate",
-        0.0,
-        "messages a second that must go out, or diagnostics say WARN; 0 for no such limit",
-        0.0,
-        1000.0,
-        changeable=True,
-    ),
-)

@@ -1,6 +1,6 @@
 """Publishers and subscriptions whose QoS the user may override.
 
-Names and QoS come from the user: what ROS refuses of them is one line, not a fault of ours.
+Names and QoS come from the user: what ROS rejects of them is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rclpy.node import Node
 from rclpy.qos import InvalidQoSProfileException, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 
 NEWEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 OVERRIDABLE = QoSOverridingOptions.with_default_policies()
 
-# RuntimeError is what the middleware's own errors derive from, and what a bad override raises.
-_REFUSALS = (
+# RuntimeError is the base of the middleware's errors, and raised for a bad override.
+_REJECTIONS = (
     RuntimeError,
     NameValidationException,
     ParameterException,
@@ -37,21 +37,21 @@ def open_publisher(
     qos: QoSProfile = NEWEST,
     overridable: QoSOverridingOptions | None = OVERRIDABLE,
 ) -> Any:
-    """A publisher; raises `ConfigError` where the topic's name or its QoS cannot be used."""
-    own = copy.copy(qos)  # rclpy writes what is overridden into it
-    with _told(topic):
+    """Create a publisher; raises `ConfigError` if the topic's name or QoS is not valid."""
+    own = copy.copy(qos)  # rclpy writes the overrides into it
+    with _errors_of(topic):
         return node.create_publisher(kind, topic, own, qos_overriding_options=overridable)
 
 
 class Publishers:
-    """Publishers that are there together: where one cannot be had, none of them stays."""
+    """Publishers that exist together: if one cannot be created, all are removed."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._publishers: list[Any] = []
 
     def open(self, kind: type[Any], topic: str, **options: Any) -> Any:
-        """One more; `options`, and what it raises, as of `open_publisher`."""
+        """Add a publisher; options and errors are those of `open_publisher`."""
         try:
             publisher = open_publisher(self._node, kind, topic, **options)
         except ConfigError:
@@ -61,7 +61,7 @@ class Publishers:
         return publisher
 
     def close(self) -> None:
-        """Take all of them away; may be called twice."""
+        """Remove all publishers. Idempotent."""
         while self._publishers:
             self._node.destroy_publisher(self._publishers.pop())
 
@@ -70,22 +70,23 @@ def open_subscription(
     node: Node,
     kind: type[Any],
     topic: str,
-    take: Callable[[Any], None],
+    on_message: Callable[[Any], None],
     qos: QoSProfile,
     overridable: QoSOverridingOptions = OVERRIDABLE,
 ) -> Any:
-    """A subscription; raises `ConfigError` where the topic's name or its QoS cannot be used."""
+    """Create a subscription; raises `ConfigError` if the topic's name or QoS is not valid."""
     own = copy.copy(qos)
-    with _told(topic):
-        return node.create_subscription(kind, topic, take, own, qos_overriding_options=overridable)
+    with _errors_of(topic):
+        return node.create_subscription(
+            kind, topic, on_message, own, qos_overriding_options=overridable
+        )
 
 
 @contextmanager
-def _told(topic: str) -> Iterator[None]:
+def _errors_of(topic: str) -> Iterator[None]:
     try:
         yield
-    except _REFUSALS as error:
+    except _REJECTIONS as error:
         raise ConfigError(
-            f"topic {topic} cannot be had: {' '.join(str(error).split())}; see to its name and its "
-            f"qos_overrides"
+            f"topic {topic} cannot be created: {one_line(error)}; check its name and qos_overrides"
         ) from error

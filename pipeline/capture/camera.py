@@ -17,7 +17,7 @@ import cv2
 
 from pipeline.capture.opencv import OpenCVSource
 from pipeline.errors import CaptureError, ConfigError, SourceError
-from pipeline.quiet import quiet_opencv, quiet_opening
+from pipeline.opencv_logging import quiet_opencv, quiet_opening
 from pipeline.source import safe_name
 from pipeline.types import Frame, Image
 

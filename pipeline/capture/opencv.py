@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import FrameError
-from pipeline.quiet import quiet_opencv
+from pipeline.opencv_logging import quiet_opencv
 from pipeline.source import Source
 from pipeline.types import Frame, Image
 

@@ -1,1 +1,1 @@
-"""The `vision` command, one file a subcommand."""
+"""The `vision` command."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.cli` is the `vision` command; so is what the installation calls `vision`."""
+"""Entry point of the `vision` command and of `python -m pipeline.cli`."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ STREAMS = 3
 
 
 def main() -> NoReturn:
-    """Make the process fit for users, who never see a traceback, and run the command line."""
+    """Prepare the process so that users see no traceback, and run the command line."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of a half loaded package
-    _open_what_is_closed()
-    sys.unraisablehook = _note
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while importing
+    _open_closed_streams()
+    sys.unraisablehook = _log_unraisable
     from pipeline.cli.console import EXIT_STOPPED
-    from pipeline.cli.main import main as run  # which takes its time
+    from pipeline.cli.main import main as run  # slow to import
 
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         code = run()
-    except KeyboardInterrupt:  # in the last moments, when nothing is left to be broken off
+    except KeyboardInterrupt:  # during the exit, after all cleaning up
         os._exit(EXIT_STOPPED)
     sys.exit(code)
 
 
-def _open_what_is_closed() -> None:
-    """Let no socket get the number of a closed standard stream, for others to write to.
+def _open_closed_streams() -> None:
+    """Open the null device in place of closed standard streams.
 
-    They cannot be written: whoever sends results there is told so.
+    Otherwise a socket could get the descriptor of standard output. The null device is read-only, so
+    that writing results to a closed standard output is an error.
     """
-    while (file := os.open(os.devnull, os.O_RDONLY)) < STREAMS:  # the lowest number that is free
+    while (file := os.open(os.devnull, os.O_RDONLY)) < STREAMS:  # the lowest free descriptor
         pass
     os.close(file)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - stays open
 
 
-def _note(what: Any) -> None:
-    """Keep to `--debug` what objects raise that a signal has left half made."""
-    error = (what.exc_type, what.exc_value, what.exc_traceback)
-    logging.getLogger("pipeline.cli").debug("ignored in %r", what.object, exc_info=error)
+def _log_unraisable(caught: Any) -> None:
+    """Log exceptions of destructors, which a signal may cause, under `--debug` only."""
+    error = (caught.exc_type, caught.exc_value, caught.exc_traceback)
+    logging.getLogger("pipeline.cli").debug("ignored in %r", caught.object, exc_info=error)
 
 
 if __name__ == "__main__":

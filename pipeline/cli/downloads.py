@@ -60,14 +60,14 @@ def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: N
 
 def _is_missing(name: str) -> bool:
     """Whether `name` is a registered model, not a path, that is not on this machine."""
-    from pipeline.inference.locate import installed_models, is_name
+    from pipeline.inference.registry import installed_models, is_name
 
     if not is_name(name) or name in installed_models():
         return False
     from pipeline.inference.registry import registered_models
 
     model = registered_models().get(name)
-    return model is not None and not model.entry.travels
+    return model is not None and not model.entry.is_bundled
 
 
 def _agreed(question: str) -> bool:

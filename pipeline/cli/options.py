@@ -95,7 +95,7 @@ def option_of(setting: Setting, command: str = "") -> click.Parameter:
         kind["is_flag"] = True
         flags = ("/".join(flags),) if about.unset else flags  # the second one turns it off
     else:
-        metavar = "|".join(setting.choices) or _METAVARS.get(setting.base, about.metavar)
+        metavar = "|".join(setting.choices) or about.metavar or _METAVARS.get(setting.base)
         kind.update(metavar=metavar, multiple=setting.is_list, shell_complete=_complete)
     shown = about.unset or ("" if default in (None, (), False) else str(default))
     return Option(
@@ -208,7 +208,7 @@ def _load_settings(
     check_output_paths(settings, config, output)
     console.configure(quiet=settings.quiet, debug=settings.debug)
     if found.unused:
-        logger.info("config %s: not used by this command: %s", config, ", ".join(found.unused))
+        logger.info("config %s: not for this command: %s", config, ", ".join(found.unused))
     warn_of_unused_options(settings, found.origins)
     return settings
 

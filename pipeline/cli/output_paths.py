@@ -19,34 +19,23 @@ def check_output_paths(settings: Settings, config: Path | None, output: Path | N
     `config` is the file of settings, `output` a further file that the command writes. Raises
     `ConfigError` that names both uses of a file.
     """
-    read = {"the source": files_of(settings.source)}
-    for name, path in (
-        ("--detector", settings.detector),
-        ("--classifier", settings.classifier),
-        ("--manifest", settings.manifest),
-        ("--config", config),
-        ("--key", settings.key),
-        ("--server", settings.server),
-    ):
-        read[name] = [os.path.expanduser(path)] if path else []
-    read["--peer"] = [os.path.expanduser(peer) for peer in settings.peer]
-    written: dict[str, str] = {}
-    for option, target in (
-        ("--record", settings.record),
-        ("--jsonl", settings.jsonl),
-        ("--stats", settings.stats),
-        ("--output", output),
-    ):
-        path = str(target or "")
-        if not path or (option == "--jsonl" and path == STDOUT):
-            continue
-        for what, files in read.items():
-            if any(is_same(path, file) for file in files):
-                raise ConfigError(f"{option} {path}: is a file of {what}; choose another name")
-        for other, file in written.items():
-            if is_same(path, file) and not _is_device(path):
-                raise ConfigError(f"{option} {path}: is the file of {other} too; choose another")
-        written[option] = path
+    read = {
+        "--detector": settings.detector,
+        "--classifier": settings.classifier,
+        "--manifest": settings.manifest,
+        "--config": config,
+        "--key": settings.key,
+        "--server": settings.server,
+    }
+    written = {
+        "--record": settings.record,
+        "--jsonl": None if settings.jsonl == STDOUT else settings.jsonl,
+        "--stats": settings.stats,
+        "--output": output,
+    }
+    files = {option: [str(path)] for option, path in read.items() if path}
+    files |= {"the source": files_of(settings.source), "--peer": list(settings.peer)}
+    _check_distinct(written, files)
 
 
 def check_model_target(output: Path, *read: Path) -> None:
@@ -68,14 +57,28 @@ def check_new_files(targets: Mapping[str, Path | None], read: Iterable[str | Pat
     """
     from pipeline.output.files import check_target
 
-    taken = [str(file) for file in read if file]
     for option, target in targets.items():
-        if target is None:
+        if target is not None:
+            check_target(target, option, is_replaced=target.is_file())
+    _check_distinct(targets, {"the input": [str(file) for file in read if file]})
+
+
+def _check_distinct(
+    written: Mapping[str, str | Path | None], read: Mapping[str, Iterable[str]]
+) -> None:
+    """Raise `ConfigError` where a file is read and written, or written by two options."""
+    options: dict[str, str] = {}
+    for option, target in written.items():
+        if not target:
             continue
-        check_target(target, option, is_replaced=target.is_file())
-        if any(is_same(str(target), file) for file in taken):
-            raise ConfigError(f"{option} {target}: is read or written already; choose another name")
-        taken.append(str(target))
+        path = str(target)
+        for what, files in read.items():
+            if any(_is_same(path, os.path.expanduser(file)) for file in files):
+                raise ConfigError(f"{option} {path}: is a file of {what}; choose another name")
+        for file, other in options.items():
+            if _is_same(path, file) and not _is_device(path):
+                raise ConfigError(f"{option} {path}: is the file of {other} too; choose another")
+        options[path] = option
 
 
 def files_of(source: str | int | None) -> list[str]:
@@ -91,7 +94,7 @@ def files_of(source: str | int | None) -> list[str]:
     return files
 
 
-def is_same(path: str, other: str) -> bool:
+def _is_same(path: str, other: str) -> bool:
     """Whether two paths lead to the same file, which need not exist yet."""
     try:
         return os.path.samefile(path, other)

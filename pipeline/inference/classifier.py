@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError
-from pipeline.inference.model_step import ModelStep
-from pipeline.inference.session import Runtime
+from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Classifications, Frame, Image, Result, check_image
 

@@ -11,12 +11,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, RunError
-from pipeline.inference.decode import NMS_KINDS, NmsKind, decode
-from pipeline.inference.kernels import are_compiled
-from pipeline.inference.model_step import ModelStep
-from pipeline.inference.resize import BoxMapping, inverse, place, resize_into
-from pipeline.inference.session import Runtime
+from pipeline.errors import ConfigError, ModelError, RunError
+from pipeline.inference.kernels import is_compiled
+from pipeline.inference.nms import NMS_KINDS, Limits, NmsKind
+from pipeline.inference.preprocess import BoxMapping, inverse, place, resize_into
+from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections, Frame, Image, Result, check_image
 
@@ -73,9 +72,11 @@ class Detector(ModelStep):
         self.multi_label = multi_label
         self.max_detections = max_detections
         super().__init__(model, threads, runtime, manifest)
-        heads = self._model.spec.heads
-        self._anchors = tuple(np.array(head.anchors, np.float32) for head in heads)
-        self._scales_x_y = tuple(float(head.scale_x_y) for head in heads)
+        spec = self._model.spec
+        if spec.head is None:  # a spec for detection has one
+            raise ModelError(f"{self._model.path}: its spec has no head")
+        self._head = spec.head
+        self._decode = spec.head.decoder((spec.input.width, spec.input.height))
 
     @property
     def score_threshold(self) -> float:
@@ -119,7 +120,7 @@ class Detector(ModelStep):
         Sets the number of cores per call if `threads` is given. Raises `RunError` if the disk has
         no room for the compiled kernels.
         """
-        if not are_compiled():
+        if not is_compiled(self._head.kernel):
             logger.info("compiling the detection kernels, once per machine (about 10 s)")
         try:
             super().warm_up(threads)
@@ -144,21 +145,16 @@ class Detector(ModelStep):
 
     def infer(self, prepared: Prepared) -> Detections:
         """Find the objects in a prepared image: the second half of a call."""
-        model = self._model
-        heads = model.run(prepared.pixels)
-        boxes, scores, class_ids = decode(
-            tuple(head[0] for head in heads),
-            self._anchors,
-            self._scales_x_y,
-            (model.spec.input.width, model.spec.input.height),
-            prepared.mapping,
-            score_threshold=self._score_threshold,
-            nms_threshold=self._nms_threshold,
-            nms_kind=self.nms_kind,
-            multi_label=self.multi_label,
-            max_detections=self.max_detections,
+        limits = Limits(
+            self._score_threshold,
+            self._nms_threshold,
+            self.nms_kind == "darknet",
+            self.multi_label,
+            self.max_detections,
         )
-        return Detections(boxes, scores, class_ids, model.spec.labels)
+        outputs = [output[0] for output in self._model.run(prepared.pixels)]
+        boxes, scores, class_ids = self._decode(outputs, prepared.mapping, limits)
+        return Detections(boxes, scores, class_ids, self.labels)
 
     def _try_out(self, image: Image) -> None:
         self(image)

@@ -1,7 +1,8 @@
-"""Where a model file keeps its weights: refuses files that would read outside their own folder.
+"""Refuses ONNX files whose weights lie outside their own folder.
 
-An ONNX file may say that a tensor's values lie in another file. ONNX Runtime opens what the file
-names, so a stranger's model could make it read any file of the machine.
+An ONNX file may keep a tensor's values in another file, and ONNX Runtime opens whatever it names:
+a model from elsewhere could make it read any file of the machine. The format is parsed here
+because the package `onnx` is not needed to run a model.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pipeline.errors import ModelError
 _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 
-# Field numbers of onnx.proto3. Graphs lie in graphs (the branches of If and Loop), and tensors in
-# attributes: `_TENSORS` says which fields of a message lead on to tensors, and to which message.
+# Field numbers of onnx.proto3. Graphs contain graphs (the branches of If and Loop), and attributes
+# contain tensors: the fields of a message that lead to tensors, and the messages in them.
 _TENSORS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function", 20: "training"},
     "training": {1: "graph", 2: "graph"},
@@ -30,9 +31,9 @@ _MARK = b"location"
 
 
 def refuse_outside_data(path: Path) -> None:
-    """Raise `ModelError` where a tensor of the model lies in a file outside the model's folder.
+    """Raise `ModelError` if a tensor of the model lies in a file outside the model's folder.
 
-    A file without such tensors is not looked at any closer: whoever opens it does that.
+    A file without external tensors is not checked further here.
     """
     try:
         data = path.read_bytes()
@@ -50,7 +51,7 @@ def refuse_outside_data(path: Path) -> None:
                     f"expected all files of a model in one folder"
                 )
     except (IndexError, ValueError, RecursionError) as error:
-        # Nothing passes that this reader cannot follow, since others might.
+        # Refuse what this parser cannot follow, because ONNX Runtime might.
         raise ModelError(f"{path}: not a usable ONNX model: the file is damaged") from error
 
 
@@ -62,7 +63,7 @@ def stored_bytes(path: Path) -> int:
 
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:
-    """The file names in a message of that kind and in all it holds."""
+    """The file names in a message of that kind and in the messages inside it."""
     for number, value in _fields(message):
         if kind == "tensor" and number == _EXTERNAL_DATA:
             entry = {key: bytes(text) for key, text in _fields(value)}
@@ -73,7 +74,7 @@ def _locations(message: memoryview, kind: str) -> Iterator[str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and contents of the fields that have a length; the others are skipped."""
+    """Number and contents of the length-delimited fields; others are skipped."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -95,7 +96,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the position behind it."""
+    """A number of seven bits per byte, and the position after it."""
     value = shift = 0
     while True:
         byte = message[position]

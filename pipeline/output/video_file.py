@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError, OutputError
+from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
-from pipeline.quiet import quiet_opening
 from pipeline.types import Image, Result
 
 log = logging.getLogger(__name__)

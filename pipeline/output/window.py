@@ -11,9 +11,9 @@ import threading
 import cv2
 
 from pipeline.errors import InputError, OutputError
+from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.output import Stop
-from pipeline.quiet import quiet_opening
 from pipeline.types import Result
 
 _ESCAPE, _SPACE = 27, 32

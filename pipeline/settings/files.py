@@ -56,7 +56,8 @@ def resolve(
         elif one.name in in_file:
             value, origin = in_file[one.name], f"file {config}"
         values[one.name], origins[one.name] = value, origin
-    return Resolved(Settings(**values), origins, tuple(sorted(in_file.keys() - values.keys())))
+    unused = tuple(name for name in SETTINGS if name in in_file and name not in values)
+    return Resolved(Settings(**values), origins, unused)
 
 
 def load_config(path: str | Path) -> dict[str, Any]:

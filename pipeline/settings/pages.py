@@ -10,17 +10,22 @@ import msgspec
 
 from pipeline.settings.files import Resolved
 from pipeline.settings.setting import Setting
-from pipeline.settings.table import GROUPS, PIPELINES, SETTINGS, Settings
+from pipeline.settings.table import GROUPS, SETTINGS, Settings
 
-REFERENCE_INTRODUCTION = """\
+_INTRODUCTION = """\
 # Settings
 
-Every setting is an option of the commands that it applies to. The commands that run a pipeline
-({pipelines}) also read it from a YAML file (`--config FILE.yaml`) and from the
-environment. An option takes precedence over the environment, the environment over the file, and
-the file over the default. `vision config` prints the effective settings and where each comes from;
-`vision config --schema` prints a JSON Schema of the file, for editors.
+Each setting is an option of the commands that it applies to. `vision run`, `demo`, `camera`,
+`detect` and `view` also read it from a YAML file (`--config FILE.yaml`) and from the environment:
+`--nms-kind` is the key `nms_kind` and the variable `VISION_NMS_KIND`. An option takes precedence
+over the environment, the environment over the file, and the file over the default. Lists in the
+environment are separated by spaces.
+
+`vision config` prints the effective settings and where each comes from, as such a file.
+`vision config --schema` prints a JSON Schema of the file, for editors. This page is printed by
+`vision config --reference`.
 """
+_COLUMNS = ("option", "meaning", "value", "default", "commands", "ROS parameter")
 
 
 def effective_file(resolved: Resolved) -> str:
@@ -52,34 +57,27 @@ def schema() -> dict[str, Any]:
 
 
 def reference() -> str:
-    """The reference page: all settings by group."""
-    commands = ", ".join(f"`vision {command}`" for command in PIPELINES)
-    parts = [REFERENCE_INTRODUCTION.format(pipelines=commands)]
+    """The reference page: a table of settings for each group."""
+    parts = [_INTRODUCTION]
     for group, settings in _by_group(SETTINGS.values()):
-        parts.append(f"\n## {group}\n")
-        parts += [_entry(one) for one in settings]
+        rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, settings)]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        parts.append(f"## {group}\n\n{table}\n")
     return "\n".join(parts)
 
 
-def _entry(one: Setting) -> str:
+def _row(one: Setting) -> tuple[str, ...]:
     about = one.about
-    rows = [
-        f"### `{one.name}`\n",
-        f"{about.help[0].upper()}{about.help[1:]}.\n",
-        f"- Option: `{' / '.join(one.flags)}`; environment: `{one.variable}`",
-        f"- Value: {one.expected}; default: {_default(one)}",
-        f"- Commands: {', '.join(about.commands)}",
-    ]
-    if about.ros:
-        rows.append(f"- ROS parameter: `{about.ros}` of {', '.join(about.nodes)}")
-    return "\n".join(rows) + "\n"
-
-
-def _default(one: Setting) -> str:
-    default = "none" if one.default in (None, ()) else f"`{_as_yaml(one.default)}`"
-    text = one.about.unset or default
-    others = (f", `{_as_yaml(value)}` for {name}" for name, value in one.about.defaults.items())
-    return text + "".join(others)
+    default = about.unset or ("" if one.default in (None, ()) else f"`{_as_yaml(one.default)}`")
+    others = (f", `{_as_yaml(value)}` for {name}" for name, value in about.defaults.items())
+    return (
+        " ".join(f"`{flag}`" for flag in one.flags),
+        about.help,
+        one.expected,
+        (default + "".join(others)).removeprefix(", "),
+        ", ".join(about.commands),
+        f"`{about.ros}` of {', '.join(about.nodes)}" if about.ros else "",
+    )
 
 
 def _by_group(settings: Iterable[Setting]) -> list[tuple[str, list[Setting]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -18,29 +18,39 @@ _ABOUT = "setting"
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where settings apply: the section of the help, the commands, and the ROS nodes."""
+
+    group: str
+    commands: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+
+    def and_commands(self, *more: str) -> Place:
+        """The same with further commands."""
+        return replace(self, commands=(*self.commands, *more))
+
+
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What a definition says of a setting beside its name, type and default.
+class About(Place):
+    """What an entry of the table says of a setting beside its name, type and default.
 
     `unset` describes the default where that is None; `defaults` are those of single commands.
     `flags` are the names of the option where they are not just `--name`; one without a dash is a
-    positional argument. `ros` is the name of the parameter at the ROS `nodes` that have it.
+    positional argument. `ros` is the name of the ROS parameter, empty where there is none.
     """
 
     help: str
-    group: str
-    commands: tuple[str, ...]
     unset: str = ""
     defaults: Mapping[str, object] = field(default_factory=dict)
     metavar: str = ""
     flags: tuple[str, ...] = ()
     ros: str = ""
-    nodes: tuple[str, ...] = ()
 
 
-def setting(default: T, text: str, group: str, commands: tuple[str, ...], **more: Any) -> T:
+def setting(default: T, text: str, place: Place, **more: Any) -> T:
     """Define a field of `Settings`; `more` are further fields of `About`."""
-    about = About(help=text, group=group, commands=commands, **more)
+    about = About(**vars(place), help=text, **more)
     defined: T = field(default=default, metadata={_ABOUT: about})
     return defined
 

@@ -1,287 +1,217 @@
-"""The table of all settings: add a setting here, and it is an option, a key and a variable."""
+"""The table of all settings: one entry makes an option, a key of files and a variable."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import get_type_hints
 
-from pipeline.settings import kinds
-from pipeline.settings.setting import Setting, setting
+from pipeline.settings.kinds import (
+    Count,
+    FourCC,
+    Fraction,
+    MebiBytes,
+    NmsKind,
+    Payload,
+    Pixels,
+    Quality,
+    Rate,
+    Seconds,
+    Source,
+    Switch,
+    Text,
+    Texts,
+    Threads,
+    Top,
+)
+from pipeline.settings.setting import Place, Setting, setting
 
 NO_CLASSIFIER = "none"
+ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
 
 RUN, DEMO, CAMERA, DETECT, VIEW = "run", "demo", "camera", "detect", "view"
 PIPELINES = (RUN, DEMO, CAMERA, DETECT, VIEW)
 """The commands that run a pipeline or a part of one; they read the environment and files too."""
 EVALUATE, COMPARE, CHOOSE, QUANTIZE, HEAD = "evaluate", "compare", "choose", "quantize", "head"
+MEASURE = (EVALUATE, COMPARE, CHOOSE)
 
-_CAPTURE = (RUN, CAMERA)
-_INFER = (RUN, DEMO, DETECT)
-_RECEIVE = (DETECT, VIEW)
-_SEND = (RUN, CAMERA, DETECT)
-_CONNECT = (RUN, CAMERA, DETECT, VIEW)
-
-_VISION_NODE, _CAMERA_NODE = "vision_node", "camera_node"
-_CAPTURING = (_VISION_NODE, _CAMERA_NODE)
-_DETECTING = (_VISION_NODE, "detector_node")
-_CLASSIFYING = (_VISION_NODE, "classifier_node")
-
-SOURCE = "Source"
-MODELS = "Models"
-FRAMES = "Frames"
-OUTPUTS = "Outputs"
-PROCESSES = "Between processes"
 GENERAL = "General"
-GROUPS = (SOURCE, MODELS, FRAMES, OUTPUTS, PROCESSES, GENERAL)
+GROUPS = ("Source", "Models", "Frames", "Outputs", "Between processes", GENERAL)
 """The sections of a command's help, in order."""
+_SOURCE, _MODELS, _FRAMES, _OUTPUTS, _PROCESSES, _ = GROUPS
 
-ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
+_CAPTURE = Place(_SOURCE, (RUN, CAMERA), ("vision_node", "camera_node"))
+_DETECTION = Place(_MODELS, (RUN, DEMO, DETECT), ("vision_node", "detector_node"))
+_CLASSIFICATION = Place(_MODELS, (RUN, DEMO, DETECT), ("vision_node", "classifier_node"))
+_INFERENCE = Place(_MODELS, (RUN, DEMO, DETECT), (*_DETECTION.nodes, "classifier_node"))
+_LIMIT = Place(_FRAMES, PIPELINES)
+_OUTPUT = Place(_OUTPUTS, PIPELINES)
+_RECEIVE = Place(_PROCESSES, (DETECT, VIEW))
+_SEND = Place(_PROCESSES, (RUN, CAMERA, DETECT))
+_CONNECT = Place(_PROCESSES, (RUN, CAMERA, DETECT, VIEW))
+_PRINT = Place(GENERAL, PIPELINES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Values of all settings, by default each one's default.
+    """The values of all settings. None leaves the choice to the source or turns an output off."""
 
-    None stands for what the source or the machine decides, and turns an output off.
-    """
-
-    source: kinds.Source | None = setting(
+    source: Source | None = setting(
         None,
         "camera number or device, video file, image folder or glob, rtsp:// or http:// address, "
         "scene: for the built-in demo scene, or zmq+tcp:// or zmq+ipc:// for the frames of "
         "another process",
-        SOURCE,
         _CAPTURE,
         flags=("SOURCE",),
         ros="source",
-        nodes=_CAPTURING,
     )
-    camera: kinds.Text | None = setting(
-        None,
-        "name of the camera in frames and results",
-        SOURCE,
-        _CAPTURE,
-        unset="from the source",
-        metavar="NAME",
-        ros="frame_id",
-        nodes=_CAPTURING,
+    camera: Text | None = setting(
+        None, "camera name in the results", _CAPTURE, metavar="NAME", ros="frame_id"
     )
-    width: kinds.Pixels | None = setting(
-        None,
-        "image width in pixels to request from a camera or the scene",
-        SOURCE,
-        _CAPTURE,
-        ros="width",
-        nodes=_CAPTURING,
+    width: Pixels | None = setting(
+        None, "width to request from a camera or the scene", _CAPTURE, metavar="PIXELS", ros="width"
     )
-    height: kinds.Pixels | None = setting(
+    height: Pixels | None = setting(
         None,
-        "image height in pixels to request from a camera or the scene",
-        SOURCE,
+        "height to request from a camera or the scene",
         _CAPTURE,
+        metavar="PIXELS",
         ros="height",
-        nodes=_CAPTURING,
     )
-    fps: kinds.Rate | None = setting(
-        None,
-        "frame rate to request from a camera or the scene",
-        SOURCE,
-        _CAPTURE,
-        ros="fps",
-        nodes=_CAPTURING,
+    fps: Rate | None = setting(
+        None, "frame rate to request from a camera or the scene", _CAPTURE, ros="fps"
     )
-    fourcc: kinds.FourCC | None = setting(
-        None,
-        "pixel format to request from a camera, such as MJPG",
-        SOURCE,
-        _CAPTURE,
-        metavar="CODE",
-        ros="fourcc",
-        nodes=_CAPTURING,
+    fourcc: FourCC | None = setting(
+        None, "pixel format to request, such as MJPG", _CAPTURE, metavar="CODE", ros="fourcc"
     )
-    open_timeout: kinds.Seconds = setting(
-        5.0,
-        "seconds to wait for the source to open",
-        SOURCE,
-        _CAPTURE,
-        ros="open_timeout",
-        nodes=_CAPTURING,
+    open_timeout: Seconds = setting(
+        5.0, "time limit for opening the source", _CAPTURE, metavar="SECONDS", ros="open_timeout"
     )
-    read_timeout: kinds.Seconds = setting(
-        5.0, "reconnect after this many seconds without a frame", SOURCE, _CAPTURE
+    read_timeout: Seconds = setting(
+        5.0, "reconnect after this time without a frame", _CAPTURE, metavar="SECONDS"
     )
-    retry: kinds.Switch = setting(
-        False,
-        "keep trying to open a source that is not available yet",
-        SOURCE,
-        _CAPTURE,
-        ros="retry",
-        nodes=_CAPTURING,
+    retry: Switch = setting(
+        False, "keep trying to open a source that is not available yet", _CAPTURE, ros="retry"
     )
-    reconnect: kinds.Switch | None = setting(
+    reconnect: Switch | None = setting(
         None,
         "reopen the source when it fails",
-        SOURCE,
         _CAPTURE,
         unset="yes for cameras and streams",
         flags=("--reconnect", "--no-reconnect"),
     )
-    isolate: kinds.Switch = setting(
-        False, "read the source in a separate process", SOURCE, _CAPTURE
-    )
-    detector: kinds.Text = setting(
+    isolate: Switch = setting(False, "read the source in a separate process", _CAPTURE)
+
+    detector: Text = setting(
         "yolov4-tiny-int8",
         "detection model: a name (see vision models list) or an ONNX file",
-        MODELS,
-        _INFER,
+        _DETECTION,
         metavar="MODEL",
         ros="detector",
-        nodes=_DETECTING,
     )
-    classifier: kinds.Text = setting(
+    classifier: Text = setting(
         "mobilenetv2-int8",
         "classification model: a name, an ONNX file, or none",
-        MODELS,
-        (*_INFER, HEAD),
+        _CLASSIFICATION.and_commands(HEAD),
         metavar="MODEL",
         ros="classifier",
-        nodes=_CLASSIFYING,
     )
-    manifest: kinds.Text | None = setting(
+    manifest: Text | None = setting(
         None,
         "description of an ONNX file made by other tools",
-        MODELS,
-        (*_INFER, EVALUATE, COMPARE, QUANTIZE, HEAD),
+        _DETECTION.and_commands(EVALUATE, COMPARE, QUANTIZE, HEAD),
         metavar="FILE.toml",
     )
-    score: kinds.Fraction = setting(
+    score: Fraction = setting(
         0.25,
         "discard objects with a lower score",
-        MODELS,
-        (*_INFER, EVALUATE, COMPARE),
+        _DETECTION.and_commands(EVALUATE, COMPARE),
         defaults={EVALUATE: 0.001},
         ros="score_threshold",
-        nodes=_DETECTING,
     )
-    nms: kinds.Fraction = setting(
+    nms: Fraction = setting(
         0.45,
         "merge boxes of a class whose overlap (IoU) is higher",
-        MODELS,
-        (*_INFER, EVALUATE),
+        _DETECTION.and_commands(EVALUATE),
         ros="nms_threshold",
-        nodes=_DETECTING,
     )
-    nms_kind: kinds.NmsKind = setting(
+    nms_kind: NmsKind = setting(
         "iou",
         "NMS variant: plain IoU, or Darknet's distance-IoU",
-        MODELS,
-        (*_INFER, EVALUATE),
+        _DETECTION.and_commands(EVALUATE),
         ros="nms_kind",
-        nodes=_DETECTING,
     )
-    top: kinds.Top = setting(
-        5, "number of classes per object", MODELS, (RUN, DETECT), ros="top", nodes=_CLASSIFYING
-    )
-    threads: kinds.Threads | None = setting(
+    top: Top = setting(5, "number of classes per object", _CLASSIFICATION, ros="top")
+    threads: Threads | None = setting(
         None,
         "number of CPU cores to use",
-        MODELS,
-        (*_INFER, EVALUATE, COMPARE, CHOOSE),
+        _INFERENCE.and_commands(*MEASURE),
         unset="all cores",
         ros="threads",
-        nodes=("vision_node", "detector_node", "classifier_node"),
     )
-    every_frame: kinds.Switch | None = setting(
+
+    every_frame: Switch | None = setting(
         None,
         "process every frame, or only the newest",
-        FRAMES,
-        _CONNECT,
+        Place(_FRAMES, (RUN, CAMERA, DETECT, VIEW)),
         unset="every frame of files, the newest of cameras",
         flags=("--every-frame", "--latest"),
     )
-    max_frames: kinds.Count | None = setting(
-        None, "stop after this many frames", FRAMES, PIPELINES, defaults={DEMO: 300}
+    max_frames: Count | None = setting(
+        None, "stop after this many frames", _LIMIT, defaults={DEMO: 300}
     )
-    duration: kinds.Seconds | None = setting(None, "stop after this many seconds", FRAMES, _CONNECT)
-    show: kinds.Switch = setting(
-        False, "show the frames in a window (q quits, space pauses)", OUTPUTS, PIPELINES
-    )
-    record: kinds.Text | None = setting(
-        None, "write the annotated video", OUTPUTS, PIPELINES, metavar="FILE.mp4"
-    )
-    jsonl: kinds.Text | None = setting(
+    duration: Seconds | None = setting(None, "stop after this time", _LIMIT, metavar="SECONDS")
+
+    show: Switch = setting(False, "show the frames in a window (q quits, space pauses)", _OUTPUT)
+    record: Text | None = setting(None, "write the annotated video", _OUTPUT, metavar="FILE.mp4")
+    jsonl: Text | None = setting(
         None,
         "write one JSON line per frame (- for standard output)",
-        OUTPUTS,
-        (RUN, DEMO, DETECT, VIEW),
+        Place(_OUTPUTS, (RUN, DEMO, DETECT, VIEW)),
         metavar="FILE",
     )
-    stats: kinds.Text | None = setting(
-        None,
-        "write frame counts, rate, ages and stage times at the end",
-        OUTPUTS,
-        PIPELINES,
-        metavar="FILE.json",
+    stats: Text | None = setting(
+        None, "write frame counts, rate, ages and stage times", _OUTPUT, metavar="FILE.json"
     )
-    subscribe: kinds.Texts = setting(
-        (),
-        f"receive from {ADDRESSES}; may be repeated",
-        PROCESSES,
-        _RECEIVE,
-        metavar="ADDRESS",
+
+    subscribe: Texts = setting(
+        (), f"receive from {ADDRESSES}; may be repeated", _RECEIVE, metavar="ADDRESS"
     )
-    publish: kinds.Text | None = setting(
-        None, f"send to other processes at {ADDRESSES}", PROCESSES, _SEND, metavar="ADDRESS"
+    publish: Text | None = setting(
+        None, f"send to other processes at {ADDRESSES}", _SEND, metavar="ADDRESS"
     )
-    group: kinds.Text | None = setting(
+    group: Text | None = setting(
         None,
         "share the frames with the other detectors of this group",
-        PROCESSES,
-        (DETECT,),
+        Place(_PROCESSES, (DETECT,)),
         metavar="NAME",
     )
-    payload: kinds.Payload = setting(
-        "auto",
-        "how images are sent; auto: shared memory on one machine, else JPEG",
-        PROCESSES,
-        _SEND,
+    payload: Payload = setting(
+        "auto", "how images are sent; auto: shared memory on one machine, else JPEG", _SEND
     )
-    quality: kinds.Quality = setting(85, "JPEG quality, 1 to 100", PROCESSES, _SEND)
-    max_frame_mb: kinds.MebiBytes = setting(
-        32, "largest image in MiB to accept from other processes", PROCESSES, _CONNECT
+    quality: Quality = setting(85, "JPEG quality, 1 to 100", _SEND)
+    max_frame_mb: MebiBytes = setting(
+        32, "largest image in MiB to accept from other processes", _CONNECT
     )
-    await_subscriber: kinds.Switch = setting(
-        False, "wait for a subscriber before starting", PROCESSES, _SEND
+    await_subscriber: Switch = setting(False, "wait for a subscriber before starting", _SEND)
+    key: Text | None = setting(
+        None, "key pair of this process (see vision keys)", _CONNECT, metavar="FILE.key_secret"
     )
-    key: kinds.Text | None = setting(
-        None,
-        "key pair of this process (see vision keys)",
-        PROCESSES,
-        _CONNECT,
-        metavar="FILE.key_secret",
+    peer: Texts = setting(
+        (), "public key of another process; may be repeated", _CONNECT, metavar="FILE.key"
     )
-    peer: kinds.Texts = setting(
-        (),
-        "public key of another process; may be repeated",
-        PROCESSES,
-        _CONNECT,
-        metavar="FILE.key",
-    )
-    server: kinds.Text | None = setting(
+    server: Text | None = setting(
         None,
         "public key of the process that frames or results come from",
-        PROCESSES,
         _CONNECT,
         unset="the only --peer",
         metavar="FILE.key",
     )
-    insecure: kinds.Switch = setting(
-        False, "use the network without keys or encryption", PROCESSES, _CONNECT
+    insecure: Switch = setting(False, "use the network without keys or encryption", _CONNECT)
+
+    quiet: Switch = setting(
+        False, "print warnings and errors only", _PRINT, flags=("--quiet", "-q")
     )
-    quiet: kinds.Switch = setting(
-        False, "print warnings and errors only", GENERAL, PIPELINES, flags=("--quiet", "-q")
-    )
-    debug: kinds.Switch = setting(False, "print debug messages and tracebacks", GENERAL, PIPELINES)
+    debug: Switch = setting(False, "print debug messages and tracebacks", _PRINT)
 
 
 _TYPES = get_type_hints(Settings, include_extras=True)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.quiet import quiet_opening
+from pipeline.opencv_logging import quiet_opening
 
 SIZE = (160, 120)
 FRAMES = 40

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what the user gave: one line that says so, and exit code 2."""
+"""Bad input of every kind gives one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def huge_png() -> bytes:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with one of everything that is not what it should be, as the current one."""
+    """The current folder, with one file of every kind of bad input."""
     monkeypatch.chdir(tmp_path)
     Path("words.mp4").write_text("these are words\n" * 50)
     Path("noise.mp4").write_bytes(bytes(range(256)) * 400)
@@ -153,7 +153,7 @@ def test_an_unknown_command(vision):
     [("gone/a.jpg", "there is no folder gone"), ("a.xyz", "not an image format"), ("a", "such as")],
     ids=["missing-folder", "unknown-kind", "no-suffix"],
 )
-def test_demo_refuses_a_picture_that_cannot_be_written(vision, place, target, message):
+def test_demo_refuses_an_image_that_cannot_be_written(vision, place, target, message):
     assert_refused(vision("demo", "-o", target), message)
 
 
@@ -182,7 +182,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize(("arguments", "message"), CLASHES.values(), ids=CLASHES)
-def test_no_output_takes_the_place_of_what_is_read_or_of_another(vision, place, arguments, message):
+def test_outputs_never_overwrite_inputs_or_one_another(vision, place, arguments, message):
     Path("a.mp4").write_bytes(b"a video that must live")
     Path("link").symlink_to("a.mp4")
     Path("list.yaml").write_text("score: 0.5\n")

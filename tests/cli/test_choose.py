@@ -15,14 +15,14 @@ SMALL = ("choose", "--only", "_96", "--threads", 1)  # four members
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own."""
+    """An empty cache of measurements."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "vision" / "latency"
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    """Measure for moments only: no test asks whether the times are right."""
+    """Measure very briefly; no test checks the times themselves."""
     monkeypatch.setattr(latency, "_CHUNK_S", 0.005)
     monkeypatch.setattr(latency, "_LOOK_S", 0.01)
 
@@ -33,7 +33,7 @@ def one():
 
 
 def rows(out):
-    """The cells of the table's lines by the member's name, without the mark of the chosen one."""
+    """The cells of the table by the name of the network, without the mark of the choice."""
     lines = [line.removeprefix("*").split() for line in out.splitlines()]
     names = ("mobilenet", "yolo")
     return {cells[0]: cells[1:] for cells in lines if cells and cells[0].startswith(names)}
@@ -60,14 +60,14 @@ def test_the_most_accurate_within_the_budget_is_named_and_the_rest_is_reported(v
     assert min(times) > 0
 
 
-def test_it_says_where_trained_weights_are(vision):
+def test_the_source_of_trained_weights_is_printed(vision):
     out = vision("choose", "--only", "v3_small", "--threads", 1, "--budget-ms", 1000).out
     assert "most accurate within 1000 ms: mobilenet_v3_small_1.0_224, 67.5 %" in out
     assert "trained weights of the next best, mobilenet_v3_small_0.75_224, 65.4 %" in out
     assert "ms: vision models pull mobilenetv3-small-075" in out
 
 
-def test_a_second_call_measures_nothing_unless_told(vision, one, cache):
+def test_a_second_call_measures_only_with_fresh(vision, one, cache):
     first = vision(*one)
     assert "measuring (2)" in first.err
     (file,) = cache.iterdir()
@@ -97,13 +97,13 @@ def test_help_shows_examples(vision):
     assert "vision choose --budget-ms 3 --int8" in " ".join(outcome.out.split())
 
 
-def test_nothing_fits_a_tiny_budget(vision, one):
+def test_no_network_fits_a_tiny_budget(vision, one):
     outcome = vision(*one, "--budget-ms", 0.0001)
     assert outcome.code == 0
     assert "no network takes 0.0001 ms or less; the fastest is mobilenet_v1_0.25_128" in outcome.out
 
 
-def test_a_picture_of_the_frontier(vision, one, tmp_path):
+def test_plot_of_accuracy_over_latency(vision, one, tmp_path):
     pytest.importorskip("matplotlib")
     cv2 = pytest.importorskip("cv2")
     path = tmp_path / "frontier.png"
@@ -132,7 +132,7 @@ def test_a_picture_of_the_frontier(vision, one, tmp_path):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_chosen_from_is_said_on_one_line(vision, arguments, message, cache):
+def test_invalid_options_of_choose_are_one_line(vision, arguments, message, cache):
     outcome = vision("choose", *arguments)
     assert outcome.code == 2
     assert message in outcome.err
@@ -141,15 +141,15 @@ def test_what_cannot_be_chosen_from_is_said_on_one_line(vision, arguments, messa
     assert not cache.exists()
 
 
-def test_one_file_cannot_be_two(vision, tmp_path):
+def test_one_file_cannot_be_two_outputs(vision, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "a.png"
     outcome = vision("choose", "--plot", path, "--json", path)
     assert (outcome.code, path.exists()) == (2, False)
-    assert f"--plot {path}: is read or written already" in outcome.err
+    assert f"--plot {path}: is the file of --json too" in outcome.err
 
 
-def test_figures_may_go_into_a_pipe_and_behind_a_link(vision, one, tmp_path):
+def test_figures_can_be_written_to_a_pipe_and_through_a_link(vision, one, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     os.mkfifo(tmp_path / "pipe")
     with os.fdopen(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as pipe:
@@ -161,7 +161,7 @@ def test_figures_may_go_into_a_pipe_and_behind_a_link(vision, one, tmp_path):
     assert json.loads((tmp_path / "file").read_text())["members"]
 
 
-def test_an_interrupted_run_leaves_nothing_half_written(start, tmp_path, cache, monkeypatch):
+def test_an_interrupted_run_leaves_no_partial_files(start, tmp_path, cache, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     process = start("choose", "--json", "report.json")
     assert any(b"measuring" in line for line in iter(process.stderr.readline, b""))

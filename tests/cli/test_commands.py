@@ -14,7 +14,7 @@ CUPS = {"espresso", "cup", "coffee mug"}
 
 
 def names_in(text: str) -> set[str]:
-    """The names of a cell such as `tabby 0.42, tiger cat 0.20`."""
+    """The classes in a cell such as `tabby 0.42, tiger cat 0.20`."""
     return {part.strip().rpartition(" ")[0] for part in text.split(",")}
 
 
@@ -47,7 +47,7 @@ def test_demo_finds_the_person_the_cat_and_the_cup(start, tmp_path):
     assert cv2.imread(str(image)) is not None
 
 
-def test_models_are_listed_with_their_facts(vision):
+def test_models_are_listed_with_task_size_and_classes(vision):
     outcome = vision("models", "list")
     assert outcome.code == 0
     rows = {line.split()[0]: line.split()[1:] for line in outcome.out.splitlines()}
@@ -67,7 +67,7 @@ def test_a_damaged_model_is_listed_as_unusable(vision, damaged_model):
     assert "unusable" in next(line for line in outcome.out.splitlines() if "mine" in line)
 
 
-def test_doctor_says_what_is_there_and_what_to_do(vision, damaged_model):
+def test_doctor_prints_findings_and_advice(vision, damaged_model):
     outcome = vision("doctor")
     assert outcome.code == 0
     for subject in ("processor", "memory", "packages", "ONNX Runtime", "OpenCV", "ROS 2"):
@@ -76,13 +76,13 @@ def test_doctor_says_what_is_there_and_what_to_do(vision, damaged_model):
     assert "window: --show needs a display" in outcome.out
 
 
-def test_doctor_answers_in_json_as_well(vision):
+def test_doctor_prints_json(vision):
     findings = json.loads(vision("doctor", "--json").out)
     states = {finding["subject"]: finding["state"] for finding in findings}
     assert states["model yolov4-tiny-int8"] == states["model mobilenetv2-int8"] == "ok"
     assert all(finding["advice"] for finding in findings if finding["state"] == "warn")
 
 
-def test_a_table_shows_labels_as_they_are(capsys):
+def test_a_table_does_not_interpret_markup_in_labels(capsys):
     show_table(["label"], [[":smile: [bold]"]])
     assert ":smile: [bold]" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`vision evaluate`: known figures on known pictures, and files that hold them."""
+"""`vision evaluate`: known figures on known images, its files and its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CAT = MODELS / "samples/cat.jpg"
 
 @pytest.fixture
 def labelled(tmp_path):
-    """The sample of the cat with its box, as a YOLO-format folder."""
+    """The sample image of the cat with its box, as a YOLO-format folder."""
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     (tmp_path / "images/cat.jpg").write_bytes(CAT.read_bytes())
@@ -30,13 +30,13 @@ def labelled(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """The sample of the cup as a classifier's folder."""
+    """The sample image of the cup, as a folder for a classifier."""
     (tmp_path / "photos/espresso").mkdir(parents=True)
     (tmp_path / "photos/espresso/1.jpg").write_bytes((MODELS / "samples/coffee.jpg").read_bytes())
     return tmp_path / "photos"
 
 
-def test_a_detectors_figures_go_to_the_terminal_a_file_and_a_picture(vision, labelled):
+def test_figures_of_a_detector_go_to_the_terminal_a_file_and_a_plot(vision, labelled):
     target, picture = labelled / "figures.json", labelled / "curves.png"
     outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--json", target, "--plot", picture)
     assert outcome.code == 0, outcome.err
@@ -50,7 +50,7 @@ def test_a_detectors_figures_go_to_the_terminal_a_file_and_a_picture(vision, lab
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_classifiers_figures_too(vision, photos):
+def test_figures_of_a_classifier_go_to_a_file_and_a_plot(vision, photos):
     target, picture = photos.parent / "figures.json", photos.parent / "confusion.svg"
     outcome = vision("evaluate", "mobilenetv2-int8", photos, "--json", target, "--plot", picture)
     assert outcome.code == 0, outcome.err
@@ -60,8 +60,8 @@ def test_a_classifiers_figures_too(vision, photos):
     assert "<svg" in picture.read_text()
 
 
-def test_pictures_of_a_list_may_lie_elsewhere_and_labels_may_be_shared(vision, photos, tmp_path):
-    """Class 967 is espresso. Two classes of one name stay two."""
+def test_images_of_a_list_can_be_elsewhere_and_classes_can_share_a_label(vision, photos, tmp_path):
+    """Class 967 is espresso. Two classes with one label stay separate."""
     spec = open_model("mobilenetv2-int8").spec
     labels = [
         spec.labels[967] if number == 1 else label for number, label in enumerate(spec.labels)
@@ -75,7 +75,7 @@ def test_pictures_of_a_list_may_lie_elsewhere_and_labels_may_be_shared(vision, p
     assert list(json.loads(target.read_text())["classes"]) == ["espresso (967)"]
 
 
-def test_a_detector_that_finds_nothing_scores_zero_and_has_an_empty_picture(vision, labelled):
+def test_a_detector_that_finds_nothing_scores_zero_and_has_an_empty_plot(vision, labelled):
     picture = labelled / "curves.png"
     outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--score", 1, "--plot", picture)
     assert (outcome.code, outcome.err) == (0, "vision: detecting (1)\n")
@@ -83,8 +83,8 @@ def test_a_detector_that_finds_nothing_scores_zero_and_has_an_empty_picture(visi
     assert picture.exists()
 
 
-def test_a_detector_is_measured_as_its_card_was(vision, shared, tmp_path):
-    """On a few of the pictures; the card's own figures are held by the test of that model."""
+def test_a_detector_is_measured_as_for_its_model_card(vision, shared, tmp_path):
+    """On a few images only; the figures of the model card have a test of their own."""
     data = shared / "images/coco-val128"
     (tmp_path / "images").mkdir()
     for path in sorted((data / "images").iterdir())[:12]:
@@ -123,12 +123,12 @@ WRONG = {
     "unwritable": (["yolov4-tiny-int8", ".", "--json", "none/a.json"], "there is no folder none"),
     "two-in-one": (
         ["yolov4-tiny-int8", ".", "--json", "a.png", "--plot", "a.png"],
-        "--plot a.png: is read or written already; choose another name",
+        "--plot a.png: is the file of --json too; choose another",
     ),
     "pictures-twice": (["mobilenetv2-int8", ".", "--images", "."], "but the images are in ."),
     "over-a-picture": (
         ["yolov4-tiny-int8", ".", "--plot", "images/cat.png"],
-        "--plot images/cat.png: is read or written already",
+        "--plot images/cat.png: is a file of the input",
     ),
     "over-its-data": (["yolov4-tiny-int8", "a.json", "--json", "a.json"], "choose another name"),
     "missing-manifest": (["mine.onnx", ".", "--manifest", "none.toml"], "none.toml: cannot be"),
@@ -137,7 +137,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_said_on_one_line(vision, labelled, monkeypatch, arguments, message):
+def test_invalid_input_of_evaluate_is_one_line(vision, labelled, monkeypatch, arguments, message):
     monkeypatch.chdir(labelled)
     picture = CAT.read_bytes()
     labels = {"high": "80 0.5 0.5 1 1", "damaged": "15 0.5 0.5 1 1", "plain": ""}

@@ -175,10 +175,13 @@ def test_schema_describes_every_key_of_a_file(vision):
 
 def test_reference_describes_every_setting(vision):
     page = vision("config", "--reference").out
-    for name, setting in SETTINGS.items():
-        assert f"### `{name}`" in page
-        assert setting.variable in page
-    assert "ROS parameter: `score_threshold` of vision_node, detector_node" in page
+    for setting in SETTINGS.values():
+        assert f"| `{setting.option}`" in page
+        assert setting.about.help in page
+    assert "`score_threshold` of vision_node, detector_node" in page
+    assert (ROOT / "docs" / "settings.md").read_text() == page, (
+        "run: vision config --reference > docs/settings.md"
+    )
 
 
 def test_no_color_on_a_terminal(start_on_terminal, monkeypatch):

@@ -37,7 +37,7 @@ sources = [{{ url = "{url}" }}]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The user's models: the registry knows `remote`, which the server has, and `absent`."""
+    """A folder of models whose registry has `remote`, which the server has, and `absent`."""
     data = DETECTOR.read_bytes()
     server = file_server.FileServer(data)
     facts = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch):
     server.close()
 
 
-def test_pull_says_where_the_model_lies_and_the_list_knows_it(vision, folder):
+def test_pull_prints_the_path_and_the_list_shows_it(vision, folder):
     assert "not downloaded" in line_of(vision("models", "list").out, "remote")
     outcome = vision("models", "pull", "remote")
     assert (outcome.code, outcome.out) == (0, f"{folder / 'remote.onnx'}\n")
@@ -71,7 +71,7 @@ def line_of(out: str, name: str) -> str:
     return next(line for line in out.splitlines() if line.startswith(name))
 
 
-def test_info_says_all_that_is_known(vision, folder):
+def test_info_describes_a_model_before_and_after_download(vision, folder):
     out = vision("models", "info", "remote").out
     for text in ("public domain", "AP50 40.2 %: somebody", "6.00 M", "SHA-256", "/good/file.bin"):
         assert text in out
@@ -82,7 +82,7 @@ def test_info_says_all_that_is_known(vision, folder):
     assert "80: person ... toothbrush" in out
 
 
-def test_verify_tells_a_damaged_model(vision, folder):
+def test_verify_reports_a_damaged_model(vision, folder):
     vision("models", "pull", "remote")
     outcome = vision("models", "verify", "remote", "yolov4-tiny-int8")
     assert outcome.code == 0
@@ -106,7 +106,7 @@ def test_verify_tells_a_damaged_model(vision, folder):
     ],
     ids=["unknown", "travelling", "gone", "misspelled", "not-here"],
 )
-def test_what_cannot_be_had_is_said_on_one_line(vision, folder, arguments, code, message):
+def test_unavailable_models_are_one_line(vision, folder, arguments, code, message):
     outcome = vision("models", *arguments)
     assert outcome.code == code
     assert message in outcome.err
@@ -114,7 +114,7 @@ def test_what_cannot_be_had_is_said_on_one_line(vision, folder, arguments, code,
     assert outcome.out == ""
 
 
-def test_a_damaged_registry_is_said_on_one_line(vision, folder):
+def test_a_damaged_registry_is_one_line(vision, folder):
     (folder / "registry.toml").write_text("version = 1\n[models.'../x']\n")
     outcome = vision("models", "list")
     assert outcome.code == 2
@@ -141,7 +141,7 @@ def test_a_run_without_a_terminal_does_not_download_without_yes(vision, folder):
     assert not (folder / "remote.onnx").exists()
 
 
-def test_a_name_with_a_dot_is_a_name(folder):
+def test_a_name_with_a_dot_is_not_a_path(folder):
     text = (folder / "registry.toml").read_text()
     (folder / "registry.toml").write_text(text.replace("models.remote", 'models."v1.0"'))
     with pytest.raises(ModelError, match=r"model v1\.0 .*not on this machine yet; download it"):
@@ -153,7 +153,7 @@ def test_a_name_with_a_dot_is_a_name(folder):
     [(b"y\n", 0), (b"\n", 0), (b"n\n", 2), (b"\x04", 2)],
     ids=["y", "enter", "n", "ctrl-d"],
 )
-def test_a_terminal_is_asked(start, folder, answer, code):
+def test_a_user_at_a_terminal_is_asked(start, folder, answer, code):
     terminal, side = pty.openpty()
     process = start(*RUN, "remote", stdin=side, stderr=side)
     os.close(side)
@@ -174,7 +174,7 @@ def test_a_terminal_is_asked(start, folder, answer, code):
 
 
 def test_a_manifest_describes_the_detector_of_a_run(vision, folder, tmp_path):
-    """A manifest wins over what the file says of itself: here it has other names."""
+    """A manifest takes precedence over the description in the file; here it has other labels."""
     shutil.copy(DETECTOR, tmp_path / "mine.onnx")
     names = [f"thing {number}" for number in range(80)]
     (tmp_path / "names.txt").write_text("\n".join(names))
@@ -194,7 +194,7 @@ def test_a_manifest_describes_the_detector_of_a_run(vision, folder, tmp_path):
     assert "expected output head0 tensor(float) [N, 252, N, N] for 79 labels, but" in outcome.err
 
 
-def test_a_manifest_that_nobody_would_use_is_refused(vision, tmp_path):
+def test_a_manifest_without_use_is_refused(vision, tmp_path):
     (tmp_path / "c.toml").write_text(
         'task = "classify"\nlabels = ["a"]\n[input]\nwidth = 8\nheight = 8\n'
     )
@@ -203,13 +203,13 @@ def test_a_manifest_that_nobody_would_use_is_refused(vision, tmp_path):
     assert "c.toml: describes a classifier, but --classifier is none" in outcome.err
 
 
-def test_a_copy_of_a_registered_model_is_known_by_its_contents(vision, folder, tmp_path):
+def test_a_copy_of_a_registered_model_is_recognised_by_its_contents(vision, folder, tmp_path):
     shutil.copy(DETECTOR, tmp_path / "copy.onnx")
     assert "intact yolov4-tiny-int8" in vision("models", "verify", tmp_path / "copy.onnx").out
     assert "licence" in vision("models", "info", tmp_path / "copy.onnx").out
 
 
-def test_a_model_that_came_is_told_though_another_does_not(vision, folder):
+def test_the_path_of_a_model_is_printed_though_another_fails(vision, folder):
     outcome = vision("models", "pull", "remote", "absent")
     assert (outcome.code, outcome.out) == (1, f"{folder / 'remote.onnx'}\n")
     (folder / "remote.onnx").unlink()

@@ -352,7 +352,8 @@ def test_what_help_shows_over_a_network_has_its_keys(vision, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     for name in ("drone", "ground"):
         vision("keys", name)
-    lines = [line.strip() for line in vision(command, "--help").out.splitlines()]
+    shown = vision(command, "--help").out.replace("\\\n", "")
+    lines = [line.strip() for line in shown.splitlines()]
     (example,) = [line for line in lines if line.startswith("vision") and "zmq+tcp" in line]
     outcome = vision(*shlex.split(example.replace("*:5555", "*:0"))[1:], "--max-frames", 1)
     assert "key" not in outcome.err  # which leaves that there is no camera and no screen

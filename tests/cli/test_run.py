@@ -1,4 +1,4 @@
-"""`vision run`: what goes in comes out, in every output, and faults end it cleanly."""
+"""`vision run`: all outputs get all frames, and faults end a run cleanly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_output_has_every_frame(vision, tmp_path):
     assert f"{FRAMES} frames in" in outcome.err
 
 
-def test_results_go_to_standard_output_and_nothing_else_does(vision):
+def test_only_results_go_to_standard_output(vision):
     outcome = vision("run", "scene:?fps=0", "--max-frames", FRAMES, "--jsonl", "-")
     found = lines_of(outcome.out)
     assert len(found) == FRAMES
@@ -54,12 +54,12 @@ def test_results_go_to_standard_output_and_nothing_else_does(vision):
     assert all(len(thing["classes"]) == 5 for line in found for thing in line["objects"])
 
 
-def test_quiet_says_nothing(vision):
+def test_quiet_prints_nothing(vision):
     outcome = vision("run", "scene:?fps=0", "--max-frames", 2, "--quiet")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
-def test_without_a_classifier_there_are_no_finer_names(vision):
+def test_without_a_classifier_objects_have_no_classes(vision):
     outcome = vision(
         *("run", "scene:?fps=0", "--max-frames", FRAMES, "--jsonl", "-", "--classifier", "none")
     )
@@ -108,7 +108,7 @@ def test_duration_ends_a_source_without_an_end(vision):
     assert lines_of(outcome.out)
 
 
-def test_a_full_disk_is_a_fault_and_the_other_outputs_are_whole(vision, tmp_path):
+def test_a_full_disk_is_a_fault_and_the_other_outputs_are_complete(vision, tmp_path):
     video, stats = tmp_path / "a.mp4", tmp_path / "a.json"
     outcome = vision(
         *("run", "scene:?fps=0&size=640x360", "--max-frames", FRAMES),
@@ -122,7 +122,7 @@ def test_a_full_disk_is_a_fault_and_the_other_outputs_are_whole(vision, tmp_path
     assert json.loads(stats.read_text())["captured"] >= 1
 
 
-def test_a_broken_picture_is_counted_and_passed_over(vision, tmp_path):
+def test_a_damaged_image_is_counted_and_skipped(vision, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
@@ -135,7 +135,7 @@ def test_a_broken_picture_is_counted_and_passed_over(vision, tmp_path):
     assert (figures["processed"], figures["failed"]) == (2, 1)
 
 
-def test_warnings_of_one_kind_are_shown_a_few_times_and_counted(vision, tmp_path):
+def test_repeated_warnings_are_limited_and_counted(vision, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(20):
@@ -153,7 +153,7 @@ def test_warnings_of_one_kind_are_shown_a_few_times_and_counted(vision, tmp_path
     assert "more like these" not in everything
 
 
-def test_a_source_that_breaks_is_a_fault_in_its_own_words(vision, tmp_path):
+def test_a_source_that_fails_is_a_fault_with_its_own_message(vision, tmp_path):
     outcome = vision("run", "scene:?fps=0&size=320x240&die_after=0.2s")
     assert outcome.code == 1
     last = outcome.err.splitlines()[-1]
@@ -161,7 +161,7 @@ def test_a_source_that_breaks_is_a_fault_in_its_own_words(vision, tmp_path):
     assert "CaptureError" not in outcome.err
 
 
-def test_a_run_that_is_broken_off_before_it_began_sums_up_nothing(vision, tmp_path, monkeypatch):
+def test_a_run_interrupted_before_the_start_prints_no_summary(vision, tmp_path, monkeypatch):
     def interrupted(detector, threads):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -182,7 +182,7 @@ def broken_engine(monkeypatch):
     monkeypatch.setattr(session, "Pipeline", fail)
 
 
-def test_what_nobody_expected_is_one_line(vision, broken_engine):
+def test_an_unexpected_error_is_one_line(vision, broken_engine):
     outcome = vision("run", "scene:")
     assert outcome.code == 1
     assert outcome.err == (
@@ -190,7 +190,7 @@ def test_what_nobody_expected_is_one_line(vision, broken_engine):
     )
 
 
-def test_debug_gives_the_traceback(vision, broken_engine):
+def test_debug_prints_the_traceback(vision, broken_engine):
     outcome = vision("run", "scene:", "--debug")
     assert outcome.code == 1
     assert "Traceback" in outcome.err

@@ -85,7 +85,7 @@ def test_a_signal_during_an_import_is_a_stop(vision, monkeypatch):
     def broken_off():
         raise ImportError("initialization failed") from KeyboardInterrupt()
 
-    monkeypatch.setattr("pipeline.inference.locate.installed_models", broken_off)
+    monkeypatch.setattr("pipeline.inference.registry.installed_models", broken_off)
     outcome = vision("models", "list")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
 

@@ -1,4 +1,4 @@
-"""`vision quantize`, `head` and `compare` as users run them, and what they say to bad input."""
+"""`vision quantize`, `head` and `compare`, and their messages for bad input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """A small float classifier of others with its manifest, and twelve pictures of two classes."""
+    """A small float classifier with a manifest, and twelve images of two classes."""
     monkeypatch.chdir(tmp_path)
     small.write_classifier(tmp_path / "net.onnx")
     small.write_manifest(tmp_path / "net.toml")
@@ -79,7 +79,7 @@ def test_head_makes_a_classifier_that_runs(vision, workshop):
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    """A page that compares two classifiers, one of which is called by a name made to break out."""
+    """A page that compares two classifiers, one of them with HTML in its name."""
     folder = tmp_path_factory.mktemp("comparison")
     name = "<script>document.title='broken'<&\"'.onnx"
     shutil.copy(ROOT / "models" / "mobilenetv2-int8.onnx", folder / name)
@@ -92,7 +92,7 @@ def comparison(tmp_path_factory):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects the tags, the cells of tables and the sources of pictures."""
+    """Collects the tags, the table cells and the image sources."""
 
     def __init__(self, text):
         super().__init__()
@@ -117,7 +117,7 @@ class Page(html.parser.HTMLParser):
 SOURCE = "yolov4-tiny-int8: AP50 40.2 by Darknet's README, for the float network at 416 pixels"
 
 
-def test_page_stands_alone_and_escapes_everything(comparison):
+def test_page_is_self_contained_and_escapes_everything(comparison):
     text = (comparison / "page.html").read_text()
     page = Page(text)
     assert SOURCE in html.unescape(text)
@@ -129,7 +129,7 @@ def test_page_stands_alone_and_escapes_everything(comparison):
     assert "100 %" in page.cells  # the same file twice agrees with itself
 
 
-def test_side_by_side_picture_has_a_column_for_each_model(comparison):
+def test_side_by_side_image_has_a_column_for_each_model(comparison):
     image = cv2.imread(str(comparison / "side.jpg"))
     height, width = image.shape[:2]
     assert width > 3 * 480
@@ -138,9 +138,9 @@ def test_side_by_side_picture_has_a_column_for_each_model(comparison):
 
 @pytest.fixture
 def browse(tmp_path_factory):
-    """Start a browser without a window; gives what it prints.
+    """Start a headless browser; gives its output.
 
-    One that breaks is started anew, three times in all: that says nothing of the page.
+    A browser that crashes is started again, three times in all, because the page is not the cause.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -192,7 +192,7 @@ def test_models_without_a_common_task_get_the_table_of_what_they_can_do(vision, 
     assert not Path("side.jpg").exists()
 
 
-def test_a_float_model_of_others_is_compared_with_its_int8_form(vision, workshop):
+def test_a_float_model_is_compared_with_its_int8_form(vision, workshop):
     assert quantize(vision).code == 0
     outcome = vision(
         "compare", "pictures", "--models", "net.onnx", "out.onnx", "--manifest", "net.toml"
@@ -234,7 +234,7 @@ COMMANDS = {
 
 
 def refused(vision, *arguments):
-    """The one line that a command ends with; it must have left everything as it was."""
+    """The error line of a command, which must leave all files as they were."""
     before = sorted(Path().rglob("*"))
     outcome = vision(*arguments)
     # libpng of older OpenCV has a line of its own for a damaged file.
@@ -248,7 +248,7 @@ def refused(vision, *arguments):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 @pytest.mark.parametrize("name", BAD_PICTURES, ids=str)
-def test_bad_pictures_are_one_line_and_leave_nothing(vision, workshop, command, name):
+def test_bad_images_are_one_line_and_write_nothing(vision, workshop, command, name):
     spoil, message = BAD_PICTURES[name]
     spoil(workshop / "pictures")
     found = refused(vision, *COMMANDS[command], "-o", "out.onnx")
@@ -265,7 +265,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("name", BAD_FILES, ids=str)
 @pytest.mark.parametrize("command", ["quantize", "head", "compare"])
-def test_files_that_are_no_model_are_one_line(vision, workshop, name, command):
+def test_files_that_are_not_models_are_one_line(vision, workshop, name, command):
     content = BAD_FILES[name]
     if content is None:
         content = (ROOT / "models" / "mobilenetv2-int8.onnx").read_bytes()[:100_000]
@@ -286,7 +286,7 @@ BAD_ARGUMENTS = {
     "labels of other classes": (("--test", "other"), "classes are not among the model's 4 labels"),
     "no labels": (("--test", "nowhere"), "nowhere"),
     "output": (("-o", "out.txt"), "expected a file name that ends in .onnx"),
-    "output is input": (("-o", "net.onnx"), "is read or written already"),
+    "output is input": (("-o", "net.onnx"), "is a file of the input"),
     "no folder": (("-o", "none/out.onnx"), "there is no folder none"),
 }
 
@@ -319,7 +319,7 @@ def test_one_class_is_too_few_for_a_head(vision, workshop):
     assert "two or more classes" in found
 
 
-def test_comparing_needs_two_models_and_a_picture(vision, workshop):
+def test_compare_needs_two_models_and_an_image(vision, workshop):
     found = refused(vision, "compare", "pictures", "--models", "mobilenetv2-int8")
     assert "expected two models or more" in found
     found = refused(
@@ -337,24 +337,24 @@ def test_comparing_needs_two_models_and_a_picture(vision, workshop):
 
 
 TARGETS = {
-    "model": (("-o", "other.jpg", "--html", "net.onnx"), "--html net.onnx: is read or written"),
-    "picture": (("-o", "pictures/a.jpg"), "--output pictures/a.jpg: is read or written"),
-    "both in one": (("--html", "vision-compare.jpg"), "--html vision-compare.jpg: is read or wri"),
+    "model": (("-o", "other.jpg", "--html", "net.onnx"), "--html net.onnx: is a file of the input"),
+    "picture": (("-o", "pictures/a.jpg"), "--output pictures/a.jpg: is a file of the input"),
+    "both in one": (("--html", "vision-compare.jpg"), "--html vision-compare.jpg: is the file of"),
     "no jpeg": (("-o", "a.png"), "expected a file name that ends in .jpg"),
     "no folder": (("-o", "none/a.jpg"), "there is no folder none"),
 }
 
 
 @pytest.mark.parametrize("name", TARGETS, ids=str)
-def test_comparing_takes_the_place_of_nothing_that_it_reads(vision, workshop, name):
+def test_compare_never_overwrites_its_inputs(vision, workshop, name):
     arguments, message = TARGETS[name]
     shutil.copy(SAMPLES / "cat.jpg", "pictures/a.jpg")
     models = ("--models", "mobilenetv2-int8", "net.onnx", "--manifest", "net.toml")
     assert message in refused(vision, "compare", "pictures", *models, *arguments)
 
 
-def test_a_signal_ends_quantising_without_a_trace(start, workshop, tmp_path):
-    """In the midst of it: so large a network takes far longer than a signal to come."""
+def test_a_signal_during_quantization_leaves_no_files(start, workshop, tmp_path):
+    """The network is large, so that the signal comes during the quantization."""
     for path in sorted((workshop / "pictures").rglob("*.png")):
         for copy in range(8):
             shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))

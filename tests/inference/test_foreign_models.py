@@ -14,7 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import read_manifest
-from pipeline.inference.pixels import converter
+from pipeline.inference.preprocess import converter
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import METADATA_KEY, InputSpec, encode_spec
 
@@ -98,7 +98,7 @@ def detector_of_ours(manifest):
     output = ("head", TensorProto.FLOAT, ["N", CHANNELS, HEIGHT // 16, WIDTH // 16])
     model = graph(nodes, entry, output, weights)
     ours = InputSpec(name="image", width=WIDTH, height=HEIGHT)
-    spec = type(spec)(name="ours", task="detect", input=ours, labels=LABELS, heads=spec.heads)
+    spec = type(spec)(name="ours", task="detect", input=ours, labels=LABELS, head=spec.head)
     helper.set_model_props(model, {METADATA_KEY: encode_spec(spec)})
     return model
 
@@ -245,7 +245,10 @@ WRONG = {
         r"picks some of 3 anchors, but got \[1, 3\]",
     ),
     "mask-negative": (ANCHORS + DETECTOR.replace("[1, 2]", "[-1]"), "picks some of 3 anchors"),
-    "no-heads": (MANIFEST.replace("classify", "detect"), "heads must be given for a detector"),
+    "no-heads": (
+        MANIFEST.replace("classify", "detect"),
+        "a head, or heads, must be given for a detector",
+    ),
     "labels-file-missing": (
         MANIFEST.replace('["cat", "dog", "cup"]', '"none.txt"'),
         "labels .*none.txt cannot be read",

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper
 
 from pipeline.errors import ModelError
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.locate import find_model
-from pipeline.inference.registry import read_registry, registered_models
+from pipeline.inference.registry import find_model, read_registry, registered_models
 from pipeline.inference.session import open_model
 from recipes.detector import CONFIG, WEIGHTS
 
@@ -52,7 +51,7 @@ def registry(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("name", [name for name, m in SHIPPED.items() if m.entry.travels])
+@pytest.mark.parametrize("name", [name for name, m in SHIPPED.items() if m.entry.is_bundled])
 def test_models_that_travel_are_the_registered_ones(name):
     (file,) = SHIPPED[name].entry.files
     data = (MODELS / file.name).read_bytes()
@@ -60,7 +59,7 @@ def test_models_that_travel_are_the_registered_ones(name):
 
 
 def test_models_to_be_pulled_say_all_that_is_needed():
-    pulled = {name: m for name, m in SHIPPED.items() if not m.entry.travels}
+    pulled = {name: m for name, m in SHIPPED.items() if not m.entry.is_bundled}
     assert {
         *("yolov4-tiny", "mobilenetv2", "mobilenetv2-zoo-int8", "mobilenetv2-zoo-qdq"),
         *("mobilenetv2-050", "mobilenetv2-100", "mobilenetv2-140"),

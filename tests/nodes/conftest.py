@@ -1,6 +1,6 @@
-"""What the tests of the nodes share: real nodes in processes, and an observer to talk to them.
+"""Fixtures for the tests of the nodes: nodes in processes, and an observer node.
 
-Everything is bounded in time and stays on this machine, in a domain that no other test run has.
+Everything has a timeout and stays on this machine, in a ROS domain of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
-"""How long a test waits for anything before it fails; nothing here should take that long."""
+"""The timeout of every wait; nothing should take that long."""
 HAVE_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "vision_msgs"))
 if HAVE_ROS:
     import rclpy
@@ -34,29 +34,29 @@ if HAVE_ROS:
 
 
 class _WithoutRos(pytest.Module):
-    """A test file that is not even imported."""
+    """A test file that is skipped without importing it."""
 
     def collect(self):
         pytest.skip("needs ROS 2 and vision_msgs: make test-ros", allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path, parent):
-    """Skip the test files here, and say why, where there is no ROS 2."""
+    """Skip the test files if there is no ROS 2."""
     return None if HAVE_ROS else _WithoutRos.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_domain():
-    """A ROS domain for this run alone, not heard outside this machine; ROS_DOMAIN_ID overrides.
+    """A ROS domain that only this run uses, on this machine only; ROS_DOMAIN_ID overrides it.
 
-    Gives the lock of it, for the processes of this run to hold too: where the run is killed, what
-    it leaves behind is not met by the next one.
+    Yields the lock of the domain. The processes of this run hold it too, so that the next run does
+    not meet processes that a killed run has left behind.
     """
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if "ROS_DOMAIN_ID" in os.environ:
         yield None
         return
-    for number in range(100, 0, -1):  # above, the ports would be those of outgoing connections
+    for number in range(100, 0, -1):  # higher domains use the ports of outgoing connections
         with (Path(tempfile.gettempdir()) / f"vision-test-domain-{number}").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,10 +70,10 @@ def own_domain():
 
 @pytest.fixture(scope="session")
 def wait_until():
-    """Waits for a condition that other threads or processes bring about; gives its value.
+    """Waits until a condition of other threads or processes is true; returns its value.
 
-    `again` is called at once and then every second: what is sent only once may be lost, or
-    displaced by something newer, where the one who is to hear it stands still.
+    `again` is called at once and then every second, because a message that is sent once may be lost
+    or replaced by a newer one.
     """
 
     def wait(condition, what: str, timeout_s: float = WAIT_S, again=None, every_s: float = 1.0):
@@ -92,7 +92,7 @@ def wait_until():
 
 
 class NodeProcess:
-    """A process, its log, and its end."""
+    """A process and its log."""
 
     def __init__(self, command: list[str], environment: dict[str, str], lock=None) -> None:
         self._process = subprocess.Popen(
@@ -120,17 +120,17 @@ class NodeProcess:
 
     @property
     def log(self) -> str:
-        """Everything that the process has written so far."""
+        """The output of the process so far."""
         with self._news:
             return "\n".join(self._lines)
 
     def count(self, pattern: str) -> int:
-        """How many lines the pattern is in."""
+        """The number of lines that match the pattern."""
         with self._news:
             return sum(re.search(pattern, line) is not None for line in self._lines)
 
     def wait_for_log(self, pattern: str, timeout_s: float = WAIT_S) -> str:
-        """The first line that the pattern is in; fails where the process ends without one."""
+        """The first line that matches the pattern; fails if the process ends without one."""
 
         def found() -> str | None:
             return next((line for line in self._lines if re.search(pattern, line)), None)
@@ -144,23 +144,19 @@ class NodeProcess:
     def send(self, number: int) -> None:
         self._process.send_signal(number)
 
-    def kill(self) -> None:
-        """End it without a warning, as a crash would."""
-        self._process.kill()
-
     def wait(self, timeout_s: float = WAIT_S) -> int:
-        """The exit code; the log is complete then."""
+        """Wait for the end; returns the exit code. The log is complete then."""
         code = self._process.wait(timeout_s)
         self._reader.join(timeout_s)
         return code
 
     def stop(self, number: int = signal.SIGINT, timeout_s: float = WAIT_S) -> int:
-        """Send the signal and wait; the exit code."""
+        """Send the signal and wait; returns the exit code."""
         self.send(number)
         return self.wait(timeout_s)
 
     def close(self) -> None:
-        """Leave nothing running, whatever a test left; pytest shows its log where that failed."""
+        """End the process and print its log, which pytest shows for a failed test."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -173,7 +169,7 @@ class NodeProcess:
 
 
 class Starter:
-    """Starts processes, and leaves none."""
+    """Starts processes and ends them."""
 
     def __init__(self, folder: Path, domain_lock) -> None:
         self._folder = folder
@@ -181,7 +177,7 @@ class Starter:
         self._started: list[NodeProcess] = []
 
     def start(self, *command: object, **variables: object) -> NodeProcess:
-        """Start a command with the environment of this run."""
+        """Start a command with the environment of this run and further `variables`."""
         logs = self._folder / "log"
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(logs)}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -199,7 +195,7 @@ class Starter:
         name: str | None = None,
         variables: dict[str, object] | None = None,
     ) -> NodeProcess:
-        """Start `python -m nodes.MODULE`, or a Python file that takes the same arguments."""
+        """Start `python -m nodes.MODULE`, or a Python file with the same arguments."""
         file = self._folder / f"parameters-{len(self._started)}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters or {}}}))
         given = ["-r", f"__ns:={namespace}", *arguments]
@@ -224,7 +220,7 @@ def starter(tmp_path, own_domain):
 
 @pytest.fixture
 def start_process(starter):
-    """Start a command with the environment of this run; it is stopped after the test."""
+    """Starts a command with the environment of this run; it is stopped after the test."""
     return starter.start
 
 
@@ -232,21 +228,17 @@ def start_process(starter):
 def namespace(request) -> str:
     """A namespace that only this test uses."""
     words = re.sub(r"\W+", "_", request.node.name).strip("_")
-    return f"/{words[:60].rstrip('_')}_{os.getpid()}"  # two _ in a row ROS does not accept
+    return f"/{words[:60].rstrip('_')}_{os.getpid()}"  # ROS does not accept two _ in a row
 
 
 @pytest.fixture
 def start_node(starter, namespace):
-    """Start `python -m nodes.NAME` in the test's namespace, with parameters of any type.
-
-    `arguments` are further `--ros-args`; `name` is the node's name where it is not the module's;
-    `variables` are environment variables.
-    """
+    """Starts `python -m nodes.NAME` in the test's namespace; see `Starter.start_node`."""
     return functools.partial(starter.start_node, namespace)
 
 
 class Inbox:
-    """What came on a topic, in order; for other threads to wait for."""
+    """The messages of a topic, in order; thread-safe."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -268,7 +260,7 @@ class Inbox:
             self._messages.clear()
 
     def wait(self, count: int = 1, timeout_s: float = WAIT_S) -> list:
-        """The first `count` messages, once they are there."""
+        """Wait for the first `count` messages."""
         with self._news:
             self._news.wait_for(lambda: len(self._messages) >= count, timeout_s)
             got = len(self._messages)
@@ -276,7 +268,7 @@ class Inbox:
             return self._messages[:count]
 
     def wait_for(self, condition, timeout_s: float = WAIT_S):
-        """The first message that the condition holds for."""
+        """Wait for the first message for which the condition is true."""
 
         def found():
             return next((message for message in self._messages if condition(message)), None)
@@ -284,12 +276,12 @@ class Inbox:
         with self._news:
             self._news.wait_for(lambda: found() is not None, timeout_s)
             message, got = found(), len(self._messages)
-        assert message is not None, f"none of {got} on {self.topic} fits in {timeout_s:g} s"
+        assert message is not None, f"none of {got} on {self.topic} matches in {timeout_s:g} s"
         return message
 
 
 class Observer:
-    """A node in the test's own process, spun by a thread; topics are relative to its namespace."""
+    """A node in the test process, spun by a thread; topics are relative to its namespace."""
 
     def __init__(self, namespace: str, wait_until) -> None:
         self._context = Context()
@@ -320,7 +312,7 @@ class Observer:
     def subscribe(
         self, kind, topic: str, depth: int = 100, *, heard_from: int = 0, **qos: bool
     ) -> Inbox:
-        """What comes on a topic from now on, or once so many publishers are connected."""
+        """Subscribe, and wait until `heard_from` publishers are connected."""
         inbox = Inbox(topic)
         subscription = self.node.create_subscription(kind, topic, inbox, self.qos(depth, **qos))
         self._executor.wake()
@@ -331,7 +323,7 @@ class Observer:
         return inbox
 
     def publisher(self, kind, topic: str, depth: int = 10, *, heard_by: int = 1, **qos: bool):
-        """A publisher, once so many subscribers listen to it."""
+        """Create a publisher, and wait until `heard_by` subscribers are connected."""
         publisher = self.node.create_publisher(kind, topic, self.qos(depth, **qos))
         self._wait_until(
             lambda: publisher.get_subscription_count() >= heard_by,
@@ -340,11 +332,11 @@ class Observer:
         return publisher
 
     def withdraw(self, publisher) -> None:
-        """Take a publisher away."""
+        """Remove a publisher."""
         self._run(self.node.destroy_publisher, publisher)
 
     def call(self, kind, service: str, request):
-        """The answer of a service, which may be asked several times."""
+        """The answer of a service; the request may be sent several times."""
         for _ in range(int(WAIT_S / 5)):
             answer = self.call_once(kind, service, request, 5.0)
             if answer is not None:
@@ -352,7 +344,7 @@ class Observer:
         raise AssertionError(f"no answer of {service} in {WAIT_S:g} s")
 
     def call_once(self, kind, service: str, request, timeout_s: float):
-        """The answer of a service, or None: one who has not met its client yet drops the answer."""
+        """The answer of a service, or None: a service drops the answer to an unknown client."""
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(WAIT_S), f"no service {client.srv_name}"
         done = threading.Event()
@@ -364,15 +356,15 @@ class Observer:
         return future.result() if is_answered else None
 
     def _run(self, work, *arguments) -> None:
-        """On the executor's thread, which would stumble over what another one takes away."""
+        """Run `work` on the executor's thread, which must not lose entities while it waits."""
         done = threading.Event()
         self._executor.create_task(work, *arguments).add_done_callback(lambda _: done.set())
-        assert done.wait(WAIT_S), f"the observer does not get to {work.__name__} in {WAIT_S:g} s"
+        assert done.wait(WAIT_S), f"the observer did not run {work.__name__} in {WAIT_S:g} s"
 
     def close(self) -> None:
         self._ended.set_result(None)
         self._thread.join(WAIT_S)
-        assert not self._thread.is_alive(), f"the observer does not end in {WAIT_S:g} s"
+        assert not self._thread.is_alive(), f"the observer did not end in {WAIT_S:g} s"
         self._executor.shutdown()
         self.node.destroy_node()
         self._context.try_shutdown()
@@ -380,7 +372,7 @@ class Observer:
 
 @pytest.fixture
 def observer(own_domain, namespace, wait_until):
-    """Subscribes, publishes and calls services, as other people's nodes do."""
+    """A node that subscribes, publishes and calls services."""
     observer = Observer(namespace, wait_until)
     yield observer
     observer.close()
@@ -388,13 +380,13 @@ def observer(own_domain, namespace, wait_until):
 
 @pytest.fixture(scope="module")
 def module_namespace(request) -> str:
-    """A namespace for the nodes that all tests of a file share."""
+    """A namespace that all tests of a file share."""
     return f"/{re.sub(r'[^a-z0-9]+', '_', request.path.stem)}_{os.getpid()}"
 
 
 @pytest.fixture(scope="module")
 def start_module_node(own_domain, tmp_path_factory, module_namespace):
-    """As `start_node`, for a process that all tests of a file share."""
+    """Like `start_node`, for a process that all tests of a file share."""
     starter = Starter(tmp_path_factory.mktemp("nodes"), own_domain)
     yield functools.partial(starter.start_node, module_namespace)
     starter.close()
@@ -402,7 +394,7 @@ def start_module_node(own_domain, tmp_path_factory, module_namespace):
 
 @pytest.fixture(scope="module")
 def module_observer(own_domain, module_namespace, wait_until):
-    """As `observer`, for all tests of a file."""
+    """Like `observer`, for all tests of a file."""
     observer = Observer(module_namespace, wait_until)
     yield observer
     observer.close()

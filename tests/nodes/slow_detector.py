@@ -1,4 +1,4 @@
-"""The nodes with a detector that takes its time, as a small board's would: for the tests."""
+"""Runs a node with a slow detector, as on a small board; for the tests."""
 
 from __future__ import annotations
 

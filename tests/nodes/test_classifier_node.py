@@ -1,9 +1,8 @@
-"""The classifier node: joins by exact stamp and frame, keeps all it got, and adds finer names."""
+"""The classifier node matches by stamp and `frame_id`, and adds classes to the detections."""
 
 from __future__ import annotations
 
 import copy
-from array import array as array_of_bytes
 
 import cv2
 import numpy as np
@@ -14,14 +13,12 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from nodes.images.image_matcher import FEWEST, KEPT, MOST_BYTES, Join
 from nodes.images.image_messages import image_message
 from pipeline.capture.scene import sample_photos
 from pipeline.inference.classifier import Classifier
 
 RELIABLE = ReliabilityPolicy.RELIABLE
 BOX = (40.0, 30.0, 300.0, 250.0)
-DATA = array_of_bytes("B", bytes(MOST_BYTES // 8))
 PARAMETERS = {"top": 3, "image_timeout": 1.0}
 
 
@@ -40,7 +37,7 @@ def node(start_module_node, module_observer):
 
 @pytest.fixture(scope="module")
 def topics(node, module_observer, wait_until, photo):
-    """The publishers of images and detections, and what comes of them."""
+    """The publishers of images and detections, and the classified detections."""
     images = module_observer.publisher(Image, "image_raw")
     infos = module_observer.node.get_subscriptions_info_by_topic
     wait_until(
@@ -56,14 +53,14 @@ def topics(node, module_observer, wait_until, photo):
         detections.publish(array(sent[-1]))
 
     sent = []
-    # Now each end knows the other.
+    # The first answer shows that all are connected.
     wait_until(lambda: classified.messages, "the first answer", again=send)
     return images, detections, classified
 
 
 @pytest.fixture
 def answer_to(topics, wait_until):
-    """The answer to a header's messages; detections are not sent again by the middleware."""
+    """The answer to the messages of a header, which are sent until it comes."""
     classified = topics[2]
 
     def ask(of, send):
@@ -80,7 +77,7 @@ def header(seconds: int, nanoseconds: int = 7, frame_id: str = "front/left") -> 
 
 
 def array(of: Header, boxes=(BOX,)) -> Detection2DArray:
-    """Detections with something in every field, to be found again."""
+    """Detections with a value in every field."""
     message = Detection2DArray(header=of)
     for i, (x1, y1, x2, y2) in enumerate(boxes):
         detection = Detection2D(header=header(of.stamp.sec, 99, "lens"), id=f"track {i}")
@@ -97,9 +94,7 @@ def array(of: Header, boxes=(BOX,)) -> Detection2DArray:
 
 
 @pytest.mark.parametrize("image_first", [True, False], ids=["image_first", "detections_first"])
-def test_everything_comes_back_as_it_was_with_the_finer_names_behind(
-    topics, answer_to, photo, image_first
-):
+def test_detections_are_unchanged_except_for_added_classes(topics, answer_to, photo, image_first):
     images, detections, _ = topics
     of = header(1000 + image_first, 123456789)
     boxes = (BOX, (0.0, 0.0, 60.0, 60.0))
@@ -111,26 +106,24 @@ def test_everything_comes_back_as_it_was_with_the_finer_names_behind(
             publisher.publish(message)
 
     got = answer_to(of, send)
-    finer = [[r.hypothesis for r in d.results[1:]] for d in got.detections]
+    classes = [[r.hypothesis for r in d.results[1:]] for d in got.detections]
     bare = copy.deepcopy(got)
     for detection in bare.detections:
         detection.results = detection.results[:1]
     assert bare == sent
     expected = Classifier(top=3)(photo, np.array(boxes, np.float32))
-    for row, hypotheses in enumerate(finer):
+    for row, hypotheses in enumerate(classes):
         names = [f"imagenet/{expected.labels[i]}" for i in expected.ids[row]]
         assert [h.class_id for h in hypotheses] == names
         assert [h.score for h in hypotheses] == pytest.approx(expected.scores[row], abs=1e-5)
 
 
-def test_an_empty_array_passes_at_once(topics, answer_to):
+def test_empty_array_needs_no_image(topics, answer_to):
     sent = array(header(2000), boxes=())
     assert answer_to(sent.header, lambda: topics[1].publish(sent)) == sent
 
 
-def test_a_stamp_or_frame_that_differs_is_not_joined_and_said_aloud(
-    topics, photo, node, wait_until
-):
+def test_different_stamp_or_frame_id_gives_no_match_and_a_warning(topics, photo, node, wait_until):
     images, detections, classified = topics
 
     def send():
@@ -147,7 +140,7 @@ def test_a_stamp_or_frame_that_differs_is_not_joined_and_said_aloud(
     assert all(message.header.stamp.sec != 3000 for message in classified.messages)
 
 
-def test_rubbish_in_the_messages_stops_nothing(topics, answer_to, photo, node, wait_until):
+def test_node_survives_bad_messages(topics, answer_to, photo, node, wait_until):
     images, detections, _ = topics
     broken = image_message(photo, header(4000))
     broken.step = 3
@@ -161,43 +154,7 @@ def test_rubbish_in_the_messages_stops_nothing(topics, answer_to, photo, node, w
         detections.publish(array(header(4001), boxes=(nowhere, BOX)))
 
     nowhere = (float("nan"), float("inf"), -1e30, 1e30)
-    said = "passed over an image: step"
-    wait_until(lambda: node.count(said), "a word of the broken image", again=send_broken)
+    said = "unreadable image: step"
+    wait_until(lambda: node.count(said), "a warning of the broken image", again=send_broken)
     got = answer_to(header(4001), send_wild)
     assert len(got.detections[1].results) == 4
-
-
-def test_the_join_takes_the_nearest_image_within_its_tolerance(photo):
-    join = Join(tolerance_s=0.01)
-    for milliseconds in (0, 30, 36, 60):
-        assert join.add_image(image_message(photo, header(5, milliseconds * 10**6))) is None
-    pair = join.add_detections(array(header(5, 35 * 10**6)))
-    assert pair.image.header == header(5, 36 * 10**6)
-    assert join.add_detections(array(header(5, 45 * 10**6))) is None
-
-
-def test_the_join_keeps_small_images_for_a_slow_detector_and_fewer_large_ones():
-    small, large = Join(), Join()
-    for second in range(KEPT):
-        small.add_image(image_of(640 * 480 * 3, header(second)))
-        large.add_image(image_of(MOST_BYTES // 8, header(second)))
-    assert small.add_detections(array(header(0))) is not None
-    assert large.add_detections(array(header(KEPT - FEWEST - 1))) is None
-    assert large.add_detections(array(header(KEPT - FEWEST))) is not None
-
-
-def image_of(size, its_header):
-    message = Image(header=its_header)
-    message.data = DATA[:size]
-    return message
-
-
-def test_the_join_keeps_a_bounded_number_and_counts_what_it_gives_up(photo):
-    join = Join()
-    for second in range(3 * KEPT):
-        assert join.add_image(image_message(photo[:8, :8], header(second))) is None
-        assert join.add_detections(array(header(second, 8))) is None
-    assert join.unmatched == 2 * KEPT
-    last = array(header(3 * KEPT - 1))
-    assert join.add_detections(last).detections is last
-    assert join.add_detections(array(header(0))) is None, "its image was let go of"

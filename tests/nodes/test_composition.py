@@ -1,4 +1,4 @@
-"""One process, three processes, or two machines: the same detections of the same images."""
+"""One process, three processes and two machines give the same detections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_stamp(messages: list) -> dict[tuple[int, int], object]:
     return {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in messages}
 
 
-def test_composed_and_apart_say_the_same_of_every_image(start_node, observer, wait_until):
+def test_one_process_and_three_give_the_same_detections(start_node, observer, wait_until):
     composed = observer.subscribe(Detection2DArray, "composed")
     apart = observer.subscribe(Detection2DArray, "classified_detections")
     start_node("vision_node", SCORE, "-r", "detections:=composed")
@@ -53,10 +53,10 @@ def test_composed_and_apart_say_the_same_of_every_image(start_node, observer, wa
 
 @pytest.fixture
 def two_machines(wait_until):
-    """Two network namespaces with nothing but a cable between them; their names."""
+    """The names of two network namespaces that share only a virtual cable."""
     ip = shutil.which("ip")
     if ip is None:
-        pytest.skip("needs the command ip (iproute2) to make network namespaces")
+        pytest.skip("needs the command ip (iproute2) to create network namespaces")
     names = [f"vision-{os.getpid()}-{end}" for end in "ab"]
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -64,19 +64,19 @@ def two_machines(wait_until):
 
     try:
         for name in names:
-            _checked(run("netns", "add", name), "network namespaces cannot be made here")
+            _checked(run("netns", "add", name), "network namespaces cannot be created here")
         _checked(
             run(
                 *("link", "add", "eth0", "netns", names[0], "type", "veth"),
                 *("peer", "name", "eth0", "netns", names[1]),
             ),
-            "no veth pair can be made here",
+            "no veth pair can be created here",
         )
         for number, name in enumerate(names, 1):
             run("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 run("-n", name, "link", "set", device, "up")
-        # The kernel may take a second, and who starts before then finds no network.
+        # Until the kernel has set the link up, nodes find no network.
         for name in names:
             wait_until(functools.partial(_is_up, run, name), "the cable")
         yield names
@@ -94,10 +94,12 @@ def _is_up(run, name: str) -> bool:
     return "state UP" in run("-n", name, "link", "show", "eth0").stdout
 
 
-def test_two_machines_find_what_one_process_finds(two_machines, start_process, namespace, tmp_path):
-    """Compressed images over the cable; what came is checked with the engine itself."""
+def test_two_machines_give_the_detections_of_one_process(
+    two_machines, start_process, namespace, tmp_path
+):
+    """Compressed images cross the cable; the engine gives the expected detections."""
     here, there = two_machines
-    # No shared memory, which the two would still have in common.
+    # Without shared memory, which the two namespaces would still share.
     network = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
         "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",

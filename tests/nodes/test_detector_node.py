@@ -1,4 +1,4 @@
-"""The detector node as other nodes meet it: one process that all tests here talk to."""
+"""The detector node, seen from other nodes. All tests share one process."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from nodes.images.image_messages import image_from, image_message
-from nodes.messages.detection_messages import boxes_from, stamp_ns
+from nodes.messages.detection_messages import boxes_from
+from nodes.messages.headers import stamp_ns
 from pipeline.inference.detector import Detector
 from pipeline.paths import share_dirs
 
-SETTLE_S = 0.5  # how long nothing may come where nothing is to come
+SETTLE_S = 0.5  # how long to wait if no message is expected
 
 
 @pytest.fixture(scope="module")
-def picture():
+def sample():
     """A sample with objects, 1280x720."""
     found = [p for folder in share_dirs() for p in sorted((folder / "samples").glob("*.jpg"))]
-    assert found, "sample pictures travel with the package"
+    assert found, "the package has sample images"
     return cv2.resize(cv2.imread(str(found[0])), (1280, 720))
 
 
@@ -42,7 +43,7 @@ def process(start_module_node):
 
 @pytest.fixture(scope="module")
 def images(process, module_observer, wait_until):
-    """A reliable publisher, once the node has taken to its reliability."""
+    """A reliable publisher, after the node has adopted its reliability."""
     publisher = module_observer.publisher(Image, "image_raw")
 
     def is_reliable():
@@ -56,7 +57,7 @@ def images(process, module_observer, wait_until):
 
 @pytest.fixture(scope="module")
 def results(module_observer, images, stamps, wait_until):
-    """What is found, once the node is known to hear us and we the node."""
+    """The detections, after both connections are known to work."""
     inbox = module_observer.subscribe(Detection2DArray, "detections", heard_from=1)
 
     def is_answered():
@@ -73,7 +74,7 @@ def results(module_observer, images, stamps, wait_until):
 
 @pytest.fixture(scope="module")
 def stamps():
-    """Headers of now that nobody else has."""
+    """Headers with the present time, each different."""
     return (
         header(*divmod(time.time_ns() // 1000 * 1000 + i % 1000, 10**9)) for i in itertools.count()
     )
@@ -87,7 +88,7 @@ def header(seconds, nanoseconds, frame_id="front/optical frame"):
 
 @pytest.fixture
 def ask(images, results, stamps):
-    """Send a picture and wait for what was found in it."""
+    """Publish an image and wait for its detections."""
 
     def send(image):
         message = image_message(image, next(stamps))
@@ -124,33 +125,33 @@ def values_of(status):
     return {pair.key: pair.value for pair in status.values}
 
 
-def test_the_header_comes_back_verbatim_in_the_array_and_every_detection(ask, picture):
-    answer = ask(picture)
+def test_array_and_every_detection_have_the_header_of_the_image(ask, sample):
+    answer = ask(sample)
     assert answer.detections
     assert answer.header.frame_id == "front/optical frame"
     assert all(detection.header == answer.header for detection in answer.detections)
 
 
-def test_boxes_are_in_pixels_of_a_1280x720_picture_and_readably_named(ask, picture):
-    answer, expected = ask(picture), Detector()(picture)
+def test_boxes_are_in_pixels_of_a_1280x720_image_and_have_labels(ask, sample):
+    answer, expected = ask(sample), Detector()(sample)
     assert len(expected), "the sample has objects"
     boxes = boxes_from(answer, 1280, 720)
     np.testing.assert_allclose(boxes, expected.boxes, atol=0.5)
-    assert boxes.max() > 416, "pixels of the network would all be below"
+    assert boxes.max() > 416, "pixels of the network input would be smaller"
     found = [d.results[0].hypothesis for d in answer.detections]
     assert [h.class_id for h in found] == [expected.labels[i] for i in expected.class_ids]
     np.testing.assert_allclose([h.score for h in found], expected.scores, atol=1e-6)
     assert all(len(detection.results) == 1 for detection in answer.detections)
 
 
-def test_nothing_seen_is_an_empty_array_and_not_silence(ask):
+def test_image_without_objects_gives_an_empty_array(ask):
     answer = ask(np.zeros((480, 640, 3), np.uint8))
     assert answer.detections == []
 
 
-def test_each_frame_is_answered_once_and_in_order(images, results, stamps, picture):
+def test_each_frame_gives_one_result_in_order(images, results, stamps, sample):
     results.clear()
-    small = cv2.resize(picture, (320, 240))
+    small = cv2.resize(sample, (320, 240))
     sent = [next(stamps) for _ in range(20)]
     for stamp in sent:
         images.publish(image_message(small, stamp))
@@ -162,7 +163,7 @@ def test_each_frame_is_answered_once_and_in_order(images, results, stamps, pictu
     assert set(answered) <= {stamp_ns(stamp) for stamp in sent}
 
 
-def test_who_joins_late_still_gets_the_labels(process, module_observer):
+def test_late_subscriber_gets_the_labels(process, module_observer):
     labels = module_observer.subscribe(LabelInfo, "label_info", latched=True)
     (message,) = labels.wait()
     assert [c.class_name for c in message.class_map] == list(Detector().labels)
@@ -170,21 +171,19 @@ def test_who_joins_late_still_gets_the_labels(process, module_observer):
     assert message.threshold == pytest.approx(0.25)
 
 
-def test_a_changed_threshold_counts_from_the_next_frame_on(
-    ask, picture, set_parameter, module_observer
-):
-    before = ask(picture).detections
+def test_changed_threshold_applies_from_the_next_frame(ask, sample, set_parameter, module_observer):
+    before = ask(sample).detections
     scores = [d.results[0].hypothesis.score for d in before]
     between = (scores[0] + 1) / 2
     labels = module_observer.subscribe(LabelInfo, "label_info", latched=True)
     labels.wait()
     assert set_parameter("score_threshold", between).successful
     try:
-        assert ask(picture).detections == []
+        assert ask(sample).detections == []
         assert labels.wait(2)[-1].threshold == pytest.approx(between)
     finally:
         assert set_parameter("score_threshold", 0.25).successful
-    assert len(ask(picture).detections) == len(before)
+    assert len(ask(sample).detections) == len(before)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +196,18 @@ def test_a_changed_threshold_counts_from_the_next_frame_on(
     ],
     ids=["too large", "not a number", "not of its type", "read-only"],
 )
-def test_a_bad_value_is_refused_with_a_reason(set_parameter, ask, picture, name, value, reason):
+def test_bad_value_is_rejected_with_a_reason(set_parameter, ask, sample, name, value, reason):
     outcome = set_parameter(name, value)
     assert not outcome.successful
     assert re.search(reason, outcome.reason, re.IGNORECASE), outcome.reason
-    assert ask(picture).detections
+    assert ask(sample).detections
 
 
-def test_parameters_say_what_they_mean_and_may_be(process, module_observer):
+def test_parameters_have_a_description_and_a_range(process, module_observer):
     request = DescribeParameters.Request(names=["score_threshold", "reliability"])
     service = "detector_node/describe_parameters"
     score, reliability = module_observer.call(DescribeParameters, service, request).descriptors
-    assert "below this score" in score.description
+    assert score.description
     (limits,) = score.floating_point_range
     assert (limits.from_value, limits.to_value) == (0.0, 1.0)
     assert not score.read_only
@@ -216,8 +215,8 @@ def test_parameters_say_what_they_mean_and_may_be(process, module_observer):
     assert reliability.additional_constraints == "one of auto, reliable, best_effort"
 
 
-def rubbish():
-    """Messages that no camera would send."""
+def bad_messages():
+    """Messages that no camera sends."""
     good = image_message(np.zeros((48, 64, 3), np.uint8), header(1, 0))
 
     def with_(**changes):
@@ -234,66 +233,66 @@ def rubbish():
     }
 
 
-@pytest.mark.parametrize("kind", list(rubbish()))
-def test_rubbish_is_passed_over_with_one_line(
-    kind, process, images, ask, results, picture, wait_until
+@pytest.mark.parametrize("kind", list(bad_messages()))
+def test_bad_message_gives_one_warning_and_no_result(
+    kind, process, images, ask, results, sample, wait_until
 ):
-    time.sleep(1.0)  # a second after the last such line there may be another
-    lines = process.count("passed over an image")
+    time.sleep(1.0)  # the node repeats the warning after a second
+    lines = process.count("unreadable image")
 
     def said():
-        return process.count("passed over an image") - lines
+        return process.count("unreadable image") - lines
 
     def send():
         for _ in range(3):
-            images.publish(rubbish()[kind])
+            images.publish(bad_messages()[kind])
             time.sleep(0.1)
 
     results.clear()
     since_s = time.monotonic()
-    wait_until(said, "a word of it", again=send)  # all may be displaced where the node stands still
-    answer = ask(picture)
+    wait_until(said, "a warning", again=send)  # newer messages may replace it
+    answer = ask(sample)
     assert answer.detections
     assert [result.header for result in results.messages] == [answer.header]
-    assert said() <= 1 + int(time.monotonic() - since_s)  # one a second
+    assert said() <= 1 + int(time.monotonic() - since_s)  # one per second
 
 
-def test_enable_pauses_and_goes_on(ask, images, results, stamps, picture, module_observer):
+def test_enable_pauses_and_resumes(ask, images, results, stamps, sample, module_observer):
     def enable(wanted):
         request = SetBool.Request(data=wanted)
         assert module_observer.call(SetBool, "detector_node/enable", request).success
 
-    ask(picture)
+    ask(sample)
     enable(False)
     try:
         results.clear()
-        images.publish(image_message(picture, next(stamps)))
+        images.publish(image_message(sample, next(stamps)))
         time.sleep(SETTLE_S)
         assert results.messages == []
     finally:
         enable(True)
-    assert ask(picture).detections
+    assert ask(sample).detections
 
 
-def test_pictures_with_boxes_are_drawn_for_who_subscribes(ask, picture, module_observer):
+def test_images_with_boxes_are_drawn_for_subscribers(ask, sample, module_observer):
     raw = module_observer.subscribe(Image, "detections/image", heard_from=1)
     jpeg = module_observer.subscribe(CompressedImage, "detections/image/compressed", heard_from=1)
-    # The node may hear of its new subscribers only after the first picture.
+    # The node may discover its new subscribers only after the first image.
     deadline = time.monotonic() + 60
     while not (raw.messages and jpeg.messages):
         assert time.monotonic() < deadline
-        answer = ask(picture)
+        answer = ask(sample)
     shown = raw.wait_for(lambda message: message.header == answer.header)
     image = image_from(shown)
-    assert image.shape == picture.shape
-    different = (image != picture).any(axis=2)
+    assert image.shape == sample.shape
+    different = (image != sample).any(axis=2)
     assert 0 < different.mean() < 0.5
     packed = jpeg.wait_for(lambda message: message.header == answer.header)
     assert np.abs(image_from(packed).astype(int) - image).mean() < 5
 
 
-def test_diagnostics_tell_of_rates_ages_and_models(
-    ask, picture, set_parameter, module_observer, module_namespace, wait_until
+def test_diagnostics_have_rates_ages_and_models(
+    ask, sample, set_parameter, module_observer, module_namespace, wait_until
 ):
     inbox = module_observer.subscribe(DiagnosticArray, "/diagnostics", heard_from=1)
 
@@ -303,10 +302,10 @@ def test_diagnostics_tell_of_rates_ages_and_models(
         return next((status for status in fits if words in status.message), None)
 
     def is_ok():
-        ask(picture)  # again and again, as a camera would
+        ask(sample)  # repeatedly, as a camera does
         return status_at(DiagnosticStatus.OK)
 
-    known = values_of(wait_until(is_ok, "a status of all being well"))
+    known = values_of(wait_until(is_ok, "the status OK"))
     received, published, dropped, refused = (
         int(known[name]) for name in ("received", "published", "dropped", "refused")
     )

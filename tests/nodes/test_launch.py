@@ -1,4 +1,4 @@
-"""The launch file: its arguments, and the nodes that they ask for. Needs a ROS distribution."""
+"""The launch file: its arguments and the nodes that it starts. Needs a ROS distribution."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def launch_file():
 
 @pytest.fixture
 def started(launch_file):
-    """The nodes that the arguments lead to, by their executables; nothing is run."""
+    """The nodes that the arguments select, by executable; nothing runs."""
 
     def start(**arguments: str) -> dict[str, Node]:
         context = LaunchContext()
@@ -49,13 +49,13 @@ def started(launch_file):
 
 
 def given_parameters(node: Node) -> dict[str, object]:
-    """Those that the arguments give, behind the file's."""
+    """The parameters from the arguments, which follow those of the file."""
     file, *given = evaluate_parameters(LaunchContext(), node._Node__parameters)
     assert Path(file) == ROOT / "config" / "vision.yaml" or Path(file).name == "mine.yaml"
     return {n: getattr(value, "value", value) for values in given for n, value in values.items()}
 
 
-def test_every_argument_is_described_and_has_a_default_without_running(launch_file):
+def test_every_argument_has_a_description_and_a_default(launch_file):
     declared = {a.name: a for a in launch_file.generate_launch_description().get_launch_arguments()}
     assert set(declared) == ARGUMENTS
     for argument in declared.values():
@@ -66,7 +66,7 @@ def test_every_argument_is_described_and_has_a_default_without_running(launch_fi
     assert declared["reliability"].choices == ["", "auto", "reliable", "best_effort"]
 
 
-def test_composed_is_one_process_and_arguments_become_parameters(started):
+def test_composed_starts_one_node_with_the_arguments_as_parameters(started):
     nodes = started(
         source="0", detector="mine.onnx", score_threshold="0.5", threads="2", use_sim_time="True"
     )
@@ -80,7 +80,7 @@ def test_composed_is_one_process_and_arguments_become_parameters(started):
     }
 
 
-def test_apart_are_three_processes_each_with_what_it_has(started):
+def test_not_composed_starts_three_nodes_each_with_its_own_parameters(started):
     nodes = started(
         source="scene:",
         composed="false",
@@ -96,7 +96,7 @@ def test_apart_are_three_processes_each_with_what_it_has(started):
     assert given_parameters(nodes["classifier_node"]) == listening
 
 
-def test_somebody_elses_images_need_no_camera_node_and_none_no_classifier_node(started):
+def test_image_topic_needs_no_camera_node_and_none_no_classifier_node(started):
     nodes = started(composed="false", image_topic="/camera/image_raw", classifier="none")
     assert list(nodes) == ["detector_node"]
     remappings = (
@@ -108,19 +108,19 @@ def test_somebody_elses_images_need_no_camera_node_and_none_no_classifier_node(s
     assert texts == [("image_raw", "/camera/image_raw")]
 
 
-def test_without_camera_and_arguments_it_says_what_to_pass(started, monkeypatch):
+def test_error_without_camera_says_what_to_pass(started, monkeypatch):
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     with pytest.raises(RuntimeError, match=r"no camera .* pass source:=scene:"):
         started()
 
 
-def test_the_first_camera_is_the_one_of_the_lowest_number(started, monkeypatch):
+def test_default_camera_has_the_lowest_number(started, monkeypatch):
     devices = ["video10", "video2", "video3", "video2-copy"]
     monkeypatch.setattr(Path, "glob", lambda *_: (Path("/dev") / name for name in devices))
     assert given_parameters(started()["vision_node"])["source"] == "/dev/video2"
 
 
-def test_a_file_of_parameters_says_it_all(started):
+def test_own_file_of_parameters_replaces_the_default_camera(started):
     assert given_parameters(started(params_file="/mine.yaml")["vision_node"]) == {}
 
 
@@ -134,7 +134,7 @@ def test_a_file_of_parameters_says_it_all(started):
         ("{", False),
     ],
 )
-def test_a_file_that_names_a_source_for_the_camera_node_has_it_started(
+def test_camera_node_starts_if_the_file_has_a_source_for_it(
     started, tmp_path, text, camera_is_started
 ):
     file = tmp_path / "mine.yaml"
@@ -146,14 +146,14 @@ def test_a_file_that_names_a_source_for_the_camera_node_has_it_started(
     )
 
 
-def test_a_number_that_is_none_is_refused_by_name(started):
+def test_error_names_the_argument_that_is_not_a_number(started):
     with pytest.raises(
         RuntimeError, match=r"score_threshold must be a number.*score_threshold:=high"
     ):
         started(source="scene:", score_threshold="high")
 
 
-def test_a_wrong_choice_is_refused_before_anything_starts(launch_file, caplog):
+def test_wrong_choice_is_an_error_before_anything_starts(launch_file, caplog):
     service = LaunchService(argv=[])
     service.context.launch_configurations["composed"] = "perhaps"
     service.include_launch_description(launch_file.generate_launch_description())

@@ -1,4 +1,4 @@
-"""Memory does not grow: for seconds here, for ten minutes with `make soak-ros`."""
+"""Memory does not grow in some seconds, or in ten minutes with `make soak-ros`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 SECONDS = float(os.environ.get("VISION_SOAK_S", "10"))
-SETTLED_AFTER = 60  # results, by when buffers have their size and models are warm
-GROWTH_MB = 12.0  # what an allocator may do; one picture a second kept would show in ten seconds
+SETTLED_AFTER = 60  # results, after which buffers have their size and models are warm
+GROWTH_MB = 12.0  # an allocator's variation; a leak of one image per second exceeds it in 10 s
 PERIOD_S = 0.2
-FEWEST = 15  # looks, however long one takes
+MIN_SAMPLES = 15
 
 
 def test_memory_does_not_grow_at_30_images_a_second(start_node, observer, wait_until):
     found = observer.subscribe(Detection2DArray, "classified_detections", depth=1)
-    pictures = observer.subscribe(Image, "detections/image", depth=1)
+    images = observer.subscribe(Image, "detections/image", depth=1)
     nodes = {
         "camera_node": start_node("camera_node", {"source": "scene:?size=640x480&fps=30"}),
         "detector_node": start_node("detector_node"),
@@ -30,20 +30,20 @@ def test_memory_does_not_grow_at_30_images_a_second(start_node, observer, wait_u
     processes = {name: psutil.Process(node.pid) for name, node in nodes.items()}
 
     def growth() -> dict[str, float]:
-        """Of each process, in MB, from the first third of the time to the last."""
+        """The growth of each process in MB, from the first third of the time to the last."""
         sizes: dict[str, list[float]] = {name: [] for name in nodes}
         end_s = time.monotonic() + SECONDS
-        while time.monotonic() < end_s or len(sizes["camera_node"]) < FEWEST:
+        while time.monotonic() < end_s or len(sizes["camera_node"]) < MIN_SAMPLES:
             for name, process in processes.items():
                 sizes[name].append(process.memory_info().rss / 2**20)
             found.clear()
-            pictures.clear()
+            images.clear()
             found.wait(timeout_s=60)
-            wait_until(_after(PERIOD_S), "the next look")
+            wait_until(_after(PERIOD_S), "the next sample")
         return {name: _grown(name, values) for name, values in sizes.items()}
 
-    # What waits for a node that stands still is kept, up to its bound, and the memory with it: so
-    # it may grow once in a while, but not time after time.
+    # Messages that wait for a delayed node are kept, up to a bound: memory may grow once, but not
+    # three times in a row.
     grown = [growth()]
     while len(grown) < 3 and max(grown[-1].values()) >= GROWTH_MB:
         grown.append(growth())

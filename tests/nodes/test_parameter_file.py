@@ -1,4 +1,4 @@
-"""config/vision.yaml: every parameter of every node, as the nodes declare them."""
+"""config/vision.yaml has every parameter of every node, as the nodes declare them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rclpy.parameter import parameter_value_to_python
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "config" / "vision.yaml"
 NODES = ("vision_node", "camera_node", "detector_node", "classifier_node")
-EVERY_NODES = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+INHERITED = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
-def test_the_file_is_what_the_nodes_declare_today():
+def test_file_is_what_the_nodes_declare():
     written = subprocess.run(
         [sys.executable, "-m", "nodes.parameter_file"],
         cwd=ROOT,
@@ -27,11 +27,11 @@ def test_the_file_is_what_the_nodes_declare_today():
         check=True,
     )
     assert written.stdout == FILE.read_text(), (
-        "write it anew: python -m nodes.parameter_file > config/vision.yaml"
+        "update it: python -m nodes.parameter_file > config/vision.yaml"
     )
 
 
-def test_running_nodes_take_the_file_and_have_no_other_parameters(start_node, observer):
+def test_running_nodes_accept_the_file_and_have_no_other_parameters(start_node, observer):
     sections = yaml.safe_load(FILE.read_text())
     assert set(sections) == {f"/**/{name}" for name in NODES}
     for name in NODES:
@@ -39,7 +39,7 @@ def test_running_nodes_take_the_file_and_have_no_other_parameters(start_node, ob
     for name in NODES:
         given = sections[f"/**/{name}"]["ros__parameters"]
         answer = observer.call(ListParameters, f"{name}/list_parameters", ListParameters.Request())
-        declared = {n for n in answer.result.names if not n.startswith(EVERY_NODES)}
+        declared = {n for n in answer.result.names if not n.startswith(INHERITED)}
         assert declared == set(given)
         names = sorted(declared - {"autostart"})
         request = GetParameters.Request(names=names)

@@ -17,12 +17,12 @@ from vision_msgs.msg import Detection2DArray
 from nodes.images.image_messages import image_message
 
 NODES = ("camera_node", "detector_node", "vision_node", "classifier_node")
-WITHIN_S = 2.0  # times `crowding`, where others use the processors
+WITHIN_S = 2.0  # times `crowding` on a busy machine
 
 
 @pytest.fixture
 def images_at_30_hz(observer):
-    """Images and detections of noise, 30 a second, for as long as the test lasts."""
+    """Publishes images of noise, and detections, 30 times a second during the test."""
     noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
     images = observer.node.create_publisher(Image, "image_raw", 1)
     arrays = observer.node.create_publisher(Detection2DArray, "detections", 1)
@@ -60,7 +60,7 @@ def test_every_node_ends_in_time_while_images_come(
     }
 
     def late(names: list[str]) -> list[str]:
-        """Those that took too long to end, once all are at work."""
+        """The nodes that took too long to end, after all have published."""
         nodes = {name: start_node(name, *started_with[name]) for name in names}
         for name in names:
             inboxes[name].wait(timeout_s=120)
@@ -73,7 +73,7 @@ def test_every_node_ends_in_time_while_images_come(
         return slow
 
     remaining = list(NODES)
-    for _ in range(3):  # the machine may have stood still meanwhile, but not time after time
+    for _ in range(3):  # a busy machine may delay one end, but not three
         remaining = late(remaining)
     assert not remaining
 
@@ -84,33 +84,33 @@ from nodes.process import run
 from nodes.vision_node import VisionNode
 
 def held():
-    \"\"\"The locks of the segments that are this process's own.\"\"\"
+    \"\"\"The locks of the segments of this process.\"\"\"
     files = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
     return sorted(file for file in files if "/fastdds_" in file and file.endswith("_el"))
 
 try:
     run(VisionNode, ["--ros-args", "-p", "max_rate:=10"])
 except SystemExit as end:
-    for _ in range(100):  # others' locks are tried, too, for a moment
+    for _ in range(100):  # the locks of other processes are tried, too, for a moment
         if held():
             time.sleep(0.1)
     print("ended with", end.code, "and holds", held())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to see what it holds")
-def test_a_node_that_cannot_begin_lets_go_of_its_shared_memory(start_process):
-    """It is 32 MB each time, and a launch file may start such a node again and again."""
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc for the open files")
+def test_node_that_cannot_start_releases_its_shared_memory(start_process):
+    """It holds 32 MB, and a launch file may restart such a node repeatedly."""
     process = start_process(sys.executable, "-c", HELD)
     assert process.wait() == 0
     assert process.count(r"ended with 2 and holds \[\]"), process.log
 
 
 def took_to_end(node, number) -> float:
-    """Seconds from the signal to the end, which is to be a clean one."""
+    """Seconds from the signal to the end of the process, which must be clean."""
     sent_s = time.monotonic()
     node.send(number)
-    time.sleep(0.02)  # and once more into its end, as after Ctrl-C from a launch file
+    time.sleep(0.02)  # a second signal while it ends, as after Ctrl-C in a launch file
     code = node.stop(number)
     ended_s = time.monotonic()
     assert code == 0, node.log

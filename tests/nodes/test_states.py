@@ -1,4 +1,4 @@
-"""The states of a node: what each transition does, and where faults lead."""
+"""The states of a node: the effect of each transition, and of errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from nodes.images.image_messages import image_message
-from nodes.messages.detection_messages import header_message, stamp_ns
-from nodes.parameters.topics import Publishers
-from pipeline.errors import ConfigError
+from nodes.messages.headers import header_message, stamp_ns
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -44,7 +42,7 @@ def change(observer, state):
         request, before = ChangeState.Request(), state(node)
         request.transition.id = transition
         answer = observer.call_once(ChangeState, f"{node}/change_state", request, timeout_s=20)
-        # A second one would be refused: where the answer got lost, the state tells.
+        # If the answer got lost, the state shows the outcome; a second request would fail.
         return answer.success if answer is not None else state(node) != before
 
     return ask
@@ -54,7 +52,7 @@ def threads_of(process):
     return psutil.Process(process.pid).num_threads()
 
 
-def test_every_transition_does_what_it_says(start_node, observer, change, state, wait_until):
+def test_every_transition_has_its_effect(start_node, observer, change, state, wait_until):
     process = start_node("detector_node", {"autostart": False})
     assert state("detector_node") == "unconfigured"
     assert observer.node.count_publishers(f"{observer.node.get_namespace()}/detections") == 0
@@ -73,7 +71,7 @@ def test_every_transition_does_what_it_says(start_node, observer, change, state,
         time.sleep(0.1)
         return results.messages
 
-    threads = []  # OpenCV's own stay, once it has worked
+    threads = []  # those of OpenCV remain after its first use
     for _ in range(3):  # models are kept, so it can be activated again
         assert change("detector_node", ACTIVATE)
         assert state("detector_node") == "active"
@@ -81,18 +79,18 @@ def test_every_transition_does_what_it_says(start_node, observer, change, state,
         wait_until(answers, "an answer")
         assert change("detector_node", DEACTIVATE)
         assert state("detector_node") == "inactive"
-        wait_until(lambda: images.get_subscription_count() == 0, "the end of its subscription")
+        wait_until(lambda: images.get_subscription_count() == 0, "the end of the subscription")
         since_ns = time.time_ns()
         assert not any(stamp_ns(result.header) >= since_ns for result in answers())
         threads.append(threads_of(process))
-    # The last ones may still be ending.
+    # The last threads may still be ending.
     wait_until(lambda: threads_of(process) <= threads[0], "as few threads as the first time")
 
     assert change("detector_node", CLEANUP)
     assert state("detector_node") == "unconfigured"
     topic = f"{observer.node.get_namespace()}/detections"
-    wait_until(lambda: observer.node.count_publishers(topic) == 0, "the end of its topics")
-    assert change("detector_node", CONFIGURE), "and again from the beginning"
+    wait_until(lambda: observer.node.count_publishers(topic) == 0, "the end of the topics")
+    assert change("detector_node", CONFIGURE), "it can be configured again"
     assert change("detector_node", CLEANUP)
     assert change("detector_node", SHUTDOWN)
     assert state("detector_node") == "finalized"
@@ -115,7 +113,7 @@ def broken_model(folder: Path) -> Path:
     ],
     ids=["missing", "damaged", "of another task", "misspelt"],
 )
-def test_a_model_that_cannot_be_used_leaves_the_node_unconfigured_and_says_why(
+def test_unusable_model_leaves_the_node_unconfigured_with_a_reason(
     start_node, state, tmp_path, model, reason
 ):
     process = start_node("detector_node", {"detector": str(model(tmp_path))})
@@ -126,7 +124,7 @@ def test_a_model_that_cannot_be_used_leaves_the_node_unconfigured_and_says_why(
     assert process.stop() == 0
 
 
-def test_a_source_that_cannot_be_opened_leaves_the_node_inactive(start_node, state, wait_until):
+def test_source_that_cannot_be_opened_leaves_the_node_inactive(start_node, state, wait_until):
     process = start_node("vision_node", {"source": "/nowhere.mp4", "classifier": "none"})
     process.wait_for_log("nowhere.mp4.*no such file")
     wait_until(lambda: state("vision_node") == "inactive", "the inactive state")
@@ -144,11 +142,16 @@ def test_a_source_that_cannot_be_opened_leaves_the_node_inactive(start_node, sta
         ({"cameras": []}, "cameras must be different names"),
         ({"use_sim_time": 5}, "use_sim_time.*expecting type 'BOOL'"),
     ],
-    ids=["out of range", "of another type", "no choice", "doubled camera", "no camera", "rclpy's"],
+    ids=[
+        "out of range",
+        "of another type",
+        "not a choice",
+        "same name twice",
+        "no camera",
+        "of rclpy",
+    ],
 )
-def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
-    start_node, parameters, reason
-):
+def test_invalid_parameter_ends_the_process_with_one_line(start_node, parameters, reason):
     process = start_node("vision_node", parameters)
     process.wait_for_log(reason)
     assert process.wait() == 2
@@ -163,7 +166,7 @@ def test_a_parameter_that_cannot_be_used_ends_the_process_with_one_line(
     ],
     ids=["no YAML", "unknown"],
 )
-def test_arguments_that_cannot_be_read_end_the_process_with_one_line(start_node, arguments, reason):
+def test_invalid_arguments_end_the_process_with_one_line(start_node, arguments, reason):
     process = start_node("camera_node", {}, *arguments)
     process.wait_for_log(f"--ros-args cannot be read: .*{reason}")
     assert process.wait() == 2
@@ -173,13 +176,13 @@ def test_arguments_that_cannot_be_read_end_the_process_with_one_line(start_node,
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"cameras": ["front left"]}, "topic front left/detections cannot be had"),
-        ({"qos_overrides./T.publisher.depth": -1}, "topic detections cannot be had"),
+        ({"cameras": ["front left"]}, "topic front left/detections cannot be created"),
+        ({"qos_overrides./T.publisher.depth": -1}, "topic detections cannot be created"),
         ({"qos_overrides./T/image.publisher.history": "perhaps"}, "history.*perhaps"),
     ],
-    ids=["a name with a space", "no depth", "no history of a later topic"],
+    ids=["name with a space", "invalid depth", "invalid history of a later topic"],
 )
-def test_topics_that_cannot_be_had_leave_the_node_unconfigured_and_say_why(
+def test_invalid_topic_leaves_the_node_unconfigured_with_a_reason(
     start_node, state, namespace, parameters, reason
 ):
     topic = f"{namespace}/detections".removeprefix("/")
@@ -191,20 +194,7 @@ def test_topics_that_cannot_be_had_leave_the_node_unconfigured_and_say_why(
     assert process.stop() == 0
 
 
-def test_where_a_later_topic_cannot_be_had_the_earlier_ones_go(observer, namespace):
-    publishers = Publishers(observer.node)
-    publishers.open(Image, "first")
-    assert publishers_of(observer.node, f"{namespace}/first") == 1
-    with pytest.raises(ConfigError, match="topic second one cannot be had"):
-        publishers.open(Image, "second one")
-    assert publishers_of(observer.node, f"{namespace}/first") == 0
-
-
-def publishers_of(node, topic):
-    return sum(publisher.topic_name == topic for publisher in node.publishers)
-
-
-def test_a_transition_that_its_state_does_not_have_is_refused(start_node, change, state):
+def test_transition_that_the_state_does_not_allow_is_rejected(start_node, change, state):
     process = start_node("camera_node", {"autostart": False})
     assert not change("camera_node", DEACTIVATE)
     assert not change("camera_node", 99)
@@ -214,8 +204,8 @@ def test_a_transition_that_its_state_does_not_have_is_refused(start_node, change
 
 
 @pytest.mark.parametrize("delay_s", [0.4, 1.0], ids=lambda delay: f"after {delay} s")
-def test_a_signal_while_it_starts_leaves_no_traceback(start_process, delay_s):
-    """By its executable, which listens before anything large is loaded."""
+def test_signal_during_the_start_leaves_no_traceback(start_process, delay_s):
+    """The executable handles signals before it loads large modules."""
     code = "from nodes.executables import vision_node; vision_node()"
     process = start_process(sys.executable, "-c", code)
     time.sleep(delay_s)

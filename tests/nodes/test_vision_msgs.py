@@ -1,4 +1,4 @@
-"""The environment itself: messages of the field's own definition cross between processes."""
+"""The test environment: vision_msgs messages cross between processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
 """
 
 
-def test_a_detection_array_comes_back_from_another_process_as_it_was(
+def test_detection_array_survives_a_round_trip_to_another_process(
     observer, start_process, namespace, wait_until
 ):
     start_process(sys.executable, "-c", TALKER, namespace)
@@ -29,6 +29,6 @@ def test_a_detection_array_comes_back_from_another_process_as_it_was(
     box = BoundingBox2D(size_x=320.5, size_y=0.25)
     sent = Detection2DArray(detections=[Detection2D(id="7", bbox=box)])
     sent.header.frame_id = "front/left"
-    # The other process may know our publisher sooner than our subscription.
+    # The other process may discover the publisher before the subscription.
     wait_until(lambda: inbox.messages, "an echo", again=lambda: publisher.publish(sent))
     assert inbox.messages[0] == sent

@@ -1,4 +1,4 @@
-"""The package in a colcon workspace: built in both ways, and run as `ros2 run` runs it."""
+"""The package in a colcon workspace: built with and without symlinks, and run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from nodes.messages.detection_messages import stamp_ns
+from nodes.messages.headers import stamp_ns
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = Path(sys.prefix)
@@ -24,12 +24,12 @@ NODES = ("vision_node", "camera_node", "detector_node", "classifier_node")
 NOT_SOURCES = shutil.ignore_patterns(
     ".*", "build", "install", "log", "dist", "*.egg-info", "__pycache__", "benchmarks", "tests"
 )
-SCENE = "source:='scene:?size=320x240&fps=10'"  # in YAML's quotes, as on any command line of ROS
+SCENE = "source:='scene:?size=320x240&fps=10'"  # quotes for YAML, as on any ROS command line
 
 
 @pytest.fixture(scope="module")
 def ros_environment(own_domain) -> dict[str, str]:
-    """What `source /opt/ros/DISTRO/setup.bash` would set, for the prefix that the tests have."""
+    """The variables that `source /opt/ros/DISTRO/setup.bash` sets, for the test environment."""
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
     environment["PATH"] = os.pathsep.join([str(PREFIX / "bin"), os.environ["PATH"]])
     environment["AMENT_PREFIX_PATH"] = str(PREFIX)
@@ -42,13 +42,13 @@ def ros_environment(own_domain) -> dict[str, str]:
 )
 def workspace(request, tmp_path_factory, ros_environment) -> Path:
     """A workspace with the package built in it."""
-    place = tmp_path_factory.mktemp("workspace")
-    shutil.copytree(ROOT, place / "src" / "vision", ignore=NOT_SOURCES)
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(ROOT, folder / "src" / "vision", ignore=NOT_SOURCES)
 
     def colcon(*arguments: str) -> str:
         outcome = subprocess.run(
             [sys.executable, "-m", "colcon", *arguments],
-            cwd=place,
+            cwd=folder,
             env=ros_environment,
             capture_output=True,
             text=True,
@@ -60,12 +60,12 @@ def workspace(request, tmp_path_factory, ros_environment) -> Path:
 
     assert colcon("list").split() == ["vision", "src/vision", "(ros.ament_python)"]
     colcon("build", *request.param)
-    return place
+    return folder
 
 
 @pytest.fixture
 def start_installed(workspace, start_process, ros_environment, namespace, tmp_path):
-    """Starts what the workspace has installed, in a shell that has sourced it."""
+    """Starts an installed command in a shell that has sourced the workspace."""
 
     def start(command: str, *arguments: str):
         words = shlex.join(["exec", command, *arguments])
@@ -73,14 +73,14 @@ def start_installed(workspace, start_process, ros_environment, namespace, tmp_pa
         return start_process(
             *("bash", "-c", f"cd {shlex.quote(str(workspace))} && {script}"),
             AMENT_PREFIX_PATH=ros_environment["AMENT_PREFIX_PATH"],
-            XDG_CACHE_HOME=tmp_path,  # no models of the user's own
+            XDG_CACHE_HOME=tmp_path,  # without the user's own models
         )
 
     return start
 
 
-def test_everything_of_ros_that_is_imported_is_a_dependency():
-    files = [*(ROOT / "nodes").glob("*.py"), *(ROOT / "launch").glob("*.py")]
+def test_every_imported_ros_package_is_a_dependency():
+    files = [*(ROOT / "nodes").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
     imports = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
     imported = {name for file in files for name in imports.findall(file.read_text())}
     ours = {"nodes", "pipeline", "cv2", "numpy", "yaml", *sys.stdlib_module_names}
@@ -88,7 +88,7 @@ def test_everything_of_ros_that_is_imported_is_a_dependency():
     assert imported - ours <= set(declared)
 
 
-def test_the_workspace_has_what_ros2_run_and_ros2_launch_look_for(workspace):
+def test_workspace_has_the_files_for_ros2_run_and_ros2_launch(workspace):
     installed = workspace / "install" / "vision"
     assert all(os.access(installed / "lib" / "vision" / node, os.X_OK) for node in NODES)
     share = installed / "share" / "vision"
@@ -101,7 +101,7 @@ def test_the_workspace_has_what_ros2_run_and_ros2_launch_look_for(workspace):
     assert index.is_file()
 
 
-def test_the_workspace_uses_its_own_modules_and_models(workspace, start_installed):
+def test_workspace_uses_its_own_modules_and_models(workspace, start_installed):
     process = start_installed(
         sys.executable,
         "-c",
@@ -113,7 +113,7 @@ def test_the_workspace_uses_its_own_modules_and_models(workspace, start_installe
     assert workspace / "install" / "vision" / "share" / "vision" / "models" in places
 
 
-def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
+def test_installed_vision_node_detects_objects_and_ends_cleanly(
     workspace, start_installed, observer, namespace, wait_until
 ):
     found = observer.subscribe(Detection2DArray, "detections")
@@ -126,7 +126,7 @@ def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
     )
 
     def both() -> list:
-        """A message with objects and its image; who subscribes is met in any order."""
+        """Detections with objects, and their image; subscriptions connect in any order."""
         stamps = {stamp_ns(image.header): image for image in images.messages}
         of = ((message, stamps.get(stamp_ns(message.header))) for message in found.messages)
         return next(([m, image] for m, image in of if m.detections and image is not None), [])
@@ -138,9 +138,7 @@ def test_the_installed_vision_node_finds_objects_and_ends_cleanly(
     assert "Traceback" not in node.log
 
 
-def test_the_installed_camera_node_publishes_images(
-    workspace, start_installed, observer, namespace
-):
+def test_installed_camera_node_publishes_images(workspace, start_installed, observer, namespace):
     images = observer.subscribe(Image, "image_raw")
     node = start_installed(
         str(workspace / "install" / "vision" / "lib" / "vision" / "camera_node"),
@@ -153,7 +151,7 @@ def test_the_installed_camera_node_publishes_images(
 
 
 @pytest.mark.parametrize("composed", ["true", "false"])
-def test_one_command_shows_the_whole_thing(start_installed, observer, namespace, composed):
+def test_launch_file_runs_all_nodes(start_installed, observer, namespace, composed):
     ros2 = shutil.which("ros2", path=os.pathsep.join([str(PREFIX / "bin"), os.environ["PATH"]]))
     if ros2 is None or importlib.util.find_spec("ros2launch") is None:
         pytest.skip("needs ros2 launch, of a ROS 2 distribution")

@@ -1,8 +1,7 @@
-"""Build the interface package `vision_msgs` into the virtual environment that runs this script.
+"""Builds the interface package `vision_msgs` into the virtual environment that runs this script.
 
-The environment holds ROS 2 as wheels; it is the prefix that CMake looks in and installs to. The
-type hashes below are those of vision_msgs 4.1.1: equal hashes mean that the nodes can talk to every
-other program that speaks these messages.
+The environment contains ROS 2 from wheels and is CMake's search and installation prefix. The type
+hashes below are those of vision_msgs 4.1.1: equal hashes mean compatible messages.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ HASHES = {
 
 
 def main() -> None:
-    """Build, install and check; one line says what went wrong, if anything did."""
+    """Build, install and check; an error is printed on one line."""
     if sys.prefix == sys.base_prefix:
         sys.exit("build_messages: expected the Python of a virtual environment, to install into it")
-    mend_cmake_files()
+    fix_cmake_files()
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
     wrong = sorted(name for name, expected in HASHES.items() if installed_hash(name) != expected)
@@ -48,28 +47,28 @@ def main() -> None:
         sys.exit(f"build_messages: expected vision_msgs 4.1.1, but {', '.join(wrong)} differ")
 
 
-def mend_cmake_files() -> None:
-    """Let the wheels' CMake targets name the headers here, not those where they were built."""
-    builders_python = r"/opt/python/cp\d+-cp\d+"
+def fix_cmake_files() -> None:
+    """Replace the header paths of the build machine in the wheels' CMake targets."""
+    build_python = r"/opt/python/cp\d+-cp\d+"
     here = {
-        rf"{builders_python}/include/python[\d.]+": sysconfig.get_path("include"),
-        rf"{builders_python}/lib/python[\d.]+/site-packages/numpy/\w+/include": np.get_include(),
+        rf"{build_python}/include/python[\d.]+": sysconfig.get_path("include"),
+        rf"{build_python}/lib/python[\d.]+/site-packages/numpy/\w+/include": np.get_include(),
     }
     for file in (PREFIX / "share").glob("*/cmake/*.cmake"):
-        text = mended = file.read_text()
+        text = fixed = file.read_text()
         for pattern, folder in here.items():
-            mended = re.sub(pattern, folder, mended)
-        if mended != text:
-            file.write_text(mended)
+            fixed = re.sub(pattern, folder, fixed)
+        if fixed != text:
+            file.write_text(fixed)
 
 
 def build(folder: Path) -> None:
-    """Configure, build and install the package, with the tools of this environment first."""
+    """Configure, build and install the package with the tools of this environment."""
     search = os.pathsep.join([str(PREFIX / "bin"), os.environ.get("PATH", os.defpath)])
     environment = {**os.environ, "PATH": search, "AMENT_PREFIX_PATH": str(PREFIX)}
     settings = {
         "BUILD_TESTING": "OFF",
-        "CMAKE_BUILD_TYPE": "Debug",  # without optimisation, which takes longer than it saves
+        "CMAKE_BUILD_TYPE": "Debug",  # compiling with optimisation takes longer than it saves
         "CMAKE_INSTALL_PREFIX": PREFIX,
         "CMAKE_PREFIX_PATH": PREFIX,
         "Python3_EXECUTABLE": sys.executable,
@@ -94,7 +93,7 @@ def build(folder: Path) -> None:
 
 
 def installed_hash(name: str) -> str | None:
-    """The type hash of an installed message, or None where the description does not have it."""
+    """The type hash of an installed message, or None if the description lacks it."""
     file = PREFIX / "share" / "vision_msgs" / "msg" / f"{name}.json"
     known = {
         entry["type_name"]: entry["hash_string"]

@@ -1,7 +1,7 @@
-"""Say whether the tests with ROS 2 can run with the Python that runs this; if not, why not.
+"""Checks whether the tests with ROS 2 can run with this Python.
 
-Uses nothing but the standard library, since it runs before anything is installed. Exits with 1 and
-prints the reason where something is missing.
+Uses only the standard library, because it runs before anything is installed. If something is
+missing, it prints the reason and exits with 1.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sysconfig
 from pathlib import Path
 
 
-def hindrance() -> str | None:
-    """What is missing, and what to do about it; None where nothing is."""
+def missing() -> str | None:
+    """What is missing and how to install it; None if nothing is."""
     implementation, libc = platform.python_implementation(), platform.libc_ver()[0]
     machine = f"{platform.system()} {platform.machine()}"
     if implementation != "CPython" or not (3, 10) <= sys.version_info[:2] <= (3, 14):
@@ -31,6 +31,6 @@ def hindrance() -> str | None:
 
 
 if __name__ == "__main__":
-    reason = hindrance()
+    reason = missing()
     if reason is not None:
         sys.exit(f"tests with ROS 2 skipped: {reason}")

@@ -1,4 +1,4 @@
-"""Records images and what was found in them, on the machine that it runs on.
+"""Records images and their detections on the machine that it runs on.
 
 recorder.py NAMESPACE COUNT FILE.npz
 """
@@ -18,7 +18,7 @@ RECEIVED = Path("/sys/class/net/eth0/statistics/rx_bytes")
 
 
 def main() -> None:
-    """Record until `COUNT` images have their detections, and there is an object in one of them."""
+    """Record until `COUNT` images have detections, and one of them has an object."""
     namespace, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     rclpy.init(args=[])
     node = rclpy.create_node("recorder", namespace=namespace)

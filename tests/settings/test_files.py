@@ -26,7 +26,7 @@ def file(tmp_path):
     return write
 
 
-def test_nothing_given_gives_the_defaults(file):
+def test_without_options_and_files_settings_have_their_defaults(file):
     assert settings_from({}) == settings_from({"score": None}, file("")) == Settings()
 
 
@@ -73,7 +73,7 @@ debug: true
 """
 
 
-def test_every_setting_can_stand_in_a_file_under_its_name_or_its_option(file):
+def test_every_setting_can_be_in_a_file_with_underscores_or_dashes(file):
     settings = load_config(file(EVERY_SETTING))
     assert set(settings) == set(SETTINGS)
     assert load_config(file(EVERY_SETTING.replace("_", "-"))) == settings
@@ -109,7 +109,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_in_a_file_is_named(file, text, message):
+def test_errors_of_a_file_name_the_key_and_the_expectation(file, text, message):
     path = file(text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
@@ -118,7 +118,7 @@ def test_what_is_wrong_in_a_file_is_named(file, text, message):
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
-def test_a_fraction_is_taken_exactly_where_it_is_one(value):
+def test_a_fraction_is_accepted_exactly_from_0_to_1(value):
     if not math.isnan(value) and 0 <= value <= 1:
         assert settings_from({"score": value}).score == value
     else:

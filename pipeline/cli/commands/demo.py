@@ -14,7 +14,6 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     from pipeline.cli.commands.object_summary import ObjectSummary
 
-CLASSES = 5
 LEAST_FRAMES = 5
 
 
@@ -40,7 +39,7 @@ def demo(settings: Settings, output: Path) -> None:
       vision demo
       vision demo --show --threads 2
     """
-    settings = replace(settings, source="scene:?fps=0", every_frame=True, top=CLASSES)
+    settings = replace(settings, source="scene:?fps=0", every_frame=True)
     with StopSignals() as signals:
         from pipeline.cli.commands.object_summary import ObjectSummary, check_image_target
         from pipeline.cli.session import run_session
@@ -48,10 +47,10 @@ def demo(settings: Settings, output: Path) -> None:
         check_image_target(output)
         summary = ObjectSummary()
         run_session(settings, signals, [summary])
-        _report(summary, output)
+        _report(summary, output, settings.top)
 
 
-def _report(summary: ObjectSummary, output: Path) -> None:
+def _report(summary: ObjectSummary, output: Path, top: int) -> None:
     seen = summary.most_seen()
     if not seen:
         console.say("nothing was found")
@@ -61,7 +60,7 @@ def _report(summary: ObjectSummary, output: Path) -> None:
             found.label,
             str(found.frames),
             f"{found.best_score:.2f}",
-            ", ".join(f"{name} {share:.2f}" for name, share in found.classes(CLASSES)) or "-",
+            ", ".join(f"{name} {share:.2f}" for name, share in found.classes(top)) or "-",
         )
         for found in seen
         if found.frames >= LEAST_FRAMES

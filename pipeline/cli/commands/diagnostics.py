@@ -187,12 +187,13 @@ def _build_line(text: str, name: str) -> str:
 
 def compiled_kernels() -> Iterator[Finding]:
     """Whether Numba's compiled kernels are cached, and whether they can be."""
-    from pipeline.inference import kernels
+    from pipeline.inference.heads.darknet import decode_darknet
+    from pipeline.inference.kernels import is_compiled
 
-    folder = Path(kernels.decode_and_suppress.stats.cache_path or os.devnull)
+    folder = Path(decode_darknet.stats.cache_path or os.devnull)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     writable = folder != Path(os.devnull) and os.access(existing, os.W_OK)
-    warm = kernels.are_compiled()
+    warm = is_compiled(decode_darknet)
     yield _finding(
         "compiled kernels",
         f"{'cached' if warm else 'not compiled yet; the first start takes about 10 s'}: {folder}",
@@ -203,7 +204,7 @@ def compiled_kernels() -> Iterator[Finding]:
 
 def models() -> Iterator[Finding]:
     """The checksum of each model, and whether it can be opened."""
-    from pipeline.inference.locate import installed_models
+    from pipeline.inference.registry import installed_models
     from pipeline.inference.session import open_model
 
     found = installed_models()

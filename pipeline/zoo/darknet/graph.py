@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
-from pipeline.inference.spec import InputSpec, ModelSpec, YoloHead
+from pipeline.inference.heads.darknet import DarknetHead, DarknetOutput
+from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.zoo.darknet.config import (
     Convolution,
     DarknetConfig,
@@ -54,8 +55,8 @@ def make_spec(
             f"{config.path}: expected {config.classes} labels (classes={config.classes}), "
             f"but got {len(labels)}"
         )
-    heads = tuple(
-        YoloHead(output=head_name(i), anchors=head.anchors, scale_x_y=head.scale_x_y)
+    outputs = tuple(
+        DarknetOutput(output=head_name(i), anchors=head.anchors, scale_x_y=head.scale_x_y)
         for i, head in enumerate(config.heads)
     )
     entry = InputSpec(
@@ -69,7 +70,7 @@ def make_spec(
         task="detect",
         input=entry,
         labels=labels,
-        heads=heads,
+        head=DarknetHead(outputs=outputs),
         source=source,
         licence=licence,
     )

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from pipeline.errors import DependencyError, InputError
 from pipeline.images import read_image
-from pipeline.inference.decode import NmsKind
 from pipeline.inference.detector import Detector
+from pipeline.inference.nms import NmsKind
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections, Image
 from pipeline.zoo.datasets.labelled_image import LabelledImage

@@ -121,7 +121,7 @@ def _with_opset(onnx: Any, model: ModelProto, name: str) -> ModelProto:
 
 def _folded(onnx: Any, model: ModelProto, spec: ModelSpec) -> ModelProto:
     """Return the graph as ONNX Runtime simplifies it: constants and batch norm folded."""
-    wanted = {str(spec.logits)} if spec.logits else {head.output for head in spec.heads}
+    wanted = set(spec.shapes)
     kept = [clone(value) for value in model.graph.output if value.name in wanted]
     del model.graph.output[:]
     model.graph.output.extend(kept)

@@ -17,12 +17,12 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
-from pipeline.inference.locate import installed_models
 from pipeline.inference.registry import (
     ModelFile,
     Registered,
     Source,
     file_sha256,
+    installed_models,
     registered_models,
 )
 from pipeline.paths import PACKAGE
@@ -77,7 +77,7 @@ def pull(name: str, *, say: Say, report: Report = lambda _file, _there: None) ->
     cannot be written. Nothing is left behind then.
     """
     model = registered(name)
-    if model.entry.travels:
+    if model.entry.is_bundled:
         raise ModelError(f"model {name}: is part of the package and cannot be pulled")
     here = installed_models().get(name)
     if here is not None and is_intact(model, here):

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.inference.classifier import crop_into
 from pipeline.inference.external import stored_bytes
-from pipeline.inference.resize import place, resize_into
+from pipeline.inference.preprocess import place, resize_into
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.types import Image

@@ -1,4 +1,4 @@
-"""Messages to pixels and back, against inverse conversions and values worked out by hand."""
+"""Messages to pixels and back, compared with inverse conversions and hand-computed values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.errors import FrameError
 
 
 def message(pixels, encoding, *, width=None, height=None, step=None, bigendian=0):
-    """A message as a publisher would fill it, from an array of rows."""
+    """A message as a publisher fills it, from an array of rows."""
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
     built = Image(
         encoding=encoding,
@@ -31,16 +31,16 @@ def message(pixels, encoding, *, width=None, height=None, step=None, bigendian=0
 
 
 @pytest.fixture
-def picture():
-    """Smooth, so that halved colour resolution and a Bayer pattern lose little."""
+def image_bgr():
+    """A smooth image, so that halved colour resolution and a Bayer pattern lose little."""
     y, x = np.mgrid[0:48, 0:64].astype(np.float32)
     return np.stack([40 + 2 * x, 60 + 3 * y, 200 - x - y], axis=2).astype(np.uint8)
 
 
-def test_bgr8_is_seen_in_place_without_a_copy(picture):
-    sent = message(picture, "bgr8")
+def test_bgr8_is_not_copied(image_bgr):
+    sent = message(image_bgr, "bgr8")
     image = image_from(sent)
-    np.testing.assert_array_equal(image, picture)
+    np.testing.assert_array_equal(image, image_bgr)
     sent.data[0] ^= 255
     assert image[0, 0, 0] == sent.data[0]
     assert not image.flags.writeable
@@ -54,30 +54,30 @@ def test_bgr8_is_seen_in_place_without_a_copy(picture):
         ("rgba8", cv2.COLOR_BGR2RGBA),
     ],
 )
-def test_channels_are_put_in_order(picture, encoding, code):
+def test_channels_are_reordered_to_bgr(image_bgr, encoding, code):
     np.testing.assert_array_equal(
-        image_from(message(cv2.cvtColor(picture, code), encoding)), picture
+        image_from(message(cv2.cvtColor(image_bgr, code), encoding)), image_bgr
     )
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
-def test_grey_becomes_three_equal_channels(picture, encoding):
-    grey = picture[:, :, 1]
+def test_grey_becomes_three_equal_channels(image_bgr, encoding):
+    grey = image_bgr[:, :, 1]
     image = image_from(message(grey, encoding))
     for channel in range(3):
         np.testing.assert_array_equal(image[:, :, channel], grey)
 
 
 @pytest.mark.parametrize(("order", "bigendian"), [("<", 0), (">", 1)], ids=["little", "big"])
-def test_mono16_honours_the_order_of_its_bytes(picture, order, bigendian):
-    wide = (picture[:, :, 1].astype(np.uint16) * 256 + 255).astype(f"{order}u2")
+def test_mono16_honours_its_byte_order(image_bgr, order, bigendian):
+    wide = (image_bgr[:, :, 1].astype(np.uint16) * 256 + 255).astype(f"{order}u2")
     image = image_from(message(wide, "mono16", bigendian=bigendian))
-    np.testing.assert_array_equal(image[:, :, 0], picture[:, :, 1])
+    np.testing.assert_array_equal(image[:, :, 0], image_bgr[:, :, 1])
 
 
-def luma_and_chroma(picture):
+def luma_and_chroma(image_bgr):
     """Full-resolution Y, U and V by the formula of ITU-R BT.601 for 8 bits (16 to 235)."""
-    b, g, r = (picture[:, :, i].astype(float) for i in range(3))
+    b, g, r = (image_bgr[:, :, i].astype(float) for i in range(3))
     y = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
     u = 128 + (-37.797 * r - 74.203 * g + 112.0 * b) / 255
     v = 128 + (112.0 * r - 93.786 * g - 18.214 * b) / 255
@@ -88,45 +88,45 @@ def luma_and_chroma(picture):
     ("encoding", "order"),
     [("yuv422", "UYVY"), ("uyvy", "UYVY"), ("yuv422_yuy2", "YUYV"), ("yuyv", "YUYV")],
 )
-def test_packed_422_has_its_bytes_where_the_encoding_says(picture, encoding, order):
-    y, u, v = luma_and_chroma(picture)
+def test_packed_422_is_decoded_in_the_order_of_its_encoding(image_bgr, encoding, order):
+    y, u, v = luma_and_chroma(image_bgr)
     packed = np.empty((48, 128), np.uint8)
     luma = order.index("Y")
     packed[:, luma::2] = y
     packed[:, order.index("U") :: 4] = u[:, ::2]
     packed[:, order.index("V") :: 4] = v[:, ::2]
     image = image_from(message(packed, encoding, width=64))
-    assert np.abs(image.astype(int) - picture).max() <= 6
+    assert np.abs(image.astype(int) - image_bgr).max() <= 6
 
 
 @pytest.mark.parametrize(("encoding", "first"), [("nv12", 0), ("nv21", 1)])
-def test_420_has_its_chroma_rows_below(picture, encoding, first):
-    y, u, v = luma_and_chroma(picture)
+def test_420_is_decoded_with_chroma_rows_below_luma(image_bgr, encoding, first):
+    y, u, v = luma_and_chroma(image_bgr)
     rows = np.empty((72, 64), np.uint8)
     rows[:48] = y
     rows[48:, first::2] = u[::2, ::2]
     rows[48:, 1 - first :: 2] = v[::2, ::2]
     image = image_from(message(rows, encoding, height=48))
-    assert image.shape == picture.shape
-    assert np.abs(image.astype(int) - picture).max() <= 8
+    assert image.shape == image_bgr.shape
+    assert np.abs(image.astype(int) - image_bgr).max() <= 8
 
 
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_patterns_are_read_from_the_first_pixel_on(picture, pattern):
+def test_bayer_patterns_start_at_the_first_pixel(image_bgr, pattern):
     mosaic = np.empty((48, 64), np.uint8)
     for place, color in enumerate(pattern):
         row, column = divmod(place, 2)
-        mosaic[row::2, column::2] = picture[row::2, column::2, "bgr".index(color)]
+        mosaic[row::2, column::2] = image_bgr[row::2, column::2, "bgr".index(color)]
     image = image_from(message(mosaic, f"bayer_{pattern}8"))
     inner = (slice(2, -2), slice(2, -2))
-    assert np.abs(image[inner].astype(int) - picture[inner]).max() <= 4
+    assert np.abs(image[inner].astype(int) - image_bgr[inner]).max() <= 4
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "mono8", "mono16"])
-def test_padding_at_the_end_of_rows_is_left_out(picture, encoding):
-    pixels = {"bgr8": picture, "mono8": picture[:, :, 0]}.get(encoding)
+def test_row_padding_is_removed(image_bgr, encoding):
+    pixels = {"bgr8": image_bgr, "mono8": image_bgr[:, :, 0]}.get(encoding)
     if pixels is None:
-        pixels = picture[:, :, 0].astype(np.uint16) << 8
+        pixels = image_bgr[:, :, 0].astype(np.uint16) << 8
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(48, -1)
     padded = np.full((48, rows.shape[1] + 8), 7, np.uint8)
     padded[:, : rows.shape[1]] = rows
@@ -155,15 +155,15 @@ def test_padding_at_the_end_of_rows_is_left_out(picture, encoding):
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )
-def test_what_does_not_fit_is_refused_with_what_was_expected(picture, changes, reason):
-    sent = message(picture, "bgr8")
+def test_error_says_what_was_expected(image_bgr, changes, reason):
+    sent = message(image_bgr, "bgr8")
     for name, value in changes.items():
         setattr(sent, name, value)
     with pytest.raises(FrameError, match=reason):
         image_from(sent)
 
 
-def test_every_encoding_refuses_short_data():
+def test_every_encoding_rejects_short_data():
     for encoding in ENCODINGS:
         sent = Image(encoding=encoding, width=64, height=48, step=1024)
         sent.data = array.array("B", bytes(1024))
@@ -171,46 +171,46 @@ def test_every_encoding_refuses_short_data():
             image_from(sent)
 
 
-def test_a_picture_makes_the_way_there_and_back(picture):
+def test_image_survives_a_round_trip(image_bgr):
     header = Header(frame_id="somewhere")
     header.stamp.sec, header.stamp.nanosec = 12, 345
-    sent = image_message(picture[:, ::-1], header)  # not contiguous
+    sent = image_message(image_bgr[:, ::-1], header)  # not contiguous
     assert (sent.header, sent.width, sent.height, sent.step) == (header, 64, 48, 192)
-    np.testing.assert_array_equal(image_from(sent), picture[:, ::-1])
+    np.testing.assert_array_equal(image_from(sent), image_bgr[:, ::-1])
 
 
-def test_a_compressed_picture_makes_the_way_there_and_back(picture):
+def test_compressed_image_survives_a_round_trip(image_bgr):
     header = Header(frame_id="somewhere")
-    sent = compressed_message(picture, header, quality=98)
+    sent = compressed_message(image_bgr, header, quality=98)
     assert sent.header == header
     assert "jpeg" in sent.format
-    assert np.abs(image_from(sent).astype(int) - picture).max() <= 6
+    assert np.abs(image_from(sent).astype(int) - image_bgr).max() <= 6
 
 
-def test_png_is_read_too(picture):
+def test_png_is_decoded(image_bgr):
     sent = CompressedImage(format="png")
-    sent.data = array.array("B", cv2.imencode(".png", picture)[1].tobytes())
-    np.testing.assert_array_equal(image_from(sent), picture)
+    sent.data = array.array("B", cv2.imencode(".png", image_bgr)[1].tobytes())
+    np.testing.assert_array_equal(image_from(sent), image_bgr)
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "without data"),
-        (b"not a picture", "13 bytes of format 'jpeg' are no JPEG or PNG"),
+        (b"not an image", "12 bytes of format 'jpeg' are no JPEG or PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "no JPEG or PNG"),
     ],
     ids=["empty", "text", "broken"],
 )
-def test_compressed_rubbish_is_refused(data, reason):
+def test_damaged_compressed_data_is_an_error(data, reason):
     sent = CompressedImage(format="jpeg")
     sent.data = array.array("B", data)
     with pytest.raises(FrameError, match=reason):
         image_from(sent)
 
 
-def test_a_picture_that_claims_an_enormous_size_is_refused():
-    """A PNG of 30000x30000 in its header and nothing behind it."""
+def test_image_with_an_enormous_claimed_size_is_an_error():
+    """A PNG whose header says 30000x30000, without data."""
     small = bytearray(cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes())
     small[16:24] = (30000).to_bytes(4, "big") * 2
     small[29:33] = zlib.crc32(bytes(small[12:29])).to_bytes(4, "big")
@@ -220,8 +220,8 @@ def test_a_picture_that_claims_an_enormous_size_is_refused():
         image_from(sent)
 
 
-def test_a_small_message_of_very_many_pixels_is_refused_before_it_is_decoded():
-    """15000x15000 of one colour, whole and right: 675 MB of pixels in less than one of data."""
+def test_small_message_with_too_many_pixels_is_rejected_before_decoding():
+    """A valid PNG of 15000x15000 in one colour: 675 MB of pixels in less than 1 MB of data."""
     row = zlib.compressobj()
     rows = b"".join(row.compress(bytes(1 + 15000)) for _ in range(15000)) + row.flush()
     sent = CompressedImage(format="png")

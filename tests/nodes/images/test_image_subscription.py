@@ -1,4 +1,4 @@
-"""Whom a node hears, and what it says where it hears nobody."""
+"""Image subscriptions: reliability, transport, and the warnings if no images come."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
 from nodes.images.image_messages import compressed_message, image_message
-from nodes.messages.detection_messages import header_message
+from nodes.messages.headers import header_message
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 PERIOD_S = 0.1
 
 
 def send_until(publisher, make, is_done, timeout_s=60.0):
-    """Publish again and again, as a camera does, until somebody has reacted."""
+    """Publish repeatedly, as a camera does, until `is_done`."""
     deadline = time.monotonic() + timeout_s
     count = 0
     while not is_done():
@@ -39,8 +39,7 @@ def blank_jpeg(header):
     return compressed_message(BLANK, header)
 
 
-def test_reliable_and_best_effort_publishers_are_both_heard(start_node, observer):
-    """One after the other by the same node, which follows whoever publishes."""
+def test_node_follows_reliable_and_best_effort_publishers(start_node, observer):
     start_node("detector_node")
     results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
     for reliable in (True, False, True):
@@ -50,26 +49,24 @@ def test_reliable_and_best_effort_publishers_are_both_heard(start_node, observer
         observer.withdraw(publisher)
 
 
-def test_compressed_images_are_taken_from_beside_a_remapped_topic(start_node, observer):
+def test_compressed_transport_subscribes_below_the_remapped_topic(start_node, observer):
     start_node("detector_node", {"image_transport": "compressed"}, "-r", "image_raw:=left/image")
     results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
     publisher = observer.publisher(CompressedImage, "left/image/compressed")
     send_until(publisher, blank_jpeg, lambda: results.messages)
 
 
-def test_a_warning_names_the_topic_and_where_there_are_images(start_node, observer, namespace):
+def test_warning_names_the_topic_and_topics_with_images(start_node, observer, namespace):
     other = observer.publisher(Image, "elsewhere/image", heard_by=0)
     process = start_node("detector_node", {"image_timeout": 1.0})
-    # Nodes that have just been killed may still be known, and their topics with them.
+    # Topics of nodes that were just killed may still be known.
     line = process.wait_for_log(rf"published on (\S+, )*{other.topic_name}(, \S+)*: remap")
     assert f"no image on {namespace}/image_raw" in line
     assert "it has no publisher" in line
     assert f"{namespace}/detections/image" not in line
 
 
-def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(
-    start_node, observer, namespace
-):
+def test_warning_names_publishers_with_incompatible_qos(start_node, observer, namespace):
     observer.publisher(Image, "image_raw", reliable=False, heard_by=0)
     observer.publisher(Image, "other", heard_by=0)
     durability = f"qos_overrides.{namespace}/other.subscription.durability"
@@ -78,44 +75,42 @@ def test_a_warning_names_publishers_whose_quality_of_service_does_not_fit(
         *("classifier_node", {"image_timeout": 1.0, durability: "transient_local"}),
         *("-r", "image_raw:=other"),
     )
-    # Names of nodes come a little later than their topics.
-    line = process.wait_for_log("no image.*/observer.*does not fit")
-    assert "/observer (best_effort) does not fit this subscription (reliable)" in line
+    # The names of nodes are discovered a little later than their topics.
+    line = process.wait_for_log("no image.*/observer.*is not compatible")
+    assert "/observer (best_effort) is not compatible with this subscription (reliable)" in line
     assert "set the parameter reliability to auto" in line
-    line = another.wait_for_log("no image.*does not fit")
+    line = another.wait_for_log("no image.*is not compatible")
     assert "transient local subscription; see qos_overrides" in line
 
 
-def test_a_warning_names_publishers_of_another_type(start_node, observer):
+def test_warning_names_publishers_of_another_type(start_node, observer):
     observer.publisher(String, "image_raw", heard_by=0)
     process = start_node("detector_node", {"image_timeout": 1.0})
     process.wait_for_log("sends std_msgs/msg/String, expected sensor_msgs/msg/Image")
 
 
-def test_a_warning_is_said_once_and_again_where_the_reason_is_another(
+def test_warning_is_repeated_only_if_the_reason_changes(
     start_node, observer, namespace, wait_until
 ):
     process = start_node("detector_node", {"image_timeout": 0.5})
     statuses = observer.subscribe(DiagnosticArray, "/diagnostics")
     process.wait_for_log("no image.*it has no publisher")
     observer.publisher(Image, "image_raw")
-    process.wait_for_log("/observer .reliable. fits but sends nothing")
+    process.wait_for_log("/observer .reliable. is compatible but sends nothing")
     statuses.clear()
-    # It looks, and sends its diagnostics, once a second.
-    wait_until(lambda: len(statuses_of(statuses, namespace)) >= 3, "it to look three times more")
+    # The node checks and publishes diagnostics once a second.
+    wait_until(lambda: len(statuses_of(statuses, namespace)) >= 3, "three more checks")
     warnings = [line for line in process.log.splitlines() if "no image" in line]
     reasons = [line.partition(" s: ")[2] for line in warnings]
     assert all(reason != following for reason, following in itertools.pairwise(reasons)), reasons
 
 
 def statuses_of(inbox, namespace):
-    """What the nodes of a namespace have said of themselves; /diagnostics is everybody's."""
+    """The statuses of the nodes of a namespace."""
     return [s for m in inbox.messages for s in m.status if s.name.startswith(f"{namespace[1:]}/")]
 
 
-def test_quality_of_service_can_be_overridden_by_parameters(
-    start_node, observer, namespace, wait_until
-):
+def test_parameters_override_qos(start_node, observer, namespace, wait_until):
     overrides = {
         f"qos_overrides.{namespace}/detections.publisher.reliability": "best_effort",
         f"qos_overrides.{namespace}/image_raw.subscription.depth": 3,
@@ -131,11 +126,11 @@ def test_quality_of_service_can_be_overridden_by_parameters(
     assert info.qos_profile.reliability.name == "BEST_EFFORT"
     observer.subscribe(Image, "detections/image", heard_from=1)
     (info,) = publishers("detections/image")
-    assert info.qos_profile.reliability.name == "RELIABLE", "of the one topic alone"
+    assert info.qos_profile.reliability.name == "RELIABLE", "only the named topic changes"
 
 
-def test_ages_go_by_simulated_time(start_node, observer, namespace):
-    """With a clock that stands at 100 s, an image stamped 99.75 s is 250 ms old."""
+def test_ages_use_simulated_time(start_node, observer, namespace):
+    """If the clock is stopped at 100 s, an image stamped 99.75 s is 250 ms old."""
     start_node("detector_node", {"use_sim_time": True})
     clock = observer.publisher(Clock, "/clock")
     inbox = observer.subscribe(DiagnosticArray, "/diagnostics")

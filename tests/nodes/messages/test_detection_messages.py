@@ -1,4 +1,4 @@
-"""Results to vision_msgs and back."""
+"""Results to vision_msgs, and boxes back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from nodes.messages.detection_messages import (
     add_classifications,
     boxes_from,
     detection_array,
-    header_message,
     label_info,
-    stamp_ns,
 )
+from nodes.messages.headers import header_message, stamp_ns
 from pipeline.types import Classifications, Detections
 
 LABELS = ("person", "cat")
@@ -44,13 +43,13 @@ def classes():
     return Classifications(ids, scores, ("tabby", "suit", "tiger cat"))
 
 
-def test_the_header_goes_verbatim_into_the_array_and_every_detection(header, detections):
+def test_array_and_every_detection_have_the_header_verbatim(header, detections):
     message = detection_array(header, detections)
     assert message.header == header
     assert [d.header for d in message.detections] == [header, header]
 
 
-def test_boxes_are_centre_and_size_in_pixels_of_the_picture(header, detections):
+def test_boxes_are_centre_and_size_in_image_pixels(header, detections):
     first, second = detection_array(header, detections).detections
     centre = first.bbox.center.position
     assert (centre.x, centre.y, first.bbox.center.theta) == (60.25, 120.5, 0.0)
@@ -58,7 +57,7 @@ def test_boxes_are_centre_and_size_in_pixels_of_the_picture(header, detections):
     assert (second.bbox.center.position.x, second.bbox.size_y) == (640.0, 720.0)
 
 
-def test_hypotheses_are_the_label_and_then_the_finer_names(header, detections, classes):
+def test_hypotheses_are_the_label_and_then_the_classes(header, detections, classes):
     first, second = detection_array(header, detections, classes).detections
     found = [(r.hypothesis.class_id, r.hypothesis.score) for r in first.results]
     assert found == [("cat", 0.75), ("imagenet/tiger cat", 0.5), ("imagenet/tabby", 0.25)]
@@ -70,26 +69,26 @@ def test_hypotheses_are_the_label_and_then_the_finer_names(header, detections, c
     assert [first.id, second.id] == ["7", ""]
 
 
-def test_finer_names_can_be_added_later_to_somebody_elses_message(header, detections, classes):
+def test_classes_can_be_added_to_a_received_message(header, detections, classes):
     message = detection_array(header, detections)
     add_classifications(message.detections, classes)
     assert message == detection_array(header, detections, classes)
 
 
-def test_nothing_found_is_an_empty_array(header):
+def test_no_detections_give_an_empty_array(header):
     message = detection_array(header, Detections.empty(LABELS))
     assert message.header == header
     assert message.detections == []
 
 
-def test_boxes_come_back_as_they_were(header, detections):
+def test_boxes_survive_a_round_trip(header, detections):
     message = detection_array(header, detections)
     np.testing.assert_array_equal(boxes_from(message, 1280, 720), detections.boxes)
     assert boxes_from(detection_array(header, Detections.empty(LABELS)), 9, 9).shape == (0, 4)
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_strangers_boxes_are_clipped_and_have_no_nan(header, detections):
+def test_received_boxes_are_clipped_and_have_no_nan(header, detections):
     message = detection_array(header, detections)
     message.detections[0].bbox.center.position.x = float("nan")
     message.detections[1].bbox.center.position.x = float("inf")

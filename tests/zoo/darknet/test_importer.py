@@ -22,7 +22,7 @@ def import_and_run(tmp_path, layers, width, height, seed=0, **net):
     summary = import_model(config, weights, tmp_path / "net.onnx")
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     session = ort.InferenceSession(str(summary.path), providers=["CPUExecutionProvider"])
-    names = [head.output for head in summary.spec.heads]
+    names = [output.output for output in summary.spec.head.outputs]
     found = [head[0] for head in session.run(names, {"image": image[None]})]
     return summary, found, network(image)
 
@@ -118,9 +118,9 @@ def test_file_says_everything_that_decoding_needs(tmp_path):
     spec = decode_spec(text, "net.onnx")
     assert spec == summary.spec
     assert (spec.input.width, spec.input.height, spec.input.fit) == (96, 64, "letterbox")
-    assert spec.heads[0].anchors == ((81, 82), (135, 169), (344, 319))
-    assert spec.heads[1].anchors == ((23, 27), (37, 58), (81, 82))
-    assert [head.scale_x_y for head in spec.heads] == [1.05, 1.05]
+    assert spec.head.outputs[0].anchors == ((81, 82), (135, 169), (344, 319))
+    assert spec.head.outputs[1].anchors == ((23, 27), (37, 58), (81, 82))
+    assert [output.scale_x_y for output in spec.head.outputs] == [1.05, 1.05]
     assert spec.labels == ("class 0", "class 1", "class 2", "class 3")
 
 

@@ -44,7 +44,7 @@ def test_file_is_small_and_says_where_it_comes_from():
     assert spec.labels == COCO_LABELS
     assert "AlexeyAB/darknet" in spec.source
     assert spec.licence
-    assert spec.heads[1].anchors == ((23, 27), (37, 58), (81, 82))
+    assert spec.head.outputs[1].anchors == ((23, 27), (37, 58), (81, 82))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.locate import find_model
+from pipeline.inference.registry import find_model
 from pipeline.zoo.onnx_file import load_model
 from pipeline.zoo.training import linear_classifier
 from pipeline.zoo.training.classifier_head import features_of, fit_new_head, views

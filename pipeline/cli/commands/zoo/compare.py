@@ -80,7 +80,7 @@ def _compare(
     manifest: str | None,
 ) -> tuple[Comparison, bytes | None]:
     """Run the models and write the files; gives the comparison and its image, if there is one."""
-    from pipeline.inference.locate import find_model
+    from pipeline.inference.registry import find_model
 
     if output.suffix.lower() not in (".jpg", ".jpeg"):
         raise ConfigError(f"--output {output}: expected a file name that ends in .jpg")
@@ -121,8 +121,7 @@ def _show(found: Comparison) -> None:
 def _check_names(names: list[str]) -> None:
     """Raise `ConfigError` for fewer than two models, and for an image among the models."""
     from pipeline.images import is_image
-    from pipeline.inference.locate import installed_models
-    from pipeline.inference.registry import registered_models
+    from pipeline.inference.registry import installed_models, registered_models
 
     known = {*installed_models(), *registered_models()}
     for name in names:

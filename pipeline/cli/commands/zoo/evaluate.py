@@ -66,11 +66,11 @@ def evaluate(
     For photos/tabby/*.jpg, photos/vase/*.jpg and so on:
       vision evaluate mobilenetv2-int8 photos
     """
-    from pipeline.zoo.plots import check_plot_path
-
     offer_models([model], yes=yes)
     opened = _open(model, threads, manifest)
     if plot:
+        from pipeline.zoo.plots import check_plot_path
+
         check_plot_path(plot)
 
     def check_targets(image_files: Iterable[Path]) -> None:
@@ -78,13 +78,11 @@ def evaluate(
         check_new_files({"--json": json_file, "--plot": plot}, read)
 
     check_targets([])
-    report: dict[str, Any] = {"model": model, "task": opened.spec.task, "data": str(data)}
+    task = opened.spec.task
+    measure = partial(_detector, settings=thresholds) if task == "detect" else _classifier
     with interruptible(), progress_bar() as progress:
-        if opened.spec.task == "detect":
-            figures, drawing = _detector(opened, data, images, thresholds, check_targets, progress)
-        else:
-            figures, drawing = _classifier(opened, data, images, check_targets, progress)
-        report.update(figures)
+        figures, drawing = measure(opened, data, images, check_targets, progress)
+        report = {"model": model, "task": task, "data": str(data), **figures}
         _write(report, json_file, drawing, plot)
     _show(report)
 
@@ -101,9 +99,10 @@ def _detector(
     model: Model,
     data: Path,
     images: Path | None,
-    settings: dict[str, Any],
     check_targets: Callable[[Iterable[Path]], None],
     progress: Report,
+    *,
+    settings: dict[str, Any],
 ) -> tuple[dict[str, Any], Any]:
     """The figures of a detector, and the function that draws them."""
     from pipeline.inference.detector import Detector

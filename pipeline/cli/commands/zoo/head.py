@@ -35,8 +35,8 @@ def head(images: Path, output: Path, classifier: str, manifest: str | None, yes:
       vision head --images parts -o parts.onnx
       vision run 0 --classifier parts.onnx
     """
-    from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
+    from pipeline.inference.registry import find_model
     from pipeline.inference.session import open_model
     from pipeline.zoo.onnx_file import load_graph
     from pipeline.zoo.training.classifier_head import fit_new_head

@@ -46,6 +46,8 @@ def import_darknet(
 
 
 def _show(summary: ImportSummary, *, labels_given: bool) -> None:
+    from pipeline.inference.heads.darknet import DarknetHead
+
     spec = summary.spec
     entry = spec.input
     print(
@@ -56,10 +58,11 @@ def _show(summary: ImportSummary, *, labels_given: bool) -> None:
         f"  input   {entry.name} [N, {entry.height}, {entry.width}, 3] "
         f"{entry.dtype} {entry.color}, {entry.fit}"
     )
-    for head, shape in zip(spec.heads, summary.heads, strict=True):
+    outputs = spec.head.outputs if isinstance(spec.head, DarknetHead) else ()
+    for output, shape in zip(outputs, summary.heads, strict=True):
         print(
-            f"  output  {head.output} [N, {shape.channels}, {shape.rows}, {shape.columns}], "
-            f"{len(head.anchors)} anchors"
+            f"  output  {output.output} [N, {shape.channels}, {shape.rows}, {shape.columns}], "
+            f"{len(output.anchors)} anchors"
         )
     known = f"{spec.labels[0]} ... {spec.labels[-1]}"
     hint = "" if labels_given else " (defaults; --names FILE sets them)"

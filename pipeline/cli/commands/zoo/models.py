@@ -24,8 +24,7 @@ NAMES = Argument("names", nargs=-1, required=True, text="names of models")
 @command("list")
 def list_models() -> None:
     """List all models: task, published accuracy, size and location."""
-    from pipeline.inference.locate import installed_models
-    from pipeline.inference.registry import registered_models
+    from pipeline.inference.registry import installed_models, registered_models
 
     found, known = installed_models(), registered_models()
     if not found and not known:
@@ -55,8 +54,12 @@ def list_models() -> None:
 @command("info", NAME)
 def info(name: str) -> None:
     """Describe one model: licence, accuracy, sources, inputs and outputs."""
-    from pipeline.inference.locate import find_model, installed_models
-    from pipeline.inference.registry import registered_as, registered_models
+    from pipeline.inference.registry import (
+        find_model,
+        installed_models,
+        registered_as,
+        registered_models,
+    )
 
     model = registered_models().get(name)
     here = installed_models().get(name)
@@ -86,7 +89,7 @@ def verify(names: tuple[str, ...]) -> None:
 
     The exit code is 2 where a model is damaged or differs.
     """
-    from pipeline.inference.locate import find_model, installed_models
+    from pipeline.inference.registry import find_model, installed_models
 
     found = {name: find_model(name) for name in names} if names else installed_models()
     outcomes = [(name, *_verified(name, path), str(path)) for name, path in sorted(found.items())]
@@ -104,7 +107,7 @@ def path(name: str) -> None:
 
     Example: cp $(vision models path yolov4-tiny-int8) .
     """
-    from pipeline.inference.locate import find_model
+    from pipeline.inference.registry import find_model
 
     print(find_model(name))
 
@@ -191,10 +194,8 @@ def _expected_facts(spec: ModelSpec) -> list[tuple[str, str]]:
     rows = [("input", f"{described.strip()}, {entry.fit}")]
     if entry.dtype == "float32":
         rows.append(("pixels", f"(pixel * {entry.scale:g} - {entry.mean}) / {entry.std}"))
-    rows += [
-        ("output", f"{head.output}: anchors {head.anchors}, scale_x_y {head.scale_x_y:g}")
-        for head in spec.heads
-    ]
+    if spec.head is not None:
+        rows += [("output", f"{name}: {what}") for name, what in spec.head.describe().items()]
     rows.append(("labels", f"{len(spec.labels)}: {spec.labels[0]} ... {spec.labels[-1]}"))
     return rows
 

@@ -82,8 +82,8 @@ def quantize(
       vision quantize mine.onnx --images frames --test labelled \\
           --keep-float auto --max-loss 0.5 -o mine-int8.onnx
     """
-    from pipeline.inference.locate import find_model
     from pipeline.inference.manifest import read_manifest
+    from pipeline.inference.registry import find_model
 
     offer_models([model], yes=yes)
     path = find_model(model)

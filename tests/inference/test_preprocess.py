@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import Classifier, Detector
-from pipeline.inference.resize import LETTERBOX_GREY, inverse, place, resize_into
+from pipeline.inference.preprocess import LETTERBOX_GREY, inverse, place, resize_into
 
 SIZES = np.random.default_rng(0).integers(1, 4000, (40, 4)).tolist()
 

@@ -1,12 +1,13 @@
-"""Decode and NMS against a plain float64 NumPy version that shares no code with the kernel."""
+"""Darknet's decoder and NMS against a float64 NumPy version that shares no code with them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.inference.decode import decode
-from pipeline.inference.resize import BoxMapping
+from pipeline.inference.heads.darknet import DarknetHead, DarknetOutput
+from pipeline.inference.nms import Limits
+from pipeline.inference.preprocess import BoxMapping
 
 CLASSES = 4
 SIZE = (64, 48)
@@ -17,6 +18,12 @@ ANCHORS = (
 GRIDS = ((3, 4), (6, 8))
 SCALES = (1.05, 1.0)
 MAPPING = BoxMapping(10.0, 7.5, -3.0, 5.0, 620, 370)
+DECODE = DarknetHead(
+    outputs=tuple(
+        DarknetOutput(output="", anchors=tuple(map(tuple, anchors.tolist())), scale_x_y=scale)
+        for anchors, scale in zip(ANCHORS, SCALES, strict=True)
+    )
+).decoder(SIZE)
 
 
 def sigmoid(x):
@@ -86,18 +93,7 @@ def reference(heads, *, score, nms, darknet=False, multi_label=False, most=300):
 
 
 def run(heads, *, score, nms, darknet=False, multi_label=False, most=300):
-    return decode(
-        heads,
-        ANCHORS,
-        SCALES,
-        SIZE,
-        MAPPING,
-        score_threshold=score,
-        nms_threshold=nms,
-        nms_kind="darknet" if darknet else "iou",
-        multi_label=multi_label,
-        max_detections=most,
-    )
+    return DECODE(heads, MAPPING, Limits(score, nms, darknet, multi_label, most))
 
 
 def random_heads(seed, spread=2.0, objectness=0.0):

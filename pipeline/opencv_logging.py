@@ -1,4 +1,4 @@
-"""Keeping OpenCV's own lines off standard error, where our errors say it in one line."""
+"""Silences OpenCV's own messages; our errors say the same in one line."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _opencv_log = getattr(cv2.utils, "logging", cv2)
 
 _lock = threading.Lock()
 _silencers = 0
-"""How many blocks want OpenCV silent, and `_level` what it was before the first."""
+"""The number of blocks that want OpenCV silent; `_level` is the level before the first."""
 _level = 0
 _users: Counter[str] = Counter()
-"""How many blocks have set each variable of the environment that the user has not set."""
+"""The number of blocks that have set each variable that the user has not set."""
 
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Silence OpenCV within this block; debug logging lets everything through.
+    """Silence OpenCV within this block, unless debug logging is on.
 
-    Blocks of several threads may overlap; the last to end gives OpenCV its voice back.
+    Blocks of several threads may overlap; the last one to end restores the log level.
     """
     if log.isEnabledFor(logging.DEBUG):
         yield
@@ -45,12 +45,12 @@ def quiet_opencv() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_opening(**environment: str) -> Iterator[None]:
-    """Silence OpenCV and what lies below it while a device, a file or a window is opened.
+    """Silence OpenCV and its libraries while a device, a file or a window is opened.
 
-    `environment` holds their settings for this block only. What the user has set in the
-    environment wins. Not for every frame: other threads may read the environment meanwhile. Where
-    blocks of several threads overlap, a setting of both has the value of the later one, since the
-    earlier has been read by then, and goes with the last.
+    `environment` holds variables for them, set for this block only; what the user has set wins. Not
+    to be used per frame, because other threads may read the environment meanwhile. If blocks of
+    several threads set the same variable, it has the value of the later block, because the earlier
+    one has been read by then, and is removed with the last block.
     """
     settings = dict(environment)
     if not log.isEnabledFor(logging.DEBUG):

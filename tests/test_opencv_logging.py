@@ -8,8 +8,8 @@ import os
 import cv2
 import pytest
 
-from pipeline import quiet
-from pipeline.quiet import quiet_opencv, quiet_opening
+from pipeline import opencv_logging
+from pipeline.opencv_logging import quiet_opencv, quiet_opening
 
 WARNING = 3
 NAME = "VISION_TEST_SETTING"
@@ -21,8 +21,8 @@ def plain(monkeypatch):
     monkeypatch.delenv(NAME, raising=False)
     monkeypatch.delenv("OPENCV_FFMPEG_LOGLEVEL", raising=False)
     # What other tests have left: a reader that hangs while it opens, or debug logging.
-    monkeypatch.setattr(quiet, "_silencers", 0)
-    monkeypatch.setattr(quiet.log, "isEnabledFor", lambda level: level > logging.DEBUG)
+    monkeypatch.setattr(opencv_logging, "_silencers", 0)
+    monkeypatch.setattr(opencv_logging.log, "isEnabledFor", lambda level: level > logging.DEBUG)
     level = opencv_log.getLogLevel()
     opencv_log.setLogLevel(WARNING)
     yield
