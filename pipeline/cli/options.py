@@ -142,11 +142,7 @@ CONFIG = Option(
     help="read settings from a file; options and VISION_* variables take precedence",
 )
 YES = Option(
-    "--yes",
-    "-y",
-    group=GENERAL,
-    is_flag=True,
-    help="download missing models without asking",
+    "--yes", "-y", group=GENERAL, is_flag=True, help="download missing models without asking"
 )
 
 

@@ -56,9 +56,7 @@ def end_in_time(crowding):
 def test_a_signal_ends_a_run_in_time_and_its_files_can_be_read(
     start, tmp_path, number, end_in_time
 ):
-    process = start(
-        *("run", "scene:", "--jsonl", "-", "--record", "a.mp4", "--stats", "a.json"),
-    )
+    process = start(*("run", "scene:", "--jsonl", "-", "--record", "a.mp4", "--stats", "a.json"))
     seen = [process.stdout.readline() for _ in range(5)]
     process.send_signal(number)
     rest, errors = end_in_time(process)

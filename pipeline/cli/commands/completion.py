@@ -13,8 +13,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @command(
-    "completion",
-    Argument("shell", text="the shell to print it for", type=click.Choice(SHELLS)),
+    "completion", Argument("shell", text="the shell to print it for", type=click.Choice(SHELLS))
 )
 def completion(shell: str) -> None:
     """Print a script that makes a shell complete commands and options.

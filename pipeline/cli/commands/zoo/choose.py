@@ -31,9 +31,7 @@ OPTIONS = (
     Option("--int8", is_flag=True, help="measure the quantized networks, not the float ones"),
     Option("--classes", metavar="N[,N...]", help="number of classes [1000; for detectors 1,80]"),
     Option(
-        "--sizes",
-        metavar="N[,N...]",
-        help="input sizes of detectors in pixels [256,288,...,608]",
+        "--sizes", metavar="N[,N...]", help="input sizes of detectors in pixels [256,288,...,608]"
     ),
     Option("--only", metavar="TEXT", help="measure only networks with this in their name"),
     Option(

@@ -22,11 +22,7 @@ MODELS = Argument(
     "models", nargs=-1, metavar="[MODEL]...", text="two or more models: names or ONNX files"
 )
 FIRST_MODEL = Option(
-    "--models",
-    "first",
-    multiple=True,
-    metavar="MODEL [MODEL]...",
-    help="the same, as an option",
+    "--models", "first", multiple=True, metavar="MODEL [MODEL]...", help="the same, as an option"
 )
 OUTPUT = Option(
     "--output",

@@ -35,15 +35,7 @@ def list_models() -> None:
         for name, path in sorted(found.items())
     ]
     rows += [
-        (
-            name,
-            model.entry.task,
-            "-",
-            "-",
-            _accuracy(model),
-            size_of(model.entry.size),
-            NOT_HERE,
-        )
+        (name, model.entry.task, "-", "-", _accuracy(model), size_of(model.entry.size), NOT_HERE)
         for name, model in sorted(known.items())
         if name not in found
     ]
