@@ -27,43 +27,23 @@ from rclpy.task import Future
 
 from nodes.middleware import make_room_for_images
 from pipeline.errors import ConfigError, InputError, VisionError, one_line
+from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe
 
 if TYPE_CHECKING:
     from nodes.lifecycle import ManagedNode
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CLOSE_S = 1.6  # of the 2 s that stopping may take; the rest is for the interpreter
 
 logger = logging.getLogger(__name__)
 
 
-class StopRequests:
-    """Receives SIGINT and SIGTERM as bytes in a pipe, whichever thread they interrupt."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        # Python writes to the pipe in the signal handler, whatever the main thread does.
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in STOP_SIGNALS:
-            signal.signal(number, lambda *_: None)
-
-    def wait(self) -> None:
-        """Wait for the first signal since the creation; later ones are ignored."""
-        os.read(self._reader, 1)
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(-1)
-
-    def trigger(self) -> None:
-        """End `wait` as a signal does; from any thread."""
-        os.write(self._writer, b"\0")
-
-
 @functools.cache
-def hold_signals() -> StopRequests:
+def hold_signals() -> SignalPipe:
     """Keep SIGINT and SIGTERM for `run` from now on."""
-    return StopRequests()
+    pipe = SignalPipe()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    return pipe
 
 
 def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> NoReturn:
@@ -76,6 +56,8 @@ def run(make: Callable[[], ManagedNode], args: Sequence[str] | None = None) -> N
     thread = _NodeThread(make, args, stop)
     thread.start()
     stop.wait()
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     thread.end()
     thread.join(CLOSE_S)
     if thread.is_alive():  # blocked in a driver or a model
@@ -93,7 +75,7 @@ class _NodeThread(threading.Thread):
     """Creates, spins and closes the node."""
 
     def __init__(
-        self, make: Callable[[], ManagedNode], args: Sequence[str] | None, stop: StopRequests
+        self, make: Callable[[], ManagedNode], args: Sequence[str] | None, stop: SignalPipe
     ) -> None:
         super().__init__(name="node", daemon=True)
         self._make = make
@@ -122,7 +104,7 @@ class _NodeThread(threading.Thread):
         except BaseException as error:  # raised on the main thread
             self.bug = error
         if not self._is_ending:
-            self._stop_requests.trigger()
+            self._stop_requests.wake()
 
     def _run_node(self) -> None:
         _initialise(self._args)

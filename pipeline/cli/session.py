@@ -120,7 +120,7 @@ def deliver(source: Origin, runner: Runner, outputs: Outputs, signals: StopSigna
                 signals.stop = runner.stop
                 _deliver_all(runner, outputs, signals)
             finally:
-                signals.be_patient()
+                signals.begin_closing()
     finally:
         outputs.finish(stats)
 
@@ -129,7 +129,7 @@ def _deliver_all(runner: Runner, outputs: Outputs, signals: StopSignals) -> None
     for result in runner:
         started_ns = time.perf_counter_ns()
         try:
-            with signals.breakable():
+            with signals.interruptible():
                 outputs.write(result)
         except Stop as wish:
             logger.debug("%s", wish)

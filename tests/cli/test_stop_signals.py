@@ -32,7 +32,7 @@ def test_a_signal_delivered_to_another_thread_ends_a_wait(unread, wait_until_ful
         if is_running:
             signals.stop = lambda: done.append("stop")
         taker.start()
-        with signals.breakable():
+        with signals.interruptible():
             write_on_and_on(unread)
     taker.join()
     assert done == ["stop"] * is_running
@@ -43,7 +43,7 @@ def test_a_signal_ends_a_wait_that_begins_after_it(unread):
     with StopSignals() as signals:
         signals.stop = lambda: done.append("stop")
         signal.raise_signal(signal.SIGINT)
-        with signals.breakable():
+        with signals.interruptible():
             write_on_and_on(unread)
     assert done == ["stop"]
 
@@ -53,7 +53,7 @@ def test_during_a_run_only_writing_is_interrupted(monkeypatch):
     done = []
     with StopSignals() as signals:
         signals.stop = lambda: done.append("stop")
-        with signals.breakable():
+        with signals.interruptible():
             done.append("written")
         signal.raise_signal(signal.SIGINT)
         threading.Event().wait(0.5)
@@ -64,16 +64,16 @@ def test_during_a_run_only_writing_is_interrupted(monkeypatch):
 def test_closing_is_not_interrupted(monkeypatch):
     monkeypatch.setattr("pipeline.cli.signals.PATIENCE_S", 0.0)
     asked = []
-    with StopSignals() as signals, signals.breakable():
+    with StopSignals() as signals, signals.interruptible():
         signals.stop = lambda: asked.append("stop")
-        signals.be_patient()
+        signals.begin_closing()
         signal.raise_signal(signal.SIGTERM)
         threading.Event().wait(0.3)
         asked.append("closed")
-    with StopSignals() as signals, signals.breakable():
-        signals.stop = lambda: (asked.append("stop"), signals.be_patient())
+    with StopSignals() as signals, signals.interruptible():
+        signals.stop = lambda: (asked.append("stop"), signals.begin_closing())
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(NUDGE)  # was under way already
+        signal.raise_signal(NUDGE)  # was sent already
         asked.append("closed too")
     assert asked == ["closed", "stop", "closed too"]
 
@@ -82,10 +82,10 @@ def test_a_signal_during_an_import_is_a_stop(vision, monkeypatch):
     with StopSignals():
         raise ImportError("initialization failed") from Interrupted()
 
-    def broken_off():
+    def interrupted():
         raise ImportError("initialization failed") from KeyboardInterrupt()
 
-    monkeypatch.setattr("pipeline.inference.registry.installed_models", broken_off)
+    monkeypatch.setattr("pipeline.inference.registry.installed_models", interrupted)
     outcome = vision("models", "list")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
 
@@ -119,9 +119,9 @@ def test_stop_is_called_for_a_signal_that_came_before_it_was_set(monkeypatch):
 
 
 def test_a_signal_before_a_command_begins_is_a_stop(vision, monkeypatch):
-    def broken_off(**_):
+    def interrupted(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.cli.main.app", broken_off)
+    monkeypatch.setattr("pipeline.cli.main.app", interrupted)
     outcome = vision("models", "list")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
