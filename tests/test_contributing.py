@@ -1,11 +1,13 @@
 """Adds the examples of CONTRIBUTING.md to a copy of the package and runs them.
 
 A Python block begins with the file that it is for: `# pipeline/capture/noise.py` makes a new file,
-`# pipeline/sources.py, in KINDS` adds lines at the end of a table.
+`# pipeline/sources.py, in KINDS` adds lines at the end of a table, and `..., changed lines`
+replaces the lines that import from the same modules or set the same names.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,10 +16,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```python\n# (\S+\.py)(?:, in (\w+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCK = re.compile(
+    r"^```python\n# (\S+\.py)(?:, (?:in )?([\w ]+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 USAGE = re.compile(r"^```python\n(?!# \S+\.py)(.*?)^```$", re.DOTALL | re.MULTILINE)
 COPIED = ("pipeline", "nodes", "launch")
 LINKED = ("models", "config")
@@ -36,6 +45,21 @@ def add_lines(text: str, table: str, lines: str) -> str:
     return text[:at] + lines + text[at:]
 
 
+def change_lines(text: str, lines: str) -> str:
+    """`text` with each of `lines` in the place of the one that begins in the same way."""
+    for line in filter(None, lines.splitlines()):
+        begin = re.match(r"from \S+ import |\w+ = ", line)
+        assert begin, f"neither an import nor a value: {line}"
+        text, count = re.subn(rf"^{re.escape(begin[0])}.*$", line, text, flags=re.MULTILINE)
+        assert count == 1, f"{count} lines begin with: {begin[0]}"
+    return text
+
+
+def apply(text: str, where: str, code: str) -> str:
+    """`text` with the change that a block of CONTRIBUTING.md describes."""
+    return change_lines(text, code) if where == "changed lines" else add_lines(text, where, code)
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     """A copy of the package with all examples in it."""
@@ -44,12 +68,12 @@ def tree(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / folder, tree / folder, ignore=CACHES)
     for folder in LINKED:
         (tree / folder).symlink_to(ROOT / folder)
-    examples = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
+    examples = BLOCK.findall(CONTRIBUTING)
     assert examples
-    for name, table, code in examples:
+    for name, where, code in examples:
         file = tree / name
-        assert file.exists() == bool(table), f"{name} is a new file exactly if no table is named"
-        file.write_text(add_lines(file.read_text(), table, code) if table else code)
+        assert file.exists() == bool(where), f"{name} is a new file exactly if no place is named"
+        file.write_text(apply(file.read_text(), where, code) if where else code)
     return tree
 
 
@@ -81,10 +105,45 @@ def vision(run):
 
 def usage_of(text: str) -> str:
     """The block of CONTRIBUTING.md that contains `text` and says how to use an example."""
-    (code,) = [
-        code for code in USAGE.findall((ROOT / "CONTRIBUTING.md").read_text()) if text in code
-    ]
+    (code,) = [code for code in USAGE.findall(CONTRIBUTING) if text in code]
     return code
+
+
+def boxes_network(path: Path, rows: np.ndarray) -> Path:
+    """Write a graph that gives `rows` for any 32x16 image."""
+    value, weight = helper.make_tensor_value_info, numpy_helper.from_array
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["f"], ["m"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Mul", ["m", "zero"], ["z"]),
+            helper.make_node("Add", ["z", "rows"], ["found"]),
+        ],
+        "boxes",
+        [value("x", TensorProto.UINT8, [1, 16, 32, 3])],
+        [value("found", TensorProto.FLOAT, [1, *rows.shape])],
+        [weight(np.zeros((1, 1, 1), np.float32), "zero"), weight(rows[None], "rows")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def test_detector_family_decodes_a_network(vision, tmp_path):
+    rows = np.array(
+        [[8, 4, 16, 12, 0.9, 1], [8, 4, 16, 11, 0.8, 1], [0, 0, 9, 9, 0.1, 0]], np.float32
+    )
+    model = boxes_network(tmp_path / "boxes.onnx", rows)
+    manifest = tmp_path / "boxes.toml"
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE)
+    manifest.write_text(text)
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((32, 64, 3), np.uint8))
+    line = vision(
+        *("run", tmp_path / "image.png", "--detector", model, "--manifest", manifest),
+        *("--classifier", "none", "--jsonl", "-", "--quiet"),
+    )
+    (found,) = json.loads(line)["objects"]  # one is suppressed, one has too low a score
+    assert (found["label"], found["score"], found["box"]) == ("cat", 0.9, [16, 8, 32, 24])
 
 
 def test_step_runs_between_detector_and_classifier(run):
