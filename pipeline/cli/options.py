@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Argument(click.Argument):
-    """A positional argument that is described in the help."""
+    """A positional argument with a description in the help."""
 
     group = ARGUMENTS
 
@@ -43,10 +43,12 @@ class Argument(click.Argument):
 
 
 class Option(click.Option):
-    """An option with the section of the help that it stands in."""
+    """An option in a section of the help, which shows its default in brackets."""
 
-    def __init__(self, *names: str, group: str = OPTIONS, **more: Any) -> None:
-        super().__init__(names, **more)
+    def __init__(self, *names: str, text: str, group: str = OPTIONS, **more: Any) -> None:
+        default = more.get("default")
+        shown = text if default is None else f"{text} [{default}]"
+        super().__init__(names, help=shown, **more)
         self.group = group
 
 
@@ -102,7 +104,7 @@ def option_of(setting: Setting, command: str = "") -> click.Parameter:
         *flags,
         setting.name,
         group=about.group,
-        help=f"{about.help} [{shown}]" if shown else about.help,
+        text=f"{about.help} [{shown}]" if shown else about.help,
         default=None,
         callback=_check,
         **kind,
@@ -131,7 +133,7 @@ DEBUG = Option(
     is_flag=True,
     expose_value=False,
     callback=_configure_console,
-    help=SETTINGS["debug"].about.help,
+    text=SETTINGS["debug"].about.help,
 )
 CONFIG = Option(
     "--config",
@@ -139,17 +141,17 @@ CONFIG = Option(
     type=PATH,
     metavar="FILE.yaml",
     envvar="VISION_CONFIG",
-    help="read settings from a file; options and VISION_* variables take precedence",
+    text="read settings from a file; options and VISION_* variables take precedence",
 )
 YES = Option(
-    "--yes", "-y", group=GENERAL, is_flag=True, help="download missing models without asking"
+    "--yes", "-y", group=GENERAL, is_flag=True, text="download missing models without asking"
 )
 
 
 NEW_MODEL = Option(
-    "--output", "-o", type=PATH, required=True, metavar="MODEL.onnx", help="file to write"
+    "--output", "-o", type=PATH, required=True, metavar="MODEL.onnx", text="file to write"
 )
-FIGURES = Option("--json", "json_file", type=PATH, metavar="FILE", help="write all figures as JSON")
+FIGURES = Option("--json", "json_file", type=PATH, metavar="FILE", text="write all figures as JSON")
 
 Decorator = Callable[[Callable[..., None]], Command]
 

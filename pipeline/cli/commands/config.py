@@ -37,8 +37,8 @@ def show_settings(*, config: Path | None, schema: bool, reference: bool, **optio
 config = Command(
     "config",
     params=[
-        Option("--schema", is_flag=True, help="print a JSON Schema of the file, for editors"),
-        Option("--reference", is_flag=True, help="print the reference page, in Markdown"),
+        Option("--schema", is_flag=True, text="print a JSON Schema of the file, for editors"),
+        Option("--reference", is_flag=True, text="print the reference page, in Markdown"),
         *(option_of(setting) for setting in SETTINGS.values() if setting.name != "source"),
         CONFIG,
     ],

@@ -25,7 +25,7 @@ LEAST_FRAMES = 5
         type=PATH,
         default=Path("vision-demo.jpg"),
         metavar="FILE.jpg",
-        help="the annotated image [vision-demo.jpg]",
+        text="the annotated image",
     ),
 )
 def demo(settings: Settings, output: Path) -> None:

@@ -9,7 +9,7 @@ from pipeline.cli import console
 from pipeline.cli.options import Option, command
 
 
-@command("doctor", Option("--json", "as_json", is_flag=True, help="print the findings as JSON"))
+@command("doctor", Option("--json", "as_json", is_flag=True, text="print the findings as JSON"))
 def doctor(as_json: bool) -> None:
     """Check this machine: processor, packages, models, cameras, compile cache, ROS 2.
 

@@ -15,7 +15,7 @@ from pipeline.cli.options import PATH, Argument, Option, command
         type=PATH,
         default=Path(),
         metavar="FOLDER",
-        help="folder for the two files [current folder]",
+        text="folder for the two files",
     ),
 )
 def keys(name: str, folder: Path) -> None:

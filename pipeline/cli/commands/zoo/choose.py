@@ -20,28 +20,28 @@ OPTIONS = (
         "--task",
         default=CLASSIFY,
         metavar="classify|detect",
-        help="MobileNets that classify, or YOLOv4-tiny networks that detect [classify]",
+        text="MobileNets that classify, or YOLOv4-tiny networks that detect",
     ),
     Option(
         "--budget-ms",
         type=float,
         metavar="MS",
-        help="name the most accurate network that takes no longer",
+        text="name the most accurate network that takes no longer",
     ),
-    Option("--int8", is_flag=True, help="measure the quantized networks, not the float ones"),
-    Option("--classes", metavar="N[,N...]", help="number of classes [1000; for detectors 1,80]"),
+    Option("--int8", is_flag=True, text="measure the quantized networks, not the float ones"),
+    Option("--classes", metavar="N[,N...]", text="number of classes [1000; for detectors 1,80]"),
     Option(
-        "--sizes", metavar="N[,N...]", help="input sizes of detectors in pixels [256,288,...,608]"
+        "--sizes", metavar="N[,N...]", text="input sizes of detectors in pixels [256,288,...,608]"
     ),
-    Option("--only", metavar="TEXT", help="measure only networks with this in their name"),
+    Option("--only", metavar="TEXT", text="measure only networks with this in their name"),
     Option(
         "--all",
         "everything",
         is_flag=True,
-        help="also show networks that a faster one equals in accuracy",
+        text="also show networks that a faster one equals in accuracy",
     ),
-    Option("--fresh", is_flag=True, help="measure again instead of using stored measurements"),
-    Option("--plot", type=PATH, metavar="FILE.png", help="draw accuracy over latency"),
+    Option("--fresh", is_flag=True, text="measure again instead of using stored measurements"),
+    Option("--plot", type=PATH, metavar="FILE.png", text="draw accuracy over latency"),
 )
 
 

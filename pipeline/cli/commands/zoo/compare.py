@@ -22,7 +22,7 @@ MODELS = Argument(
     "models", nargs=-1, metavar="[MODEL]...", text="two or more models: names or ONNX files"
 )
 FIRST_MODEL = Option(
-    "--models", "first", multiple=True, metavar="MODEL [MODEL]...", help="the same, as an option"
+    "--models", "first", multiple=True, metavar="MODEL [MODEL]...", text="the same, as an option"
 )
 OUTPUT = Option(
     "--output",
@@ -30,9 +30,9 @@ OUTPUT = Option(
     type=PATH,
     default=Path("vision-compare.jpg"),
     metavar="FILE.jpg",
-    help="image with the answers side by side [vision-compare.jpg]",
+    text="image with the answers side by side",
 )
-HTML = Option("--html", type=PATH, metavar="FILE", help="a self-contained page with everything")
+HTML = Option("--html", type=PATH, metavar="FILE", text="a self-contained page with everything")
 
 
 @command("compare", IMAGES, MODELS, FIRST_MODEL, OUTPUT, HTML, YES)
@@ -83,8 +83,8 @@ def _compare(
     read = [*files_of(str(images)), *map(find_model, names), manifest]
     check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
+        from pipeline.cli.commands.zoo.compare_image import draw_comparison
         from pipeline.cli.commands.zoo.compare_page import page
-        from pipeline.cli.commands.zoo.compare_picture import draw_comparison
         from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.evaluation.comparison import compare as compare_models
         from pipeline.zoo.evaluation.comparison import open_contender

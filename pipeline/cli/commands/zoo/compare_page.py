@@ -6,7 +6,7 @@ import base64
 import platform
 from html import escape
 
-from pipeline.cli.commands.zoo.compare_picture import PANEL
+from pipeline.cli.commands.zoo.compare_image import PANEL
 from pipeline.cli.commands.zoo.compare_tables import Table, tables
 from pipeline.inference.processor import processor
 from pipeline.zoo.evaluation.comparison import Comparison
@@ -30,13 +30,13 @@ footer { margin-top: 2rem; }
 """
 
 
-def page(found: Comparison, picture: bytes | None) -> str:
-    """The page; `picture` is the JPEG of the answers side by side, if there is one."""
+def page(found: Comparison, image: bytes | None) -> str:
+    """The page; `image` is the JPEG of the answers side by side, if there is one."""
     names = ", ".join(contender.name for contender in found.contenders)
     columns = len(found.contenders)
     parts = [f"<h1>{escape(names)}</h1>"]
-    if picture is not None:
-        data = base64.b64encode(picture).decode("ascii")
+    if image is not None:
+        data = base64.b64encode(image).decode("ascii")
         alt = f"Answers of {names} side by side"
         width = f"max-width: {PANEL * columns}px; min-width: {_LEAST_PANEL * columns}rem"
         parts.append(

@@ -39,10 +39,10 @@ def _answers(found: Comparison) -> Table:
     count = len(found.images)
     rest = f" (the first {count} of {found.total} images)" if count < found.total else ""
     rows = [
-        [picture.name if index == 0 else "", contender.name, summarize(answer)]
-        for picture in found.images
+        [shown.name if index == 0 else "", contender.name, summarize(answer)]
+        for shown in found.images
         for index, (contender, answer) in enumerate(
-            zip(found.contenders, picture.answers, strict=True)
+            zip(found.contenders, shown.answers, strict=True)
         )
     ]
     return Table(f"Answers{rest}", ["image", "model", "answer"], rows)

@@ -32,13 +32,13 @@ DATA = Argument(
     "folder with one sub-folder per class, or a text file of images and classes",
 )
 IMAGES = Option(
-    "--images", type=PATH, metavar="FOLDER", help="folder of the images, where DATA does not say it"
+    "--images", type=PATH, metavar="FOLDER", text="folder of the images, where DATA does not say it"
 )
 PLOT = Option(
     "--plot",
     type=PATH,
     metavar="FILE",
-    help="draw precision over recall, or the confusion matrix (.png, .svg, .pdf)",
+    text="draw precision over recall, or the confusion matrix (.png, .svg, .pdf)",
 )
 
 
@@ -119,13 +119,13 @@ def _detector(
         spec=model.spec,
     )
     labelled = read_boxes(data, model.spec.labels, images)
-    pictures = ReadableImages(data, [picture.path for picture in labelled])
-    check_targets(pictures.paths)
-    found = evaluate_detector(detect, labelled, lambda: _shown(pictures, "detecting", progress))
+    readable = ReadableImages(data, [image.path for image in labelled])
+    check_targets(readable.paths)
+    found = evaluate_detector(detect, labelled, lambda: _shown(readable, "detecting", progress))
     labels = _distinct(model.spec.labels)
     figures = {
         "pictures": found.images,
-        "skipped": len(pictures.damaged),
+        "skipped": len(readable.damaged),
         **settings,
         "metrics": _detector_metrics(found),
         "classes": {
@@ -169,13 +169,13 @@ def _classifier(
     from pipeline.zoo.evaluation.classification import evaluate_classifier
 
     classes = read_classes(data, model.spec.labels, images)
-    pictures = ReadableImages(data, list(classes))
-    check_targets(pictures.paths)
-    found = evaluate_classifier(model, classes, _shown(pictures, "classifying", progress))
+    readable = ReadableImages(data, list(classes))
+    check_targets(readable.paths)
+    found = evaluate_classifier(model, classes, _shown(readable, "classifying", progress))
     labels = _distinct(model.spec.labels)
     figures = {
         "pictures": len(found.classes),
-        "skipped": len(pictures.damaged),
+        "skipped": len(readable.damaged),
         "metrics": found.accuracy._asdict(),
         "classes": _per_class(found, labels),
     }
@@ -209,10 +209,10 @@ def _per_class(found: ClassifierReport, labels: Sequence[str]) -> dict[str, Any]
     return rows
 
 
-def _shown(pictures: ReadableImages, job: str, progress: Report) -> Iterator[tuple[Path, Image]]:
-    total = len(pictures.paths)
+def _shown(readable: ReadableImages, job: str, progress: Report) -> Iterator[tuple[Path, Image]]:
+    total = len(readable.paths)
     progress(job, 0, total)
-    for done, pair in enumerate(pictures, start=1):
+    for done, pair in enumerate(readable, start=1):
         yield pair
         progress(job, done, total)
 

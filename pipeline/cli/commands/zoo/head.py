@@ -19,7 +19,7 @@ IMAGES = Option(
     type=PATH,
     required=True,
     metavar="FOLDER",
-    help="images in one sub-folder per class; its name is the label",
+    text="images in one sub-folder per class; its name is the label",
 )
 
 

@@ -15,7 +15,7 @@ NAMES = Option(
     "--names",
     type=PATH,
     metavar="FILE",
-    help="text file with one label per line [COCO's for 80 classes, else numbers]",
+    text="text file with one label per line [COCO's for 80 classes, else numbers]",
 )
 
 
@@ -25,7 +25,7 @@ NAMES = Option(
     Argument("weights", text="its .weights file", type=PATH),
     NEW_MODEL,
     NAMES,
-    Option("--name", metavar="TEXT", help="name stored in the model [that of the file]"),
+    Option("--name", metavar="TEXT", text="name stored in the model [that of the file]"),
 )
 def import_darknet(
     cfg: Path, weights: Path, output: Path, names: Path | None, name: str | None

@@ -24,25 +24,25 @@ OPTIONS = (
         type=PATH,
         required=True,
         metavar="FOLDER",
-        help="images to calibrate with, like those the model will see; 50 or more",
+        text="images to calibrate with, like those the model will see; 50 or more",
     ),
     Option(
         "--test",
         type=PATH,
         metavar="DATA",
-        help="labelled images to measure with, as for 'vision evaluate' [the labels of a "
+        text="labelled images to measure with, as for 'vision evaluate' [the labels of a "
         "YOLO-format FOLDER, else the agreement with the float model]",
     ),
     Option(
         "--method",
         default=METHODS[0],
         metavar="|".join(METHODS),
-        help=f"how the range of each tensor is chosen [{METHODS[0]}]",
+        text="how the range of each tensor is chosen",
     ),
     Option(
         "--keep-float",
         metavar="LAYERS|auto",
-        help="layers to keep in float, separated by commas, * for any characters; or auto: the "
+        text="layers to keep in float, separated by commas, * for any characters; or auto: the "
         "fewest that meet --max-loss, found by measuring",
     ),
     Option(
@@ -50,7 +50,7 @@ OPTIONS = (
         type=click.FloatRange(0, 100),
         default=1.0,
         metavar="POINTS",
-        help="accuracy that auto may lose, in percentage points [1.0]",
+        text="accuracy that auto may lose, in percentage points",
     ),
 )
 

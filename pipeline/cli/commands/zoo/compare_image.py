@@ -24,8 +24,8 @@ def draw_comparison(found: Comparison) -> bytes:
     titles = [f"{contender.name}   {contender.latency_ms:.1f} ms" for contender in found.contenders]
     header = _row([_strip([title], PANEL) for title in titles])
     rows = [header]
-    for picture in found.images:
-        panels = [_panel(picture.image, answer) for answer in picture.answers]
+    for shown in found.images:
+        panels = [_panel(shown.image, answer) for answer in shown.answers]
         rows.append(_row(panels))
     return encode_jpeg(np.concatenate(rows), _JPEG_QUALITY)
 
