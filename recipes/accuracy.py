@@ -28,8 +28,7 @@ from pipeline.zoo.datasets.labelled_image import LabelledImage
 from pipeline.zoo.evaluation.classification import Logits, TopAccuracy, top_accuracy
 from pipeline.zoo.evaluation.detection import NMS, Accuracy, evaluate_detector, open_to_evaluate
 from pipeline.zoo.evaluation.timing import measure_speed
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import write_atomically
+from pipeline.zoo.onnx_file import open_with_outputs, write_atomically
 from recipes import classifier, detector
 from recipes.build import add_folders
 from recipes.crops import imagenet_crop, read_images
@@ -51,10 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure both models; returns 0, or 2 if an input is missing, or 1 if something failed."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    report: dict[str, Any] = {
-        "onnxruntime": onnxruntime.__version__,
-        "machine": platform.machine(),
-    }
+    report: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, "machine": platform.machine()}
     code = 0
     for name, measure in (("detector", _detector), ("classifier", _classifier)):
         if options.only not in (None, name):

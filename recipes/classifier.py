@@ -28,13 +28,7 @@ from recipes import crops, examples, mobilenet_v2
 from recipes.detector import Say
 from recipes.distill import fit_head, lean_to_labels
 from recipes.equalize import equalize
-from recipes.examples import (
-    Examples,
-    Teacher,
-    TrainingImages,
-    collect_examples,
-    training_crops,
-)
+from recipes.examples import Examples, Teacher, TrainingImages, collect_examples, training_crops
 from recipes.imagenet_labels import read_labels
 from recipes.mobilenet_v2 import FLOAT_NODES, INPUT_SIZE, Block, build_mobilenet, read_blocks
 from recipes.torch_file import load_state_dict

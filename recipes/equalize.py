@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import ModelProto
+from pipeline.zoo.onnx_file import ModelProto, open_with_outputs
 from pipeline.zoo.quantization.calibration import Batch
 from recipes.mobilenet_v2 import Block, Convolution, build_mobilenet
 

@@ -16,8 +16,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.images import read_image
 from pipeline.types import Image
 from pipeline.zoo.datasets.boxes import read_yolo_folder
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import ModelProto, require_onnx, write_atomically
+from pipeline.zoo.onnx_file import ModelProto, open_with_outputs, require_onnx, write_atomically
 from pipeline.zoo.training.linear_classifier import Head
 from recipes.crops import box_crops, imagenet_crop, random_crop, read_images, whole_image
 from recipes.imagenet_labels import CLASSES
@@ -143,10 +142,7 @@ def training_crops(images: TrainingImages, seed: int = 0) -> Iterator[Crop]:
 
 
 def collect_examples(
-    backbone: ModelProto,
-    teacher: Teacher,
-    crops: Iterable[Crop],
-    say: Callable[[str], None],
+    backbone: ModelProto, teacher: Teacher, crops: Iterable[Crop], say: Callable[[str], None]
 ) -> Examples:
     """Run both networks over `crops`; `say` receives progress."""
     session = open_with_outputs(backbone)

@@ -1,19 +1,18 @@
 """Reader of PyTorch state dicts, without PyTorch and without running arbitrary pickles.
 
 A PyTorch file describes its tensors with a pickle, which can name any function to call. Only the
-names that a state dict needs are supported; any other is an error. Both file formats are read: the
-zip archive (PyTorch 1.6 and later) and the older sequence of pickles and raw storages.
+names that a state dict needs are supported; any other is an error. The format is the one before
+PyTorch 1.6: five pickles, then the raw storages.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
 import struct
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,49 +23,36 @@ from pipeline.errors import ModelError
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LEGACY_PROTOCOL = 1001
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
 _DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
     "LongStorage": np.dtype("<i8"),
     "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
 }
 
 
-def load_state_dict(path: str | Path) -> Arrays:
-    """Return the tensors of the state dict in `path` by name, as C-ordered little-endian arrays.
+def load_state_dict(path: Path) -> Arrays:
+    """Return the tensors of the state dict in `path` by name, as little-endian arrays.
 
-    Raises `ModelError` if the file is missing, is not a PyTorch file, is truncated, or holds
-    anything but a flat mapping of names to dense tensors.
+    Raises `ModelError` if the file is missing, is not a PyTorch file of this format, is truncated,
+    or holds anything but a flat mapping of names to contiguous tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path}: expected a PyTorch state dict, but it does not exist")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                tree, storages = _read_zip(archive)
-        else:
-            with path.open("rb") as file:
-                tree, storages = _read_legacy(file)
+        with path.open("rb") as file:
+            tree, storages = _read(file)
         if not isinstance(tree, Mapping):
-            raise ModelError(
-                f"holds a {type(tree).__name__}; expected a mapping of names to tensors"
-            )
-        return {_name(name): _array(name, value, storages) for name, value in tree.items()}
+            raise ModelError(f"holds a {type(tree).__name__}; expected a mapping of tensors")
+        return {str(name): _array(name, value, storages) for name, value in tree.items()}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     except (
-        pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, KeyError, IndexError,
+        OSError, pickle.UnpicklingError, struct.error, EOFError, KeyError, IndexError,
         AttributeError, TypeError, ValueError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
-        # The exceptions of the pickle and zip readers for damaged bytes are not documented.
+        # The exceptions of the pickle reader for damaged bytes are not documented.
         raise ModelError(f"{path}: not a readable PyTorch state dict ({error})") from error
 
 
@@ -95,18 +81,17 @@ def _rebuild_tensor(
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _rebuild_parameter(tensor: _Tensor, *_: object) -> _Tensor:
-    return tensor
-
-
 class _StateDictUnpickler(pickle.Unpickler):
-    """Supports the names that a state dict uses, and rejects all others."""
+    """Supports the names that a state dict uses, rejects all others, and records storages."""
 
     _KNOWN = {  # noqa: RUF012  (the base class is untyped here; the mapping is never changed)
         ("collections", "OrderedDict"): OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     }
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
@@ -114,53 +99,27 @@ class _StateDictUnpickler(pickle.Unpickler):
         known = self._KNOWN.get((module, name))
         if known is None:
             raise ModelError(
-                f"its pickle names {module}.{name}; expected only the tensors of a state dict. "
-                f"Save it with torch.save(model.state_dict(), ...)"
+                f"its pickle names {module}.{name}; expected only the tensors of a state dict"
             )
         return known
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _device, length = pid[:5]
         if kind != "storage" or not isinstance(dtype, np.dtype):
-            raise ModelError(
-                f"refers to a '{kind}' outside its pickle; expected a tensor's storage"
-            )
-        if len(pid) > 5 and pid[5] is not None:
-            raise ModelError(f"storage {key} is a view of another; expected whole storages")
-        return _Storage(dtype, str(key), int(length))
+            raise ModelError(f"refers to a '{kind}' outside its pickle; expected a storage")
+        self.storages[str(key)] = storage = _Storage(dtype, str(key), int(length))
+        return storage
 
 
-def _read_zip(archive: zipfile.ZipFile) -> tuple[Any, dict[str, bytes]]:
-    pickles = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] == "data.pkl"]
-    if len(pickles) != 1:
-        raise ModelError(f"a zip archive with {len(pickles)} files data.pkl; expected exactly one")
-    root = pickles[0][: -len("data.pkl")]
-    byte_order = f"{root}byteorder"
-    if byte_order in archive.namelist() and archive.read(byte_order) != b"little":
-        raise ModelError("stored in big-endian byte order; expected little-endian")
-    tree = _StateDictUnpickler(io.BytesIO(archive.read(pickles[0]))).load()
-    data = f"{root}data/"
-    return tree, {
-        name[len(data) :]: archive.read(name)
-        for name in archive.namelist()
-        if name.startswith(data)
-    }
-
-
-def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    """Read five pickles (magic, protocol, system, tree, storage keys), then the storages' bytes."""
+def _read(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
+    """Read the pickles (magic, protocol, system, tree, storage keys), then the storages."""
     magic, protocol, system = (_StateDictUnpickler(file).load() for _ in range(3))
-    if magic != _LEGACY_MAGIC:
-        raise ModelError("does not begin like a PyTorch file; expected a file of torch.save")
-    if protocol != _LEGACY_PROTOCOL:
-        raise ModelError(f"PyTorch file protocol {protocol}; expected {_LEGACY_PROTOCOL}")
-    if not system["little_endian"]:
-        raise ModelError("stored in big-endian byte order; expected little-endian")
-    unpickler = _RecordingUnpickler(file)
+    if magic != _MAGIC or protocol != _PROTOCOL or not system["little_endian"]:
+        raise ModelError("expected a little-endian file of torch.save before version 1.6")
+    unpickler = _StateDictUnpickler(file)
     tree = unpickler.load()
-    keys = _StateDictUnpickler(file).load()
     storages: dict[str, bytes] = {}
-    for key in keys:
+    for key in _StateDictUnpickler(file).load():
         storage = unpickler.storages[key]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.length:
@@ -169,49 +128,14 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     return tree, storages
 
 
-class _RecordingUnpickler(_StateDictUnpickler):
-    """Records the storages by key: the older format has their types nowhere else."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        storage = super().persistent_load(pid)
-        self.storages[storage.key] = storage
-        return storage
-
-
-def _name(name: object) -> str:
-    if not isinstance(name, str):
-        raise ModelError(f"has an entry named {name!r}; expected text")
-    return name
-
-
-def _array(name: str, value: object, storages: Mapping[str, bytes]) -> npt.NDArray[Any]:
+def _array(name: object, value: object, storages: Mapping[str, bytes]) -> npt.NDArray[Any]:
     """Return a copy of the numbers of one tensor."""
     if not isinstance(value, _Tensor):
         raise ModelError(f"entry '{name}' is a {type(value).__name__}; expected a tensor")
-    storage = value.storage
-    data = storages.get(storage.key, b"")
-    expected = storage.length * storage.dtype.itemsize
-    if len(data) != expected:
-        raise ModelError(
-            f"entry '{name}' needs {expected} bytes, but the file holds {len(data)}; "
-            f"it may be truncated"
-        )
-    last = value.offset + sum(
-        (size - 1) * stride for size, stride in zip(value.shape, value.strides, strict=True)
-    )
-    if 0 in value.shape:
-        return np.empty(value.shape, storage.dtype)
-    if value.offset < 0 or min(value.strides, default=0) < 0 or last >= storage.length:
-        raise ModelError(
-            f"entry '{name}' reaches number {last} of a storage of {storage.length} numbers"
-        )
-    flat = np.frombuffer(data, storage.dtype)
-    step = storage.dtype.itemsize
-    view = np.lib.stride_tricks.as_strided(
-        flat[value.offset :], value.shape, [stride * step for stride in value.strides]
-    )
-    return np.array(view)
+    size = prod(value.shape)
+    if value.strides != tuple(prod(value.shape[axis + 1 :]) for axis in range(len(value.shape))):
+        raise ModelError(f"entry '{name}' is not contiguous")
+    flat: npt.NDArray[Any] = np.frombuffer(storages[value.storage.key], value.storage.dtype)
+    if value.offset < 0 or value.offset + size > len(flat):
+        raise ModelError(f"entry '{name}' ends after number {len(flat)} of its storage")
+    return flat[value.offset : value.offset + size].reshape(value.shape).copy()

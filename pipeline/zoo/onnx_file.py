@@ -1,9 +1,10 @@
-"""Reading and writing of ONNX files that hold a model and its spec."""
+"""Reading, writing and running of ONNX models, whose files also hold their spec."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +88,27 @@ def load_graph(path: Path) -> ModelProto:
     if not model.graph.node:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes")
     return model
+
+
+def open_with_outputs(model: ModelProto, tensors: Iterable[str] = ()) -> Any:
+    """Open a session on a copy of `model` whose outputs include the named float tensors."""
+    import onnxruntime as ort  # noqa: PLC0415  (slow, and not needed to read and write files)
+
+    onnx = require_onnx()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in tensors
+        if name not in present
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(
+        copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

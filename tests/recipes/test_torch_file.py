@@ -6,7 +6,6 @@ import pickle
 import struct
 import sys
 import types
-import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ class Storage:
 
 @dataclass
 class Writer:
-    """Writes what torch.save writes, with stand-ins for the classes that its pickles name."""
+    """Writes files like torch.save, with stand-ins for the classes that its pickles name."""
 
     rebuild: object
     kinds: dict[str, type]
@@ -49,37 +48,27 @@ class Writer:
 
         return Tensor()
 
-    def pickled(self, tree: object, *, legacy: bool) -> bytes:
+    def pickled(self, tree: object) -> bytes:
         buffer = io.BytesIO()
-        tail = (None,) if legacy else ()
         keys = {id(storage): str(index) for index, storage in enumerate(self.storages)}
 
         class Pickler(pickle.Pickler):
             def persistent_id(self, item):
                 if not isinstance(item, Storage):
                     return None
-                return ("storage", item.kind, keys[id(item)], "cpu", item.array.size, *tail)
+                return ("storage", item.kind, keys[id(item)], "cpu", item.array.size, None)
 
         Pickler(buffer, protocol=2).dump(tree)
         return buffer.getvalue()
 
-    def legacy(self, tree: object) -> bytes:
+    def file(self, tree: object) -> bytes:
         system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
         head = b"".join(pickle.dumps(item, 2) for item in (MAGIC, 1001, system))
         keys = pickle.dumps([str(index) for index in range(len(self.storages))], 2)
         data = b"".join(
             struct.pack("<q", item.array.size) + item.array.tobytes() for item in self.storages
         )
-        return head + self.pickled(tree, legacy=True) + keys + data
-
-    def zipped(self, tree: object) -> bytes:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("weights/data.pkl", self.pickled(tree, legacy=False))
-            archive.writestr("weights/byteorder", "little")
-            for index, storage in enumerate(self.storages):
-                archive.writestr(f"weights/data/{index}", storage.array.tobytes())
-        return buffer.getvalue()
+        return head + self.pickled(tree) + keys + data
 
 
 @pytest.fixture
@@ -93,17 +82,12 @@ def writer(monkeypatch) -> Writer:
     _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
     utils._rebuild_tensor_v2 = _rebuild_tensor_v2
     kinds = {}
-    for name in ("FloatStorage", "LongStorage", "HalfStorage", "BoolStorage"):
+    for name in ("FloatStorage", "LongStorage", "HalfStorage"):
         kinds[name] = type(name, (), {"__module__": "torch"})
         setattr(torch, name, kinds[name])
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "torch._utils", utils)
     return Writer(_rebuild_tensor_v2, kinds)
-
-
-@pytest.fixture(params=["legacy", "zipped"])
-def form(request) -> str:
-    return request.param
 
 
 def save(tmp_path: Path, data: bytes) -> Path:
@@ -112,50 +96,48 @@ def save(tmp_path: Path, data: bytes) -> Path:
     return path
 
 
-def test_every_tensor_comes_back_with_its_name_shape_and_type(writer, form, tmp_path):
+def test_tensors_keep_their_name_shape_and_type(writer, tmp_path):
     arrays = {
         "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
         "steps": np.array(7, np.int64),
         "half": np.array([1.5, -2.0], np.float16),
-        "mask": np.array([True, False]),
-        "nothing": np.empty((0, 3), np.float32),
     }
-    kinds = ("FloatStorage", "LongStorage", "HalfStorage", "BoolStorage", "FloatStorage")
+    kinds = ("FloatStorage", "LongStorage", "HalfStorage")
     tree = OrderedDict(
         (name, writer.tensor(array, kind))
         for (name, array), kind in zip(arrays.items(), kinds, strict=True)
     )
-    found = load_state_dict(save(tmp_path, getattr(writer, form)(tree)))
+    found = load_state_dict(save(tmp_path, writer.file(tree)))
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_transposed_and_shifted_views_of_one_storage_are_read(writer, form, tmp_path):
+def test_tensors_that_share_a_storage_are_read(writer, tmp_path):
     numbers = np.arange(20, dtype=np.float32)
     storage = Storage(writer.kinds["FloatStorage"], numbers)
     writer.storages.append(storage)
     tree = {
-        "transposed": writer.view(storage, (4, 3), (1, 4), 2),
+        "table": writer.view(storage, (4, 3), (3, 1), 2),
         "row": writer.view(storage, (5,), (1,), 15),
     }
-    found = load_state_dict(save(tmp_path, getattr(writer, form)(tree)))
-    np.testing.assert_array_equal(found["transposed"], numbers[2:14].reshape(3, 4).T)
+    found = load_state_dict(save(tmp_path, writer.file(tree)))
+    np.testing.assert_array_equal(found["table"], numbers[2:14].reshape(4, 3))
     np.testing.assert_array_equal(found["row"], numbers[15:])
 
 
-def test_view_beyond_its_storage_is_an_error(writer, form, tmp_path):
+def test_tensor_beyond_its_storage_is_an_error(writer, tmp_path):
     tree = {"w": writer.tensor(np.zeros((2, 2), np.float32), offset=1)}
-    with pytest.raises(ModelError, match="'w' reaches number 4 of a storage of 4"):
-        load_state_dict(save(tmp_path, getattr(writer, form)(tree)))
+    with pytest.raises(ModelError, match="'w' ends after number 4 of its storage"):
+        load_state_dict(save(tmp_path, writer.file(tree)))
 
 
 @pytest.mark.parametrize("strides", [(-1,), (2**40,)], ids=["negative", "huge"])
-def test_strides_that_leave_the_storage_are_an_error(writer, form, strides, tmp_path):
+def test_tensor_with_other_strides_is_an_error(writer, strides, tmp_path):
     tree = {"w": writer.tensor(np.zeros(4, np.float32), strides=list(strides))}
-    with pytest.raises(ModelError, match="'w' reaches"):
-        load_state_dict(save(tmp_path, getattr(writer, form)(tree)))
+    with pytest.raises(ModelError, match="'w' is not contiguous"):
+        load_state_dict(save(tmp_path, writer.file(tree)))
 
 
 class Command:
@@ -166,15 +148,15 @@ class Command:
         return os.mkdir, (str(self.path),)
 
 
-def test_pickle_that_names_a_function_is_refused_and_not_run(writer, form, tmp_path):
+def test_pickle_that_names_a_function_is_refused_and_not_run(writer, tmp_path):
     made = tmp_path / "made-by-the-pickle"
     with pytest.raises(ModelError, match=r"names posix\.mkdir|names nt\.mkdir|names os\.mkdir"):
-        load_state_dict(save(tmp_path, getattr(writer, form)({"w": Command(made)})))
+        load_state_dict(save(tmp_path, writer.file({"w": Command(made)})))
     assert not made.exists()
 
 
-def test_file_cut_short_anywhere_is_an_error(writer, form, tmp_path):
-    data = getattr(writer, form)({"w": writer.tensor(np.arange(64, dtype=np.float32))})
+def test_truncated_file_is_an_error(writer, tmp_path):
+    data = writer.file({"w": writer.tensor(np.arange(64, dtype=np.float32))})
     for length in (0, 1, 10, len(data) // 3, len(data) // 2, len(data) - 9, len(data) - 1):
         with pytest.raises(ModelError, match=r"weights\.pt: "):
             load_state_dict(save(tmp_path, data[:length]))
@@ -185,24 +167,23 @@ def test_file_cut_short_anywhere_is_an_error(writer, form, tmp_path):
     [
         pytest.param([1, 2], "holds a list", id="no mapping"),
         pytest.param({"w": 3}, "entry 'w' is a int", id="no tensor"),
-        pytest.param({5: 3}, "entry named 5", id="no name"),
     ],
 )
-def test_anything_but_a_state_dict_is_an_error(writer, form, tree, message, tmp_path):
+def test_anything_but_a_state_dict_is_an_error(writer, tree, message, tmp_path):
     with pytest.raises(ModelError, match=message):
-        load_state_dict(save(tmp_path, getattr(writer, form)(tree)))
+        load_state_dict(save(tmp_path, writer.file(tree)))
 
 
 def test_missing_file_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="does not exist"):
+    with pytest.raises(ModelError, match="No such file"):
         load_state_dict(tmp_path / "none.pt")
 
 
-def test_files_of_real_torch_are_read(form, tmp_path):
+def test_files_of_real_torch_are_read(tmp_path):
     torch = pytest.importorskip("torch")
     layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     path = tmp_path / "weights.pt"
-    torch.save(layers.state_dict(), path, _use_new_zipfile_serialization=form == "zipped")
+    torch.save(layers.state_dict(), path, _use_new_zipfile_serialization=False)
     found = load_state_dict(path)
     assert list(found) == list(layers.state_dict())
     for name, tensor in layers.state_dict().items():

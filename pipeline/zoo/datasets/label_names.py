@@ -15,12 +15,7 @@ BACKGROUND = "background"
 
 _LONGEST = 60  # characters of a name in a message
 # Pascal VOC, Darknet and COCO use different names for these classes.
-_SAME = {
-    "motorbike": "motorcycle",
-    "aeroplane": "airplane",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
+_SAME = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv"}
 
 
 def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> list[int]:

@@ -98,11 +98,7 @@ def has_common_task(tasks: Sequence[str]) -> bool:
 
 
 def compare(
-    images: Path,
-    models: Sequence[Detector | Classifier],
-    *,
-    shown: int,
-    report: Report,
+    images: Path, models: Sequence[Detector | Classifier], *, shown: int, report: Report
 ) -> Comparison:
     """Run every model on `images`, a file or a folder, and time it on the first image.
 

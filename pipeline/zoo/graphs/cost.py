@@ -23,23 +23,15 @@ Shape = tuple[int, ...]
 
 _COLORS = 3
 _WEIGHTS: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "ConvInteger": (1,),
+    **dict.fromkeys(("Conv", "ConvTranspose", "BatchNormalization"), (1, 2)),
+    **dict.fromkeys(("InstanceNormalization", "LayerNormalization", "GroupNormalization"), (1, 2)),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (1, 2, 3)),
+    **dict.fromkeys(("ConvInteger", "PRelu"), (1,)),
+    **dict.fromkeys(("MatMul", "MatMulInteger"), (0, 1)),
     "QLinearConv": (3, 8),
     "Gemm": (0, 1, 2),
     "QGemm": (0, 3, 6),
-    "MatMul": (0, 1),
-    "MatMulInteger": (0, 1),
     "QLinearMatMul": (0, 3),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "PRelu": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
     "Gather": (0,),
 }
 """Inputs that are parameters if they are constants, by kind of node."""

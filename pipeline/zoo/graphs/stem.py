@@ -91,11 +91,7 @@ def write_packed_stem(
     name = builder.add("Pad", [name, pads, inside], "stem.padded")
     name = builder.add("Transpose", [name], "stem.pixels", perm=[0, 3, 1, 2])
     name = builder.add("Cast", [name], "stem.float", to=builder.onnx.TensorProto.FLOAT)
-    inputs = [
-        name,
-        builder.constant("stem.weight", weight),
-        builder.constant("stem.bias", bias),
-    ]
+    inputs = [name, builder.constant("stem.weight", weight), builder.constant("stem.bias", bias)]
     sides = [before, before, 1 - before, 1 - before]
     name = builder.add(
         "Conv", inputs, "stem.conv", conv_name,

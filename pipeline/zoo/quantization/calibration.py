@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from pipeline.errors import InputError
 from pipeline.zoo import Report, no_report
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import ModelProto
+from pipeline.zoo.onnx_file import ModelProto, open_with_outputs
 
 Batch = npt.NDArray[np.uint8]
 Method = Literal["minmax", "entropy", "percentile", "mse"]
@@ -55,10 +54,7 @@ class Histogram:
 
 
 def collect(
-    model: ModelProto,
-    batches: Sequence[Batch],
-    tensors: Iterable[str],
-    report: Report = no_report,
+    model: ModelProto, batches: Sequence[Batch], tensors: Iterable[str], report: Report = no_report
 ) -> dict[str, Histogram]:
     """Return histograms of the named float tensors of `model` over `batches` of its input.
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigError
 from pipeline.zoo import Report
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import ModelProto
+from pipeline.zoo.onnx_file import ModelProto, open_with_outputs
 from pipeline.zoo.quantization.calibration import Batch
 from pipeline.zoo.quantization.quantize import Calibrated
 

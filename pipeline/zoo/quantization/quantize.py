@@ -25,6 +25,10 @@ from pipeline.zoo.quantization.rounding import (
     round_to_nearest,
 )
 
+_NOT_NEGATIVE = ("Clip", "Relu", "HardSigmoid", "Softmax")
+_KEEPING_SIGN = ("Transpose", "Reshape", "GlobalAveragePool", "MaxPool")
+_POSITIVE, _SIGNED = Range(0.0, 6.0), Range(-6.0, 6.0)
+
 
 def quantize_model(
     model: ModelProto,
@@ -94,10 +98,7 @@ def calibrate(
     tensors = [*plan.tensors, *(plan.clipped if for_any else ())]
     chosen = {
         name: choose_range(
-            histogram,
-            method,
-            percentile=percentile,
-            negative_weight=plan.slope_after(name) ** 2,
+            histogram, method, percentile=percentile, negative_weight=plan.slope_after(name) ** 2
         )
         for name, histogram in collect(model, batches, tensors, report).items()
     }
@@ -106,10 +107,7 @@ def calibrate(
 
 
 def _round_weights(
-    model: ModelProto,
-    plan: QuantizationPlan,
-    batches: Sequence[Batch],
-    report: Report,
+    model: ModelProto, plan: QuantizationPlan, batches: Sequence[Batch], report: Report
 ) -> dict[str, QuantizedWeight]:
     """Return the rounded weights of every planned node, by node name.
 
@@ -140,3 +138,25 @@ def is_grouped(node: Any) -> bool:
 def _is_dilated(node: Any) -> bool:
     """Return whether a convolution is dilated: its inputs are not sampled then."""
     return any(a.name == "dilations" and max(a.ints) > 1 for a in node.attribute)
+
+
+def quantize_untrained(model: ModelProto, keep_float: Collection[str]) -> ModelProto:
+    """Return a QDQ copy of an untrained network, for its size and speed, with fixed ranges.
+
+    Nodes and kernels are those of `quantize_model`, whose time does not depend on the values.
+    """
+    plan = QuantizationPlan(model, keep_float)
+    makers = {node.output[0]: node for node in model.graph.node}
+    ranges = plan.share({name: _range(name, makers) for name in plan.tensors})
+    arrays = GraphBuilder(model).arrays
+    weights = {node.name: round_to_nearest(plan.weight_of(node, arrays)) for node in plan.weighted}
+    return write_qdq(model, plan, ranges, weights)
+
+
+def _range(tensor: str, makers: Mapping[str, Any]) -> Range:
+    """Return a range with the sign that calibration finds; it decides what ONNX Runtime fuses."""
+    maker = makers.get(tensor)
+    while maker is not None and maker.op_type in _KEEPING_SIGN:
+        maker = makers.get(maker.input[0])
+    is_positive = maker is not None and maker.op_type in _NOT_NEGATIVE
+    return _POSITIVE if is_positive else _SIGNED

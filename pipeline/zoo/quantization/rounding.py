@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from pipeline.zoo import Report, no_report
 from pipeline.zoo.graphs.edit import clone
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import ModelProto, require_onnx
+from pipeline.zoo.onnx_file import ModelProto, open_with_outputs, require_onnx
 from pipeline.zoo.quantization.calibration import Batch
 
 Floats = npt.NDArray[np.float64]
@@ -80,10 +79,7 @@ def round_jointly(
 
 
 def input_moments(
-    model: ModelProto,
-    nodes: Sequence[Any],
-    batches: Sequence[Batch],
-    report: Report = no_report,
+    model: ModelProto, nodes: Sequence[Any], batches: Sequence[Batch], report: Report = no_report
 ) -> dict[str, Moments]:
     """Return the moments of the inputs of each of `nodes` in the float `model`, by node name.
 

@@ -21,9 +21,9 @@ from pipeline.zoo.architectures.mobilenet import MobileNet, build_mobilenet, flo
 from pipeline.zoo.architectures.yolov4_tiny import YoloV4Tiny
 from pipeline.zoo.graphs.rewrites import heads_as_products, widen_stem
 from pipeline.zoo.onnx_file import ModelProto
+from pipeline.zoo.quantization.quantize import quantize_untrained
 from pipeline.zoo.selection.latency import LatencyCache, Measurement, measure, warn_if_busy
 from pipeline.zoo.selection.published import DETECTORS, MOBILENETS, TRAINED, Published
-from pipeline.zoo.selection.untrained import quantize_untrained
 
 IMAGENET_CLASSES = 1000
 DETECTOR_SIZES = tuple(range(256, 609, 32))

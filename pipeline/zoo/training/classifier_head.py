@@ -21,8 +21,7 @@ from pipeline.zoo import Report
 from pipeline.zoo.datasets.image_folders import ReadableImages, class_folders
 from pipeline.zoo.graphs.canonical import canonical_form
 from pipeline.zoo.graphs.edit import GraphBuilder, clone
-from pipeline.zoo.graphs.session import open_with_outputs
-from pipeline.zoo.onnx_file import ModelProto, require_onnx, save_model
+from pipeline.zoo.onnx_file import ModelProto, open_with_outputs, require_onnx, save_model
 from pipeline.zoo.training.linear_classifier import Head, LabelFit, Rows, fit_labels
 
 LOGITS = "logits"

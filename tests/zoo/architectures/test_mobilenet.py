@@ -21,11 +21,10 @@ from pipeline.zoo.architectures.mobilenet import (
 from pipeline.zoo.architectures.network import round_channels
 from pipeline.zoo.architectures.weights import GivenWeights, RandomWeights
 from pipeline.zoo.graphs.cost import count_cost
-from pipeline.zoo.graphs.session import open_with_outputs
 from pipeline.zoo.graphs.stem import SYMMETRIC
-from pipeline.zoo.onnx_file import save_model
+from pipeline.zoo.onnx_file import open_with_outputs, save_model
+from pipeline.zoo.quantization.quantize import quantize_untrained
 from pipeline.zoo.selection.published import MOBILENETS
-from pipeline.zoo.selection.untrained import quantize_untrained
 
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
