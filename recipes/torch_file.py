@@ -138,4 +138,4 @@ def _array(name: object, value: object, storages: Mapping[str, bytes]) -> npt.ND
     flat: npt.NDArray[Any] = np.frombuffer(storages[value.storage.key], value.storage.dtype)
     if value.offset < 0 or value.offset + size > len(flat):
         raise ModelError(f"entry '{name}' ends after number {len(flat)} of its storage")
-    return flat[value.offset : value.offset + size].reshape(value.shape).copy()
+    return np.array(flat[value.offset : value.offset + size].reshape(value.shape))
