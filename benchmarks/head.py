@@ -1,6 +1,6 @@
-"""`python -m benchmarks.head`: a new head on ten classes of Caltech-101, ten pictures each.
+"""`python -m benchmarks.head`: a new head on ten classes of Caltech-101, ten images each.
 
-Tested on all other pictures of the classes (at most 46 each in the archive at hand), through the
+Tested on all other images of the classes (at most 46 each in the archive at hand), through the
 file that was written, as a user runs it. The first row is the first ten classes by alphabet, the
 others are drawn at random. Classes that are one another's crop (Faces, Faces_easy) and the one
 that is no class (BACKGROUND_Google) are not drawn.
@@ -59,7 +59,7 @@ def main() -> None:
 def measure(
     classes: dict[str, list[Path]], classifier: str, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Fit to some pictures of each class, drawn at random, and test on the rest."""
+    """Fit to some images of each class, drawn at random, and test on the rest."""
     with tempfile.TemporaryDirectory() as name:
         fitted, tested = Path(name) / "fit", []
         for class_id, (label, paths) in enumerate(sorted(classes.items())):

@@ -67,7 +67,7 @@ def convolve(x, weight, stride, groups):
 
 
 def reference_features(image, state):
-    """The network as published, batch norm apart, on one uint8 BGR picture."""
+    """The network as published, batch norm apart, on one uint8 BGR image."""
     x = ((image[..., ::-1] / 255.0 - MEAN) / STD).transpose(2, 0, 1)
     entry = x
     for conv, norm, _shape, stride, groups, active, mark in layers():

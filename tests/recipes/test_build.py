@@ -14,7 +14,7 @@ SIZES = {"astronaut.jpg": (512, 512), "cat.jpg": (300, 451), "coffee.jpg": (400,
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sample_is_there_small_and_credited(name):
+def test_sample_exists_is_small_and_credited(name):
     path = FOLDER / name
     image = cv2.imread(str(path))
     assert image is not None
@@ -38,8 +38,8 @@ def test_sample_stays_close_to_its_source(tmp_path):
     assert target.read_bytes()[:2] == b"\xff\xd8"
 
 
-def test_source_that_is_no_picture_is_an_error(tmp_path):
+def test_source_that_is_not_an_image_is_an_error(tmp_path):
     source = tmp_path / "a.png"
-    source.write_text("no picture")
+    source.write_text("no image")
     with pytest.raises(FrameError, match=r"a\.png: not a readable image"):
         write_sample(source, tmp_path / "a.jpg")

@@ -16,7 +16,7 @@ from recipes.examples import Examples, Teacher
 MODEL = Path(__file__).resolve().parents[2] / "models" / "mobilenetv2-int8.onnx"
 
 
-def test_missing_sources_are_all_named_and_the_model_stays(tmp_path):
+def test_all_missing_sources_are_listed_and_the_model_is_unchanged(tmp_path):
     output = tmp_path / "model.onnx"
     output.write_bytes(b"as it was")
     (tmp_path / "images").mkdir()
@@ -31,7 +31,7 @@ def test_missing_sources_are_all_named_and_the_model_stays(tmp_path):
 
 
 def test_teacher_agrees_with_its_own_file(shared):
-    """Its features times its last layer must be the logits that the file itself gives."""
+    """The features times the last layer must equal the logits of the file."""
     ort = pytest.importorskip("onnxruntime")
     path = Sources.under(shared).teacher
     teacher = Teacher(path)
@@ -42,13 +42,13 @@ def test_teacher_agrees_with_its_own_file(shared):
     np.testing.assert_allclose(teacher.head(teacher(pixels)), expected[:, 1:], atol=1e-3)
 
 
-def test_network_that_does_not_end_in_a_linear_layer_is_no_teacher():
+def test_network_without_a_final_linear_layer_is_refused_as_teacher():
     pytest.importorskip("onnx")
     with pytest.raises(ModelError, match="expected a GlobalAveragePool and one convolution"):
         Teacher(MODEL)
 
 
-def test_examples_come_back_as_they_were_saved(tmp_path):
+def test_examples_are_loaded_as_saved(tmp_path):
     rng = np.random.default_rng(0)
     examples = Examples(
         rng.normal(size=(4, 3)).astype(np.float16),
@@ -64,7 +64,7 @@ def test_examples_come_back_as_they_were_saved(tmp_path):
         assert getattr(found, name).dtype == getattr(examples, name).dtype
 
 
-def test_top_accuracy_counts_ranks_and_gives_nothing_for_ties():
+def test_ties_count_against_top_accuracy():
     logits = np.array(
         [
             [9, 1, 2, 3, 4, 5, 6],  # right
@@ -77,8 +77,8 @@ def test_top_accuracy_counts_ranks_and_gives_nothing_for_ties():
     assert top_accuracy(logits, np.array([0, 1, 5, 0])) == TopAccuracy(25.0, 75.0)
 
 
-def test_shipped_model_names_the_imagenet_pictures(shared):
-    """One picture in twenty of those that the card gives 83.6 % and 97.3 % for."""
+def test_shipped_model_classifies_imagenet_images(shared):
+    """One in twenty of the images for which the model card states 83.6 % and 97.3 %."""
     classify = Classifier(MODEL, top=5)
     names = list(read_images(Sources.under(shared).images.imagenet))
     answers = []
@@ -100,7 +100,7 @@ def test_shipped_model_names_the_imagenet_pictures(shared):
     ],
     ids=["cat", "cup"],
 )
-def test_sample_gets_a_fitting_finer_name(sample, box, expected):
+def test_sample_is_classified_correctly(sample, box, expected):
     classify = Classifier(MODEL, top=5)
     image = cv2.imread(str(MODEL.parent / "samples" / sample))
     found = classify(image, np.array([box], np.float32))
@@ -109,7 +109,7 @@ def test_sample_gets_a_fitting_finer_name(sample, box, expected):
     assert found.scores[0].sum() > 0.5
 
 
-def test_shipped_model_is_small_and_tells_its_classes_apart():
+def test_shipped_model_is_small_and_has_distinct_labels():
     assert MODEL.stat().st_size <= 4_500_000
     labels = Classifier(MODEL).labels
     assert len(labels) == len({label.casefold() for label in labels}) == 1000

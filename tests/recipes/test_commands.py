@@ -1,4 +1,4 @@
-"""`make models` and `make accuracy` where something is missing: they say what, and do the rest."""
+"""`make models` and `make accuracy` with missing inputs: they report them and do the rest."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recipes import accuracy, build
 
 @pytest.fixture
 def offline(monkeypatch):
-    """pip has no index to ask."""
+    """pip without an index."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
-def test_build_says_what_is_missing_for_each_file(offline, tmp_path, caplog):
+def test_build_reports_what_is_missing_for_each_file(offline, tmp_path, caplog):
     arguments = ["--data", tmp_path / "none", "--out", tmp_path / "out", "--work", tmp_path / "w"]
     code = build.main([str(argument) for argument in arguments])
     assert code == build.EXIT_FAULT  # the samples could not be downloaded
@@ -28,7 +28,7 @@ def test_build_says_what_is_missing_for_each_file(offline, tmp_path, caplog):
     assert not list((tmp_path / "out").glob("*.onnx"))
 
 
-def test_accuracy_says_what_is_missing_and_writes_the_rest(offline, tmp_path, caplog):
+def test_accuracy_reports_what_is_missing_and_writes_the_rest(offline, tmp_path, caplog):
     report = tmp_path / "report.json"
     arguments = ["--data", tmp_path / "none", "--json", report, "--work", tmp_path / "w"]
     code = accuracy.main([str(argument) for argument in arguments])

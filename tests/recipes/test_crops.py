@@ -18,7 +18,7 @@ from recipes.crops import (
 
 
 @pytest.fixture
-def picture():
+def photo():
     rows, columns = np.mgrid[0:300, 0:400]
     return np.dstack([columns * 255 // 399, rows * 255 // 299, (rows + columns) % 256]).astype(
         np.uint8
@@ -26,8 +26,8 @@ def picture():
 
 
 @pytest.fixture
-def encoded(picture) -> bytes:
-    return cv2.imencode(".png", picture)[1].tobytes()
+def encoded(photo) -> bytes:
+    return cv2.imencode(".png", photo)[1].tobytes()
 
 
 def archive_of(path, files):
@@ -40,9 +40,9 @@ def archive_of(path, files):
 
 
 @pytest.mark.parametrize("form", ["archive", "folder"])
-def test_pictures_come_sorted_by_name_and_other_files_not_at_all(form, tmp_path, encoded, picture):
+def test_images_are_sorted_by_name_and_other_files_skipped(form, tmp_path, encoded, photo):
     files = {"a/2.png": encoded, "a/1.png": encoded, "a/notes.txt": b"?", "b.PNG": encoded}
-    source = tmp_path / "pictures"
+    source = tmp_path / "photos"
     if form == "archive":
         archive_of(source, files)
     else:
@@ -51,17 +51,17 @@ def test_pictures_come_sorted_by_name_and_other_files_not_at_all(form, tmp_path,
             (source / name).write_bytes(data)
     found = list(read_images(source))
     assert [name for name, _ in found] == ["a/1.png", "a/2.png", "b.PNG"]
-    np.testing.assert_array_equal(found[0][1], picture)
+    np.testing.assert_array_equal(found[0][1], photo)
 
 
-def test_damaged_picture_is_an_error_that_names_it(tmp_path, encoded):
+def test_damaged_image_is_named_in_the_error(tmp_path, encoded):
     source = archive_of(tmp_path / "p.tar", {"good.png": encoded, "zbad.png": encoded[:40]})
     with pytest.raises(FrameError, match=r"p\.tar: zbad\.png: not a readable image"):
         list(read_images(source))
 
 
 @pytest.mark.parametrize("content", [None, b"no archive"], ids=["missing", "text"])
-def test_source_that_is_no_archive_is_an_error(tmp_path, content):
+def test_source_that_is_not_an_archive_is_an_error(tmp_path, content):
     source = tmp_path / "p.tar"
     if content is not None:
         source.write_bytes(content)
@@ -69,35 +69,35 @@ def test_source_that_is_no_archive_is_an_error(tmp_path, content):
         list(read_images(source))
 
 
-def test_tested_crop_is_the_middle_of_a_picture_whose_shorter_side_is_256(picture):
-    resized = cv2.resize(picture, (341, 256), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(imagenet_crop(picture), resized[16:240, 58:282])
-    already = np.ascontiguousarray(picture[:256, :300])
+def test_imagenet_crop_is_the_centre_of_an_image_with_shorter_side_256(photo):
+    resized = cv2.resize(photo, (341, 256), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(imagenet_crop(photo), resized[16:240, 58:282])
+    already = np.ascontiguousarray(photo[:256, :300])
     np.testing.assert_array_equal(imagenet_crop(already), already[16:240, 38:262])
 
 
 @pytest.mark.parametrize("size", [(300, 400), (20, 3), (1, 1)], ids=str)
-def test_every_crop_has_the_networks_size_whatever_the_picture(picture, size):
-    image = np.ascontiguousarray(picture[: size[0], : size[1]])
+def test_every_crop_has_the_input_size_of_the_network(photo, size):
+    image = np.ascontiguousarray(photo[: size[0], : size[1]])
     rng = np.random.default_rng(0)
     crops = [whole_image(image), *(random_crop(image, rng, (0.04, 1.0)) for _ in range(20))]
     assert {crop.shape for crop in crops} == {(224, 224, 3)}
 
 
-def test_random_crops_repeat_with_the_seed_and_only_with_it(picture):
+def test_random_crops_depend_only_on_the_seed(photo):
     first, again, other = (
-        random_crop(picture, np.random.default_rng(seed), (0.25, 1.0)) for seed in (1, 1, 2)
+        random_crop(photo, np.random.default_rng(seed), (0.25, 1.0)) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
-def test_random_crops_cover_the_share_asked_for(picture):
-    """Blue runs over the columns and green over the rows, so their spread tells the extent."""
+def test_random_crops_cover_the_requested_share(photo):
+    """Blue increases with the column and green with the row, so their range is the extent."""
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(200):
-        crop = random_crop(picture, rng, (0.25, 0.5)).astype(int)
+        crop = random_crop(photo, rng, (0.25, 0.5)).astype(int)
         width = np.ptp(crop[112, :, 0]) / 255
         height = np.ptp(crop[:, 112, 1]) / 255
         shares.append(width * height)
@@ -105,8 +105,8 @@ def test_random_crops_cover_the_share_asked_for(picture):
     assert 0.45 < max(shares) < 0.54
 
 
-def test_box_crops_show_the_box_and_leave_out_tiny_ones(picture):
-    image = picture.copy()
+def test_box_crops_contain_the_box_and_skip_tiny_boxes(photo):
+    image = photo.copy()
     image[100:200, 150:250] = (0, 0, 255)
     boxes = np.array([[0.5, 0.5, 0.25, 1 / 3], [0.2, 0.2, 0.02, 0.5]])
     crops = list(box_crops(image, boxes, 3, np.random.default_rng(0)))

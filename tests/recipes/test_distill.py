@@ -12,7 +12,7 @@ CLASSES, WIDTH, TEACHER_WIDTH = 12, 20, 16
 
 @pytest.fixture
 def world():
-    """Features and teacher features that are two linear views of the same things."""
+    """Features and teacher features that are linear functions of the same values."""
     rng = np.random.default_rng(0)
     things = rng.normal(0, 1, (4000, 14)) * np.linspace(3, 0.3, 14)
     features = things @ rng.normal(0, 1, (14, WIDTH)) + rng.normal(0, 0.3, (4000, WIDTH)) + 1.0
@@ -22,7 +22,7 @@ def world():
     return features.astype(np.float32), taught.astype(np.float32), teacher
 
 
-def test_without_ridge_and_gain_it_is_least_squares(world):
+def test_fit_without_ridge_and_gain_is_least_squares(world):
     features, taught, teacher = world
     exact = taught @ teacher.weight.T + teacher.bias
     design = np.column_stack([features, np.ones(len(features))]).astype(np.float64)
@@ -35,7 +35,7 @@ def test_without_ridge_and_gain_it_is_least_squares(world):
     assert min(correlation) > 0.9999
 
 
-def test_each_class_gets_back_the_mean_and_spread_that_ridge_takes(world):
+def test_mean_and_variance_of_each_class_are_restored(world):
     features, taught, teacher = world
     exact = teacher(taught)
     shrunk = fit_head(features, taught, teacher, ridge=5.0, max_gain=1.0)(features)
@@ -45,7 +45,7 @@ def test_each_class_gets_back_the_mean_and_spread_that_ridge_takes(world):
     np.testing.assert_allclose(restored.mean(axis=0), exact.mean(axis=0), atol=1e-2)
 
 
-def test_classes_absent_from_the_fit_are_named(world):
+def test_classes_absent_from_the_fit_are_recognised(world):
     features, taught, teacher = world
     best = teacher(taught).argmax(axis=1)
     seen = best < CLASSES // 2
@@ -60,13 +60,13 @@ def test_half_precision_rows_give_the_same_head_within_their_precision(world):
     np.testing.assert_allclose(narrow(features), wide(features), atol=0.05)
 
 
-def test_same_rows_give_the_same_head_to_the_bit(world):
+def test_fit_is_deterministic(world):
     first, second = fit_head(*world), fit_head(*world)
     assert first.weight.tobytes() == second.weight.tobytes()
     assert first.bias.tobytes() == second.bias.tobytes()
 
 
-def test_leaning_raises_the_label_and_leaves_unlabelled_rows(world):
+def test_leaning_raises_the_label_and_keeps_unlabelled_rows(world):
     _, taught, teacher = world
     labels = np.full(len(taught), -1)
     labels[:100] = 3

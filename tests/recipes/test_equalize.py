@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 
 @pytest.fixture(scope="module")
 def blocks():
-    """Random weights, some channels of which are far smaller than others, as in trained ones."""
+    """Random weights with some channels far smaller than others, as in trained networks."""
     state = ref.random_state()
     rng = np.random.default_rng(8)
     for name in ("features.0.1", "features.1.conv.4", "features.2.conv.1", "features.5.conv.1"):
@@ -47,14 +47,14 @@ def run(model, pixels, output=None):
     return session.run([output or session.get_outputs()[0].name], {"image": pixels})[0]
 
 
-def test_equalised_network_answers_the_same(blocks, batches):
+def test_equalised_network_has_the_same_outputs(blocks, batches):
     before = run(build_mobilenet(blocks), batches[0])
     after = run(build_mobilenet(equalize(blocks, batches)), batches[0])
     np.testing.assert_allclose(after, before, atol=1e-3 * before.max())
 
 
 @pytest.mark.parametrize("tensor", ["stem.output", "block2.0.relu6", "block1.1.conv"])
-def test_channels_come_closer_to_one_another(blocks, batches, tensor):
+def test_peaks_of_channels_get_more_similar(blocks, batches, tensor):
     def spread(network):
         values = np.concatenate([run(network, batch, tensor) for batch in batches])
         peaks = np.abs(values).max(axis=(0, 2, 3))
@@ -64,7 +64,7 @@ def test_channels_come_closer_to_one_another(blocks, batches, tensor):
     assert spread(build_mobilenet(equalize(blocks, batches))) < 0.6 * before
 
 
-def test_int8_is_closer_to_float_with_both_than_without(blocks, batches):
+def test_equalisation_and_bias_correction_make_int8_more_accurate(blocks, batches):
     plain = build_mobilenet(blocks)
     exact = run(plain, batches[1])
     improved = correct_biases(build_mobilenet(equalize(blocks, batches)), batches)
@@ -77,8 +77,8 @@ def test_int8_is_closer_to_float_with_both_than_without(blocks, batches):
     assert error(improved) < error(plain)
 
 
-def test_corrected_bias_gives_rounded_weights_the_exact_mean():
-    """One depthwise product: the mean over the pictures must come out as without rounding."""
+def test_corrected_bias_restores_the_mean_output():
+    """One depthwise product: the mean over the images must equal that without rounding."""
     rng = np.random.default_rng(1)
     weight = rng.normal(0, 1, (3, 1, 2, 2)).astype(np.float32)
     bias = rng.normal(0, 1, 3).astype(np.float32)
@@ -95,7 +95,7 @@ def test_corrected_bias_gives_rounded_weights_the_exact_mean():
         [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(bias, "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    # All taps must have one mean: a picture and its mirror images.
+    # All taps must have one mean: an image and its mirror images.
     batch = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
     batch = np.concatenate([batch, batch[:, ::-1]])
     batch = np.concatenate([batch, batch[:, :, ::-1]])

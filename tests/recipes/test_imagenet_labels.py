@@ -19,33 +19,33 @@ def rows(**changed):
     return lines
 
 
-def test_first_synonym_is_the_name_and_background_is_left_out(tmp_path):
+def test_first_synonym_is_the_name_and_background_is_skipped(tmp_path):
     labels = read_labels(write(tmp_path, ["background", *rows()]))
     assert len(labels) == 1000
     assert labels[0] == "name 0"
     assert labels[999] == "name 999"
 
 
-def test_class_whose_name_another_has_takes_its_next_one(tmp_path):
+def test_name_of_another_class_is_replaced_by_the_next_synonym(tmp_path):
     lines = rows(row5="Cardigan, Cardigan Welsh corgi", row9="cardigan")
     labels = read_labels(write(tmp_path, lines))
     assert labels[5] == "Cardigan Welsh corgi"
     assert labels[9] == "cardigan"
 
 
-def test_two_cranes_are_told_apart(tmp_path):
+def test_two_cranes_get_distinct_names(tmp_path):
     labels = read_labels(write(tmp_path, rows(row134="crane", row517="crane")))
     assert labels[134] == "crane (bird)"
     assert labels[517] == "crane (machine)"
 
 
-def test_names_that_cannot_be_told_apart_are_an_error(tmp_path):
+def test_repeated_names_are_an_error(tmp_path):
     with pytest.raises(InputError, match="'same' repeats"):
         read_labels(write(tmp_path, rows(row1="same", row2="Same")))
 
 
 @pytest.mark.parametrize("count", [0, 999, 1002])
-def test_other_number_of_names_is_an_error(tmp_path, count):
+def test_wrong_number_of_names_is_an_error(tmp_path, count):
     lines = [f"name {index}" for index in range(count)]
     with pytest.raises(InputError, match=f"expected 1000 class names, but it has {count}"):
         read_labels(write(tmp_path, lines))

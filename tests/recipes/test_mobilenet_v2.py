@@ -36,14 +36,14 @@ def test_features_equal_the_published_network_on_raw_pixels(state):
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
-def test_border_is_padded_with_the_mean_colour_not_with_black(state):
-    """On a picture of nearly the mean colour, a fold of the mean into the bias shows at once."""
+def test_border_is_padded_with_the_mean_colour(state):
+    """An image of nearly the mean colour reveals a mean that is folded into the bias."""
     pixels = np.broadcast_to(np.array([104, 116, 124], np.uint8), (1, 224, 224, 3))
     found = run(build_mobilenet(read_blocks(state)), np.ascontiguousarray(pixels))
     np.testing.assert_allclose(found[0], ref.reference_features(pixels[0], state), atol=2e-4)
 
 
-def test_head_gives_logits_for_any_batch(state):
+def test_head_computes_logits_for_any_batch_size(state):
     rng = np.random.default_rng(6)
     weight = rng.normal(0, 0.1, (7, 1280)).astype(np.float32)
     bias = rng.normal(0, 1, 7).astype(np.float32)
@@ -60,7 +60,7 @@ def test_missing_tensor_is_named(state):
         read_blocks(partial)
 
 
-def test_tensor_of_another_width_is_named_with_both_shapes(state):
+def test_tensor_of_wrong_shape_is_named_with_both_shapes(state):
     other = {**state, "features.18.0.weight": np.zeros((1280, 160, 1, 1), np.float32)}
     with pytest.raises(ModelError, match=r"of shape \(1280, 320, 1, 1\), but got \(1280, 160"):
         read_blocks(other)

@@ -1,4 +1,4 @@
-"""Float networks as others export them: small, with random weights, and with odd habits."""
+"""Small float networks with random weights, in the variants that exporters write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LABELS = ("red", "green", "blue", "grey")
 
 
 class Layers:
-    """Nodes and constants, layer by layer; each method gives the name of what it adds."""
+    """Nodes and constants, layer by layer; each method returns the name of its output."""
 
     def __init__(self):
         self.rng = np.random.default_rng(0)
@@ -30,7 +30,7 @@ class Layers:
 
 
 def write_classifier(path, *, size=32, layout="NCHW", stem=(3, 2, 1), tail="gemm", opset=17):
-    """A classifier of NCHW or NHWC float pictures; `stem` is kernel, stride and padding.
+    """A classifier of NCHW or NHWC float images; `stem` is kernel, stride and padding.
 
     Batch norm stands on its own, convolutions have no bias, constants are nodes, and no node has
     a name.
@@ -85,7 +85,7 @@ def _add_tail(net, tensor, kind):
 
 
 def write_manifest(path, *, size=32, layout="NCHW", color="RGB"):
-    """What the classifiers above expect."""
+    """A manifest of the classifiers above."""
     path.write_text(f"""task = "classify"
 labels = {list(LABELS)}
 [input]

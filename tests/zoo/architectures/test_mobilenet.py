@@ -43,12 +43,12 @@ def run(model, pixels):
     return session.run(None, {"image": pixels})[0]
 
 
-def pictures(count, side):
+def images(count, side):
     return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
 class Counted:
-    """What a member costs, and what is needed to count as its table does."""
+    """The cost of a member, and the numbers that its table counts differently."""
 
     def __init__(self, member: MobileNet) -> None:
         model = build_mobilenet(member)
@@ -96,7 +96,7 @@ SMALL_V3 = {"1.0": (56.5, 2.53), "0.75": (43.4, 2.03)}
 
 
 def expected_macs(row, found) -> tuple[float, float]:
-    """What the table says, and what we count in its way, in millions."""
+    """The figures of the table, and our count in the same way, in millions."""
     stated, macs = float(row["million_macs"]), found.multiply_adds / 1e6
     family, width = row["family"], row["width"]
     key = (width, row["resolution"])
@@ -114,7 +114,7 @@ def expected_macs(row, found) -> tuple[float, float]:
 
 
 def in_timm(found) -> int:
-    """Parameters as timm counts them."""
+    """The number of parameters as timm counts them."""
     return found.parameters + found.normalised - found.unbiased + found.scaled
 
 
@@ -130,7 +130,7 @@ def in_timm(found) -> int:
     ],
     ids=lambda value: f"{value[0]}-{value[1]}" if isinstance(value, tuple) else "",
 )
-def test_parameters_are_those_of_timms_networks_to_the_last_one(member, expected):
+def test_parameters_equal_those_of_timm(member, expected):
     assert in_timm(counted(*member)) == expected
 
 
@@ -148,7 +148,7 @@ def expected_parameters(row, found) -> tuple[float, float]:
     return stated, round(millions, decimals)
 
 
-def test_parameters_and_multiply_adds_are_the_published_ones(shared):
+def test_parameters_and_multiply_adds_equal_the_published_ones(shared):
     with (shared / "reference" / "mobilenet.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(MOBILENETS)
@@ -160,7 +160,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(shared):
         assert ours == stated, row
 
 
-def test_published_accuracy_is_that_of_the_reference(shared):
+def test_published_accuracy_equals_the_reference(shared):
     with (shared / "reference" / "mobilenet.csv").open() as file:
         expected = {
             (row["family"], float(row["width"]), int(row["resolution"])): (
@@ -183,8 +183,8 @@ def test_published_accuracy_is_that_of_the_reference(shared):
     ],
     ids=["v1-0.25", "v1-0.5", "v2-1.0"],
 )
-def test_with_trained_weights_the_answers_are_the_trained_networks(shared, file, member):
-    """The files take RGB from -1 to 1 in NCHW and pad as TensorFlow does."""
+def test_trained_weights_give_the_outputs_of_the_trained_network(shared, file, member):
+    """The files take RGB from -1 to 1 in NCHW and pad like TensorFlow."""
     trained = onnx.load(shared / "models" / f"{file}.onnx")
     arrays = constants_of(trained)
     layers = [node for node in trained.graph.node if node.op_type == "Conv"]
@@ -193,7 +193,7 @@ def test_with_trained_weights_the_answers_are_the_trained_networks(shared, file,
     weights = GivenWeights(pairs)
     model = build_mobilenet(member, weights, scaling=SYMMETRIC, padding="same")
     weights.finish()
-    pixels = pictures(2, member.resolution)
+    pixels = images(2, member.resolution)
     as_trained = (pixels[..., ::-1].transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
     expected = run(trained, as_trained)
     assert np.abs(expected).max() > 3
@@ -205,13 +205,13 @@ def hard_sigmoid(x):
 
 
 def tensors(model, names, side):
-    """What some tensors are for one picture, in float64 and without the batch."""
+    """Some tensors for one image, in float64 and without the batch axis."""
     session = open_with_outputs(model, names)
-    values = session.run(names, {"image": pictures(1, side)})
+    values = session.run(names, {"image": images(1, side)})
     return {n: v[0].astype(np.float64) for n, v in zip(names, values, strict=True)}
 
 
-def test_squeeze_and_excite_is_the_papers():
+def test_squeeze_and_excite_matches_the_paper():
     model = build_mobilenet(MobileNet("mobilenet_v3_small", 1.0, 64, 3))
     w = constants_of(model)
     t = tensors(model, ["block4.depthwise.hswish", "block4.depthwise.conv", "block4.se.scaled"], 64)
@@ -224,7 +224,7 @@ def test_squeeze_and_excite_is_the_papers():
     np.testing.assert_allclose(t["block4.se.scaled"], expected, atol=1e-5)
 
 
-def test_attention_is_the_papers():
+def test_attention_matches_the_paper():
     """Block 8 of hybrid-medium: a map of 8 x 8, keys and values from every second place."""
     model = build_mobilenet(MobileNet("mobilenet_v4_hybrid_medium", 1.0, 128, 3))
     w = {name: a.astype(np.float64) for name, a in constants_of(model).items()}
@@ -250,12 +250,12 @@ def test_attention_is_the_papers():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_runs_in_float_and_in_int8_with_ordinary_numbers(family, tmp_path):
+def test_every_family_runs_in_float_and_int8_with_moderate_values(family, tmp_path):
     member = MobileNet(family, 0.5, 96, 7)
     model = build_mobilenet(member)
     integer = quantize_untrained(model, float_nodes(model))
     assert count_cost(integer) == count_cost(model)
-    pixels = pictures(2, 96)
+    pixels = images(2, 96)
     for network in (model, integer):
         save_model(network, make_spec(member), tmp_path / "network.onnx")
         logits = run(network, pixels)
@@ -267,7 +267,7 @@ def test_every_family_runs_in_float_and_in_int8_with_ordinary_numbers(family, tm
 
 
 def kernels_of(path, folder):
-    """How many of which kernels ONNX Runtime makes of a file."""
+    """The number of kernels of each kind that ONNX Runtime uses for a file."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / "optimized.onnx")
@@ -276,7 +276,7 @@ def kernels_of(path, folder):
     return Counter(node.op_type for node in optimized.graph.node)
 
 
-def test_untrained_int8_runs_on_the_kernels_of_the_trained_one(tmp_path):
+def test_untrained_int8_uses_the_kernels_of_the_trained_network(tmp_path):
     member = MobileNet("mobilenet_v2")
     model = build_mobilenet(member)
     path = tmp_path / "network.onnx"
@@ -285,14 +285,14 @@ def test_untrained_int8_runs_on_the_kernels_of_the_trained_one(tmp_path):
     assert kernels_of(path, tmp_path) == kernels_of(shipped, tmp_path)
 
 
-def test_weights_are_the_same_every_time_unless_another_seed_is_given():
+def test_random_weights_depend_only_on_the_seed():
     member = MobileNet("mobilenet_v1", 0.25, 32, 2)
     model = build_mobilenet(member)
     assert build_mobilenet(member) == model
     assert build_mobilenet(member, RandomWeights(seed=1)) != model
 
 
-def test_widths_round_channels_as_the_papers_do():
+def test_widths_round_channels_like_the_papers():
     assert [round_channels(c) for c in (32 * 0.35, 24 * 0.75, 96 * 1.3, 3, 44.8)] == [
         16, 24, 128, 8, 48
     ]  # fmt: skip
@@ -310,19 +310,19 @@ def test_widths_round_channels_as_the_papers_do():
     ],
     ids=["family", "width", "nan", "resolution", "classes"],
 )
-def test_a_member_that_there_is_not_is_refused(arguments, message):
+def test_unsupported_member_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         MobileNet(*arguments)
 
 
-def test_labels_must_be_as_many_as_the_classes():
+def test_number_of_labels_must_equal_number_of_classes():
     member = MobileNet("mobilenet_v1", classes=3)
     assert make_spec(member).labels == ("class 0", "class 1", "class 2")
     with pytest.raises(InputError, match="expected 3 labels, got 2"):
         make_spec(member, ("cat", "dog"))
 
 
-def test_given_weights_that_do_not_fit_are_named():
+def test_mismatched_weights_are_named():
     member = MobileNet("mobilenet_v1", 0.25, 32, 2)
     stem = (np.zeros((8, 3, 3, 3), np.float32), np.zeros(8, np.float32))
     with pytest.raises(ModelError, match=r"layer block1\.0: .* but there are no more"):

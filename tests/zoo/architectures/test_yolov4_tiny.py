@@ -22,7 +22,7 @@ from pipeline.zoo.selection.candidates import detectors
 pytest.importorskip("onnx")
 
 
-def test_layers_are_those_of_the_official_cfg(shared):
+def test_layers_equal_the_official_cfg(shared):
     official = read_config(shared / "models" / "yolov4-tiny.cfg")
     ours = make_config(YoloV4Tiny(416, 80))
     assert ours.layers == tuple(replace(layer, line=0) for layer in official.layers)
@@ -41,7 +41,7 @@ def test_cost_follows_the_input_size_and_the_classes(side, classes):
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
-def test_it_opens_as_a_detector_of_its_classes(tmp_path, int8):
+def test_network_opens_as_a_detector_of_its_classes(tmp_path, int8):
     (candidate,) = detectors((96,), (3,))
     path = tmp_path / "mine.onnx"
     save_model(candidate.build(int8), candidate.spec(), path)
@@ -60,6 +60,6 @@ def test_labels_are_cocos_for_80_classes():
     [((400,), "multiple of 32 from 32 to 2048, got 400"), ((416, 0), "classes: .* got 0")],
     ids=["size", "classes"],
 )
-def test_a_member_that_there_is_not_is_refused(arguments, message):
+def test_unsupported_member_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         YoloV4Tiny(*arguments)

@@ -1,4 +1,4 @@
-"""A second, plain evaluation of Darknet networks, layer by layer in float64 NumPy.
+"""An independent evaluation of Darknet networks, layer by layer in float64 NumPy.
 
 Networks are lists of dictionaries, from which the cfg text and the weights file are written. It
 shares no code with the importer: batch norm is applied as it stands in the file, pixels become RGB
@@ -40,7 +40,7 @@ NINE = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
 
 
 def yolov3_tiny(classes: int, width: int) -> list[Layer]:
-    """The layout of yolov3-tiny, `width` channels wide at its start."""
+    """The layers of yolov3-tiny with `width` channels at the start."""
     layers: list[Layer] = []
     for step in range(6):
         layers.append(conv(width * 2**step))
@@ -55,7 +55,7 @@ def yolov3_tiny(classes: int, width: int) -> list[Layer]:
 
 
 def yolov4_tiny(classes: int, width: int, heads: int = 2) -> list[Layer]:
-    """The layout of yolov4-tiny, or with three heads of yolov4-tiny-3l."""
+    """The layers of yolov4-tiny, or with three heads those of yolov4-tiny-3l."""
     layers = [conv(width, stride=2), conv(width * 2, stride=2)]
     for step in range(3):
         c = width * 2 * 2**step
@@ -95,7 +95,7 @@ def write_config(path: Path, layers: list[Layer], width: int, height: int, **net
 
 
 class Network:
-    """A network with random weights, drawn so that activations keep their size."""
+    """A network with random weights that keep the size of activations."""
 
     def __init__(self, layers: list[Layer], seed: int = 0) -> None:
         self.layers = layers
@@ -115,7 +115,7 @@ class Network:
         return path
 
     def __call__(self, image: np.ndarray) -> list[np.ndarray]:
-        """The heads for one (H, W, 3) uint8 BGR picture, each (channels, rows, columns)."""
+        """The heads for one (H, W, 3) uint8 BGR image, each (channels, rows, columns)."""
         tensor = image[:, :, ::-1].transpose(2, 0, 1).astype(np.float64) / 255
         outputs: list[np.ndarray] = []
         heads = []
@@ -188,7 +188,7 @@ def activate(x: np.ndarray, kind: str) -> np.ndarray:
 
 
 def maxpool(x: np.ndarray, layer: Layer) -> np.ndarray:
-    """Window by window, at offsets of -padding // 2 as Darknet's loops have them."""
+    """Pool each window, at offsets of -padding // 2 as in Darknet's loops."""
     size, stride = layer["size"], layer["stride"]
     padding = layer.get("padding", size - 1)
     channels, rows, columns = x.shape

@@ -1,4 +1,4 @@
-"""What cannot be imported is said with file, line and numbers, and leaves no file behind."""
+"""Errors of the importer name file, line and numbers, and leave no file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEIGHTS_BYTES = 20 + 4 * (18 + 18 * 3)
 
 @pytest.fixture
 def network(tmp_path):
-    """A good cfg and weights; a test spoils one of them."""
+    """A valid cfg and weights; a test damages one of them."""
     config, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
     config.write_text(GOOD)
     weights.write_bytes(b"\0\0\0\0\2\0\0\0\5\0\0\0" + bytes(WEIGHTS_BYTES - 12))
@@ -47,7 +47,7 @@ def message_of(network, **options):
     return str(caught.value)
 
 
-def test_the_good_network_is_imported(network):
+def test_valid_network_is_imported(network):
     assert import_model(*network).path.is_file()
 
 
@@ -99,7 +99,7 @@ BAD_CONFIGS = {
 
 
 @pytest.mark.parametrize("name", BAD_CONFIGS, ids=str)
-def test_bad_config_is_named_with_its_line(network, name):
+def test_error_in_the_cfg_names_its_line(network, name):
     old, new, pattern = BAD_CONFIGS[name]
     assert old in GOOD
     network[0].write_text(GOOD.replace(old, new, 1))
@@ -109,7 +109,7 @@ def test_bad_config_is_named_with_its_line(network, name):
 
 
 @pytest.mark.parametrize(("size", "kind"), [(-4, "short"), (4, "long"), (-1, "short")], ids=str)
-def test_weights_of_another_length_are_refused_with_both_byte_counts(network, size, kind):
+def test_weights_of_wrong_length_are_refused_with_both_sizes(network, size, kind):
     data = network[1].read_bytes()
     network[1].write_bytes(data[:size] if size < 0 else data + bytes(size))
     message = message_of(network)
@@ -122,7 +122,7 @@ def test_weights_shorter_than_their_header(network):
     assert "expected at least 12 bytes, but got 2" in message_of(network)
 
 
-def test_file_that_is_no_weights_file(network):
+def test_file_that_is_not_a_weights_file(network):
     network[1].write_bytes(b"this is some text, not a network")
     assert "not Darknet weights" in message_of(network)
 
@@ -182,7 +182,7 @@ def test_output_that_cannot_be_written_leaves_nothing_behind(network, tmp_path):
     assert [path.name for path in target.iterdir()] == ["net.onnx"]
 
 
-def test_training_options_and_remarks_do_not_matter(network):
+def test_training_options_and_comments_are_ignored(network):
     plain = read_config(network[0]).layers
     text = GOOD.replace("size=1", " size = 1 # one\nstopbackward=1\n;note")
     text = text.replace("height=32", "height=32\nburn_in=1000\npolicy=steps")

@@ -1,4 +1,4 @@
-"""The importer against an independent evaluation of the same cfg and weights."""
+"""The importer compared with an independent evaluation of the same cfg and weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import darknet_reference as ref
 
 
 def import_and_run(tmp_path, layers, width, height, seed=0, **net):
-    """Heads of the imported graph and of the reference for one random picture."""
+    """Heads of the imported graph and of the reference for one random image."""
     network = ref.Network(layers, seed)
     config = ref.write_config(tmp_path / "net.cfg", layers, width, height, **net)
     weights = network.write_weights(tmp_path / "net.weights")
@@ -45,7 +45,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (32, 32), (160, 96)], ids=str)
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_imported_network_gives_the_same_heads_as_the_reference(tmp_path, family, size):
+def test_imported_network_has_the_outputs_of_the_reference(tmp_path, family, size):
     _, found, expected = import_and_run(tmp_path, FAMILIES[family], *size)
     assert_same(found, expected)
 
@@ -75,7 +75,7 @@ def test_every_activation(tmp_path, kind):
     ids=str,
 )
 @pytest.mark.parametrize("size", [(20, 12), (19, 13)], ids=str)
-def test_max_pooling_pads_as_darknet_does(tmp_path, pool, size):
+def test_max_pooling_pads_like_darknet(tmp_path, pool, size):
     layers = [ref.conv(6), {"kind": "maxpool", **pool}, *SMALL_HEAD]
     assert_same(*import_and_run(tmp_path, layers, *size)[1:])
 
@@ -99,7 +99,7 @@ def test_other_layers(tmp_path, name):
     assert_same(*import_and_run(tmp_path, [*OTHERS[name], *SMALL_HEAD], 18, 12)[1:])
 
 
-def test_batch_gives_what_single_pictures_give(tmp_path):
+def test_batch_has_the_outputs_of_single_images(tmp_path):
     import_and_run(tmp_path, FAMILIES["yolov4-tiny"], 64, 64)
     session = ort.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     images = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
@@ -111,7 +111,7 @@ def test_batch_gives_what_single_pictures_give(tmp_path):
             np.testing.assert_allclose(all_heads[i], head[0], rtol=1e-5, atol=1e-5)
 
 
-def test_file_says_everything_that_decoding_needs(tmp_path):
+def test_metadata_contain_everything_that_decoding_needs(tmp_path):
     summary, _, _ = import_and_run(tmp_path, FAMILIES["yolov4-tiny"], 96, 64, letter_box=1)
     session = ort.InferenceSession(str(summary.path), providers=["CPUExecutionProvider"])
     text = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
@@ -124,7 +124,7 @@ def test_file_says_everything_that_decoding_needs(tmp_path):
     assert spec.labels == ("class 0", "class 1", "class 2", "class 3")
 
 
-def test_80_classes_are_called_as_coco_calls_them(tmp_path):
+def test_80_classes_get_coco_labels(tmp_path):
     summary, _, _ = import_and_run(tmp_path, FAMILIES["yolov4-tiny, 80 classes"], 32, 32)
     assert summary.spec.labels == COCO_LABELS
 
@@ -141,7 +141,7 @@ def test_weights_of_the_oldest_version_have_a_short_header(tmp_path):
     assert (tmp_path / "old.onnx").read_bytes() == (tmp_path / "new.onnx").read_bytes()
 
 
-def test_labels_are_read_one_a_line(tmp_path):
+def test_labels_are_read_one_per_line(tmp_path):
     path = tmp_path / "x.names"
     path.write_text("cat\r\n traffic light \n\n\n")
     assert read_labels(path) == ("cat", "traffic light")
@@ -158,8 +158,8 @@ def test_official_network_has_the_published_size(shared, tmp_path):
     assert [shape[1:] for shape in summary.heads] == [(13, 13), (26, 26)]
 
 
-def test_official_network_gives_the_heads_of_the_reference(shared, tmp_path):
-    """Real weights through the reference: the same cfg, read by this test's own few lines."""
+def test_official_network_has_the_outputs_of_the_reference(shared, tmp_path):
+    """Real weights in the reference, with the cfg read by this test itself."""
     layers = [
         {"kind": "convolutional", **ref.LEAKY, **layer}
         if layer["kind"] == "convolutional" else layer

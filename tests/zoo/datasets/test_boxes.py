@@ -1,4 +1,4 @@
-"""The same boxes as COCO JSON, YOLO folder and Pascal VOC, and what is wrong with such files."""
+"""The same boxes as COCO JSON, YOLO folder and Pascal VOC, and errors in such files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TRUTH = {  # file name: class id and x y w h in pixels
     "a.png": [(0, (20, 10, 40, 40)), (2, (120, 20, 60, 50))],
     "b.png": [(1, (50, 30, 100, 50))],
 }
-NAMES = {0: "cat", 1: "motorbike", 2: "pottedplant"}  # as VOC calls them
+NAMES = {0: "cat", 1: "motorbike", 2: "pottedplant"}  # names of VOC
 VOC_OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
 <xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"""
 
 
-def write_pictures(folder):
+def write_images(folder):
     folder.mkdir(parents=True)
     for name in TRUTH:
         image = np.full((HEIGHT, WIDTH, 3), ord(name[0]), np.uint8)
@@ -33,8 +33,8 @@ def write_pictures(folder):
 
 
 def coco(root):
-    write_pictures(root / "val")
-    ids = {0: 17, 1: 4, 2: 64}  # COCO's own have gaps and another order
+    write_images(root / "val")
+    ids = {0: 17, 1: 4, 2: 64}  # ids of COCO have gaps and another order
     boxes = [
         {"image_id": number, "category_id": ids[c], "bbox": box, "area": 7.0, "iscrowd": 0}
         for number, name in enumerate(TRUTH)
@@ -55,7 +55,7 @@ def coco(root):
 
 
 def yolo(root):
-    write_pictures(root / "images")
+    write_images(root / "images")
     (root / "labels").mkdir()
     for name, boxes in TRUTH.items():
         lines = [
@@ -67,7 +67,7 @@ def yolo(root):
 
 
 def voc(root, difficult=0):
-    write_pictures(root / "JPEGImages")
+    write_images(root / "JPEGImages")
     (root / "Annotations").mkdir()
     for name, boxes in TRUTH.items():
         objects = "".join(
@@ -84,20 +84,20 @@ def voc(root, difficult=0):
 
 
 @pytest.mark.parametrize("form", [coco, yolo, voc])
-def test_every_form_gives_the_same_boxes(form, tmp_path):
-    pictures = read_boxes(form(tmp_path), LABELS)
-    assert [picture.path.name for picture in pictures] == list(TRUTH)
-    for picture in pictures:
-        expected = TRUTH[picture.path.name]
-        assert picture.path.is_file()
-        assert picture.class_ids.tolist() == [c for c, _ in expected]
+def test_every_format_gives_the_same_boxes(form, tmp_path):
+    images = read_boxes(form(tmp_path), LABELS)
+    assert [item.path.name for item in images] == list(TRUTH)
+    for item in images:
+        expected = TRUTH[item.path.name]
+        assert item.path.is_file()
+        assert item.class_ids.tolist() == [c for c, _ in expected]
         x, y, w, h = np.array([box for _, box in expected], np.float64).T
         centres = np.stack([(x + w / 2) / WIDTH, (y + h / 2) / HEIGHT, w / WIDTH, h / HEIGHT])
-        np.testing.assert_allclose(picture.boxes, centres.T, atol=1e-12)
+        np.testing.assert_allclose(item.boxes, centres.T, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", [coco, yolo, voc])
-def test_the_pictures_may_lie_elsewhere(form, tmp_path):
+def test_images_may_be_in_another_folder(form, tmp_path):
     data = form(tmp_path / "data")
     moved = tmp_path / "elsewhere"
     folder = next(tmp_path.rglob("a.png")).parent
@@ -107,21 +107,21 @@ def test_the_pictures_may_lie_elsewhere(form, tmp_path):
         read_boxes(data, LABELS, tmp_path / "none")
 
 
-def test_a_yolo_folder_may_have_parts(tmp_path):
-    """As data/images/val/a.png with data/labels/val/a.txt; one part alone can be asked for."""
+def test_yolo_folder_may_have_splits(tmp_path):
+    """Such as data/images/val/a.png with data/labels/val/a.txt; a split can be selected."""
     data = yolo(tmp_path)
     for kind, suffix in (("images", "png"), ("labels", "txt")):
         for part, name in (("train", "a"), ("val", "b")):
             (data / kind / part).mkdir()
             (data / kind / f"{name}.{suffix}").rename(data / kind / part / f"{name}.{suffix}")
     both = read_boxes(data, LABELS)
-    assert [picture.class_ids.tolist() for picture in both] == [[0, 2], [1]]
+    assert [item.class_ids.tolist() for item in both] == [[0, 2], [1]]
     (alone,) = read_boxes(data, LABELS, data / "images/val")
     assert alone.class_ids.tolist() == [1]
 
 
 def found_boxes(image):
-    """The truth of a picture, by its grey."""
+    """The true boxes of an image, by its grey value."""
     name = f"{chr(int(image[0, 0, 0]))}.png"
     boxes = [(x, y, x + w, y + h) for _, (x, y, w, h) in TRUTH[name]]
     return Detections(
@@ -133,7 +133,7 @@ def found_boxes(image):
 
 
 @pytest.mark.parametrize("form", [coco, yolo, voc])
-def test_the_truth_of_every_form_scores_100_in_every_class(form, tmp_path):
+def test_truth_of_every_format_scores_100_in_every_class(form, tmp_path):
     found = evaluate_detector(found_boxes, read_boxes(form(tmp_path), LABELS))
     assert (found.ap, found.ap50, found.ap75) == pytest.approx((100, 100, 100))
     assert [(c.class_id, c.ap, c.boxes) for c in found.classes] == [
@@ -142,18 +142,18 @@ def test_the_truth_of_every_form_scores_100_in_every_class(form, tmp_path):
     np.testing.assert_allclose(found.precision50, np.ones(len(RECALLS)))
 
 
-def test_sizes_go_by_the_area_that_coco_gives(tmp_path):
-    """Every outline has 7 pixels there, so that all objects are small ones."""
+def test_object_sizes_use_the_area_of_coco(tmp_path):
+    """Every outline has 7 pixels, so all objects are small."""
     found = evaluate_detector(found_boxes, read_boxes(coco(tmp_path), LABELS))
     assert (found.small, found.medium, found.large) == (pytest.approx(100), None, None)
 
 
-def test_sizes_go_by_the_boxes_elsewhere(tmp_path):
+def test_object_sizes_use_the_boxes_in_other_formats(tmp_path):
     found = evaluate_detector(found_boxes, read_boxes(voc(tmp_path), LABELS))
     assert (found.small, found.medium, found.large) == (None, pytest.approx(100), None)
 
 
-def test_difficult_objects_need_not_be_found(tmp_path):
+def test_difficult_objects_are_optional(tmp_path):
     data = voc(tmp_path, difficult=1)
     easy = data / "Annotations/a.xml"
     easy.write_text(easy.read_text().replace("<difficult>1", "<difficult>0"))
@@ -167,14 +167,14 @@ def test_difficult_objects_need_not_be_found(tmp_path):
 
 
 @pytest.mark.parametrize("form", [coco, voc])
-def test_classes_that_the_model_does_not_know_are_named(form, tmp_path):
+def test_unknown_classes_are_named(form, tmp_path):
     with pytest.raises(
         InputError, match=r"2 of its 3 classes are not among the model's 4 labels: "
     ):
         read_boxes(form(tmp_path), ("cat", "dog", "bird", "cup"))
 
 
-def test_a_class_number_beyond_the_labels_is_named(tmp_path):
+def test_class_number_beyond_the_labels_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.txt: expected classes 0 to 1, .*2 labels, but got 2"):
         read_boxes(yolo(tmp_path), LABELS[:2])
 
@@ -197,13 +197,13 @@ WRONG = {
     "empty-folder": (lambda root: root, "expected a COCO JSON file, .*none of them"),
     "json-no-coco": (lambda root: edit(coco(root), lambda _: "[]"), "expected COCO's JSON"),
     "json-truncated": (lambda root: edit(coco(root), lambda text: text[:90]), "COCO's JSON"),
-    "json-without-pictures": (
+    "json-without-images": (
         lambda root: edit(
             coco(root), lambda _: '{"images": [], "annotations": [], "categories": []}'
         ),
         "expected images, but it lists none",
     ),
-    "box-of-no-picture": (
+    "box-of-no-image": (
         lambda root: edit(coco(root), lambda text: text.replace('"image_id": 1', '"image_id": 9')),
         "one is of image 9 and category 4",
     ),
@@ -257,9 +257,9 @@ def changed_coco(root, change):
 
 def name_ids(content):
     for image in content["images"]:
-        image["id"] = f"picture {image['id']}"
+        image["id"] = f"image {image['id']}"
     for box in content["annotations"]:
-        box.update(image_id=f"picture {box['image_id']}", iscrowd=False)
+        box.update(image_id=f"image {box['image_id']}", iscrowd=False)
 
 
 def name_another_machines_paths(content):
@@ -276,24 +276,24 @@ OTHER_TOOLS = {
 
 
 @pytest.mark.parametrize("change", OTHER_TOOLS.values(), ids=OTHER_TOOLS)
-def test_what_other_tools_write_as_coco_is_read(change, tmp_path):
+def test_coco_variants_of_other_tools_are_read(change, tmp_path):
     path = changed_coco(tmp_path, change)
     found = read_boxes(path, LABELS, tmp_path / "val")
     expected = read_boxes(yolo(tmp_path / "yolo"), LABELS)
-    for picture, other in zip(found, expected, strict=True):
-        assert picture.path.is_file()
-        assert picture.class_ids.tolist() == other.class_ids.tolist()
-        np.testing.assert_allclose(picture.boxes, other.boxes)
+    for item, other in zip(found, expected, strict=True):
+        assert item.path.is_file()
+        assert item.class_ids.tolist() == other.class_ids.tolist()
+        np.testing.assert_allclose(item.boxes, other.boxes)
 
 
-def test_a_coco_file_may_begin_as_some_editors_have_it(tmp_path):
+def test_coco_file_may_have_a_byte_order_mark(tmp_path):
     path = coco(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_boxes(path, LABELS)) == 2
 
 
 @pytest.mark.parametrize("box", [(20, 10, -5, 4), (900, 10, 5, 4), (0, 0, 1e300, 1e300)])
-def test_a_box_that_no_picture_can_have_is_named(box, tmp_path):
+def test_impossible_box_is_named(box, tmp_path):
     path = changed_coco(tmp_path, lambda content: content["annotations"][0].update(bbox=box))
     with pytest.raises(
         InputError, match=r"a\.png: expected boxes in its 200 x 100 pixels, but one"
@@ -301,7 +301,7 @@ def test_a_box_that_no_picture_can_have_is_named(box, tmp_path):
         read_boxes(path, LABELS)
 
 
-def test_a_picture_that_is_listed_twice_is_named(tmp_path):
+def test_image_that_is_listed_twice_is_named(tmp_path):
     path = changed_coco(
         tmp_path, lambda content: content["images"].append({**content["images"][0], "id": 9})
     )
@@ -309,7 +309,7 @@ def test_a_picture_that_is_listed_twice_is_named(tmp_path):
         read_boxes(path, LABELS)
 
 
-def test_pictures_of_another_shape_than_the_labels_say_are_told(tmp_path, caplog):
+def test_images_with_another_aspect_ratio_than_labelled_give_a_warning(tmp_path, caplog):
     path = changed_coco(tmp_path, lambda content: content["images"][0].update(width=400))
     evaluate_detector(lambda _: Detections.empty(LABELS), read_boxes(path, LABELS))
     assert (
@@ -318,11 +318,11 @@ def test_pictures_of_another_shape_than_the_labels_say_are_told(tmp_path, caplog
     )
 
 
-def test_a_voc_file_may_name_its_picture_wrongly(tmp_path):
+def test_voc_file_with_a_wrong_image_name_is_read(tmp_path):
     root = voc(tmp_path)
     for path in (root / "Annotations").iterdir():
         path.write_text(path.read_text().replace("<filename>", "<filename>/before/export_"))
-    assert [picture.path.name for picture in read_boxes(root, LABELS)] == ["a.png", "b.png"]
+    assert [item.path.name for item in read_boxes(root, LABELS)] == ["a.png", "b.png"]
 
 
 NAMED_CLASSES = {
@@ -333,17 +333,17 @@ NAMED_CLASSES = {
 
 
 @pytest.mark.parametrize(("name", "text"), NAMED_CLASSES.values(), ids=NAMED_CLASSES)
-def test_a_yolo_folder_that_names_its_classes_is_matched_by_name(name, text, tmp_path):
+def test_yolo_folder_with_class_names_is_matched_by_name(name, text, tmp_path):
     root = yolo(tmp_path)
     (root / name).write_text(text)
-    (root / "labels/b.txt").write_text("")  # of class 1, which the model does not know
+    (root / "labels/b.txt").write_text("")  # class 1 is unknown to the model
     first, second = read_boxes(root, LABELS)
-    assert first.class_ids.tolist() == [2, 0]  # as LABELS number potted plant and cat
+    assert first.class_ids.tolist() == [2, 0]  # ids of potted plant and cat in LABELS
     assert len(second.class_ids) == 0
 
 
 @pytest.mark.parametrize("text", ["names: 3\n", "nc: 3\n", "[", "names: {7: cat}\n"])
-def test_names_of_a_yolo_folder_that_are_no_list_are_refused(text, tmp_path):
+def test_class_names_of_a_yolo_folder_must_be_a_list(text, tmp_path):
     root = yolo(tmp_path)
     (root / "data.yaml").write_text(text)
     with pytest.raises(InputError, match=r"data\.yaml: expected names, a list of the classes"):
@@ -351,14 +351,14 @@ def test_names_of_a_yolo_folder_that_are_no_list_are_refused(text, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["0 0.5 0.5 -0.05 0.1", "1e300 0.5 0.5 0.1 0.1"])
-def test_a_yolo_line_with_impossible_numbers_is_named(line, tmp_path):
+def test_yolo_line_with_impossible_numbers_is_named(line, tmp_path):
     root = yolo(tmp_path)
     (root / "labels/a.txt").write_text("\ufeff0 0.5 0.5 0.1 0.1\n" + line)
     with pytest.raises(InputError, match=r"a\.txt: line 2: expected class"):
         read_boxes(root, LABELS)
 
 
-def test_that_nothing_is_labelled_is_said_before_any_picture_is_read(tmp_path):
+def test_missing_labels_are_reported_before_images_are_read(tmp_path):
     root = yolo(tmp_path)
     for path in (root / "labels").iterdir():
         path.unlink()
@@ -366,7 +366,7 @@ def test_that_nothing_is_labelled_is_said_before_any_picture_is_read(tmp_path):
         evaluate_detector(lambda image: pytest.fail("asked"), read_boxes(root, LABELS))
 
 
-def test_names_in_another_order_than_the_labels_are_not_taken_in_their_order():
+def test_known_names_in_another_order_are_not_matched_by_order():
     with pytest.raises(
         InputError, match="1 of its 3 classes are not among the model's 3 labels: x"
     ):

@@ -1,4 +1,4 @@
-"""Measuring classifiers on pictures whose class is known."""
+"""Accuracy of classifiers on images of known classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "crimson": (0, 0, 255)}
 
 @pytest.fixture
 def model(tmp_path):
-    """Says which channel is the brightest, of pictures of 8 x 8."""
+    """A classifier of 8 x 8 images by their brightest channel."""
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float"], ["logits"], axes=[1, 2], keepdims=0),
@@ -55,7 +55,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two pictures of each colour, in a folder of its name."""
+    """Two images of each colour, in a folder of its name."""
     for name, color in COLORS.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(2):
@@ -76,10 +76,10 @@ def test_folders_are_classes(model, photos):
 
 
 @pytest.mark.parametrize("separator", [",", "\t", " ", ", "], ids=["comma", "tab", "space", "both"])
-def test_a_file_of_labels_may_name_or_number_the_classes(model, photos, separator):
+def test_list_may_name_or_number_the_classes(model, photos, separator):
     names = photos.parent / "list.txt"
     names.write_text(
-        f"# picture and class\n"
+        f"# image and class\n"
         f"photos/blue/0.png{separator}blue\n\nphotos/green/1.png{separator}blue\n"
     )
     found = measure(model, names)
@@ -89,7 +89,7 @@ def test_a_file_of_labels_may_name_or_number_the_classes(model, photos, separato
     assert measure(model, names).accuracy.top1 == 100.0
 
 
-def test_answers_that_are_no_numbers_are_not_right(model, photos):
+def test_nan_logits_are_refused(model, photos):
     spec = msgspec.structs.replace(model.spec, name="broken")
     graph = onnx.load(model.path)
     graph.graph.node[1].output[0] = "mean"
@@ -101,7 +101,7 @@ def test_answers_that_are_no_numbers_are_not_right(model, photos):
         measure(open_model(model.path, spec=spec), photos)
 
 
-def test_confusion_counts_answers_by_true_class_and_others_last():
+def test_confusion_counts_answers_by_true_class():
     truth, answers = np.array([4, 4, 4, 7, 7]), np.array([4, 7, 1, 7, 7])
     table = confusion(ClassifierReport(TopAccuracy(0, 0), truth, answers))
     assert table.class_ids.tolist() == [4, 7]
@@ -109,8 +109,8 @@ def test_confusion_counts_answers_by_true_class_and_others_last():
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 160), (128, 128), (96, 48), (300, 300)])
-def test_the_tested_crop_is_the_middle_of_the_picture(width, height):
-    """7/8 of the largest area of that shape: seen by the coordinates that the pixels hold."""
+def test_central_crop_is_the_centre_of_the_image(width, height):
+    """It is 7/8 of the largest area of that shape; the pixels contain their coordinates."""
     x, y = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
     picture = np.stack([x, y, x], axis=2).astype(np.uint8)
     crop = crop_to_test(picture, width, height)
@@ -122,15 +122,15 @@ def test_the_tested_crop_is_the_middle_of_the_picture(width, height):
     np.testing.assert_allclose(crop.reshape(-1, 3).mean(axis=0), 127.5, atol=2)
 
 
-def test_damaged_pictures_are_skipped_with_a_count_and_many_are_refused(model, photos, caplog):
+def test_few_damaged_images_are_skipped_and_many_refused(model, photos, caplog):
     for number in range(2, 12):
         image = np.full((20, 30, 3), COLORS["blue"], np.uint8)
         cv2.imwrite(str(photos / f"blue/{number}.png"), image)
-    (photos / "green/0.png").write_bytes(b"no picture")
+    (photos / "green/0.png").write_bytes(b"no image")
     found = measure(model, photos)
     assert len(found.classes) == 15
     assert "skipped 1 of 16 images that cannot be decoded: 0.png" in caplog.text
-    (photos / "green/1.png").write_bytes(b"no picture")
+    (photos / "green/1.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="2 or more of 16 images cannot be decoded"):
         measure(model, photos)
 
@@ -161,7 +161,7 @@ WRONG = {
         lambda root: write(root, "photos/blue/0.png,3\n"),
         "expected classes 0 to 2, as the model has 3 labels, but got 3",
     ),
-    "pictures-missing": (
+    "images-missing": (
         lambda root: write(root, "nowhere.png,blue\n"),
         "1 of its 1 images are missing, .*nowhere.png",
     ),
@@ -174,7 +174,7 @@ def write(root, text):
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
-def test_data_that_is_not_usable_is_refused(model, photos, make, message):
+def test_unusable_data_are_refused(model, photos, make, message):
     with pytest.raises(InputError, match=message):
         measure(model, make(photos.parent))
 

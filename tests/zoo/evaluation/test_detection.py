@@ -1,4 +1,4 @@
-"""Reading YOLO-format folders, and AP against cases whose answer is known."""
+"""YOLO folders, and AP of cases with a known result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = ("cat", "dog", "cup")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures of 100 x 50 with two boxes, and one without."""
+    """Two images of 100 x 50 with two boxes, and one without."""
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     for number in range(3):
@@ -36,7 +36,7 @@ TRUTH = {
 
 
 def detector(found, scores=None):
-    """Answers by the picture's grey value."""
+    """A detector that selects its answer by the grey value of the image."""
 
     def detect(image):
         boxes = found[int(image[0, 0, 0])]
@@ -60,7 +60,7 @@ def test_boxes_are_read_as_fractions(folder):
     assert len(third.boxes) == 0
 
 
-def test_the_truth_itself_scores_100(folder):
+def test_truth_scores_100(folder):
     accuracy = evaluate_detector(detector(TRUTH), read_yolo_folder(folder))
     assert accuracy[:3] == pytest.approx((100, 100, 3))
 
@@ -76,14 +76,14 @@ def test_boxes_of_iou_072_count_up_to_070(folder):
     assert accuracy.ap == pytest.approx(50)
 
 
-def test_a_missed_class_halves_the_mean(folder):
+def test_missed_class_halves_the_mean(folder):
     only_cats = {k: [box for box in boxes if box[1] == 0] for k, boxes in TRUTH.items()}
     accuracy = evaluate_detector(detector(only_cats), read_yolo_folder(folder))
     assert accuracy.ap == pytest.approx(50)
 
 
-def test_a_better_scored_false_box_costs_precision(folder):
-    """The cup's one true box comes second: precision 1/2 at every recall."""
+def test_false_box_with_higher_score_costs_precision(folder):
+    """The only true box of the cup has rank 2: precision 1/2 at every recall."""
     found = {**TRUTH, 2: [((0, 0, 20, 20), 2)]}
     scores = {0: [0.9, 0.5], 1: [0.9], 2: [0.8]}
     accuracy = evaluate_detector(detector(found, scores), read_yolo_folder(folder))
@@ -112,14 +112,14 @@ def test_nothing_found_scores_0(folder):
     ],
     ids=str,
 )
-def test_line_that_is_no_box_is_named(folder, line):
+def test_line_that_is_not_a_box_is_named(folder, line):
     path = folder / "labels/1.txt"
     path.write_text(f"0 0.5 0.5 0.5 0.5\n{line}\n")
     with pytest.raises(InputError, match=r"1\.txt: line 2: expected class, x, y, width, height"):
         read_yolo_folder(folder)
 
 
-def test_pictures_without_any_true_box_are_refused(folder):
+def test_images_without_true_boxes_are_refused(folder):
     for path in (folder / "labels").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="expected images with true boxes"):
@@ -133,7 +133,7 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         list_images(tmp_path)
 
 
-def test_picture_that_cannot_be_decoded_is_named(folder):
-    (folder / "images/1.png").write_bytes(b"not a picture")
+def test_damaged_image_is_named(folder):
+    (folder / "images/1.png").write_bytes(b"not an image")
     with pytest.raises(FrameError, match=r"1\.png: not a readable image"):
         evaluate_detector(detector(TRUTH), read_yolo_folder(folder))

@@ -1,4 +1,4 @@
-"""When two models say the same."""
+"""Agreement of two models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEFT, MOVED, RIGHT = (0, 0, 10, 10), (1, 0, 11, 10), (50, 0, 60, 10)
     ],
     ids=["near", "other label", "elsewhere", "one missed", "one twice", "nothing", "only one"],
 )
-def test_share_of_objects_that_both_find(first, second, percent):
+def test_agreement_is_the_share_of_common_objects(first, second, percent):
     found = same_objects(objects(("cat", "dog"), *first), objects(("dog", "cat"), *second))
     assert found.percent == pytest.approx(percent)
 
@@ -46,5 +46,5 @@ def test_share_of_objects_that_both_find(first, second, percent):
     ],
     ids=["synonym", "spelling", "two data sets", "other"],
 )
-def test_labels_are_the_same_by_any_name(first, second, is_same):
+def test_labels_with_a_common_name_are_the_same(first, second, is_same):
     assert is_same_label(first, second) is is_same

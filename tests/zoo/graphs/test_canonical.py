@@ -1,4 +1,4 @@
-"""Other people's networks in our form: the same answers from raw pixels, whatever their habits."""
+"""Third-party networks in canonical form: the same outputs from uint8 pixels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HABITS = {
 
 
 def opened(folder, **habits):
-    """The network through our session, which computes what its manifest says."""
+    """The outputs of the network in our session, which applies its manifest."""
     facts = {key: habits.pop(key) for key in ("color",) if key in habits}
     shared = {key: habits[key] for key in ("size", "layout") if key in habits}
     path = small.write_classifier(folder / "net.onnx", **habits)
@@ -47,7 +47,7 @@ def pixels_for(model, count=3):
 
 
 @pytest.mark.parametrize("name", HABITS, ids=str)
-def test_answers_from_raw_pixels_are_those_of_the_original(tmp_path, name):
+def test_outputs_from_uint8_pixels_equal_the_original(tmp_path, name):
     model = opened(tmp_path, **HABITS[name])
     standard = canonical_form(load_graph(model.path), model.spec)
     rewritten, _ = heads_as_products(standard.model)
@@ -59,7 +59,7 @@ def test_answers_from_raw_pixels_are_those_of_the_original(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["packed stem", "channels last", "last convolution"])
-def test_it_quantises_to_nearly_the_same_answers(tmp_path, name):
+def test_int8_outputs_are_close_to_the_original(tmp_path, name):
     model = opened(tmp_path, **HABITS[name])
     standard = canonical_form(load_graph(model.path), model.spec)
     rewritten, heads = heads_as_products(standard.model)
@@ -73,7 +73,7 @@ def test_it_quantises_to_nearly_the_same_answers(tmp_path, name):
 
 
 def test_dead_channels_keep_their_bias_in_int8(tmp_path):
-    """A channel without weights answers with its bias: no integer of its own scale holds that."""
+    """The output of a channel without weights is its bias, which overflows its own scale."""
     model = opened(tmp_path)
     graph = load_graph(model.path)
     for tensor in graph.graph.initializer:
@@ -97,7 +97,7 @@ def test_dead_channels_keep_their_bias_in_int8(tmp_path):
     assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
 
 
-def test_an_int8_model_is_refused(tmp_path):
+def test_int8_model_is_refused(tmp_path):
     model = opened(tmp_path)
     standard = canonical_form(load_graph(model.path), model.spec)
     quantized = quantize_model(standard.model, [pixels_for(model)], keep_float=standard.float_nodes)
@@ -105,7 +105,7 @@ def test_an_int8_model_is_refused(tmp_path):
         canonical_form(quantized, standard.spec)
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path):
+def test_weights_with_nan_are_refused(tmp_path):
     model = opened(tmp_path)
     graph = load_graph(model.path)
     (tensor,) = [tensor for tensor in graph.graph.initializer if tensor.name == "w2"]
@@ -116,7 +116,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
         canonical_form(graph, model.spec)
 
 
-def test_a_softmax_at_the_end_is_taken_off(tmp_path):
+def test_final_softmax_is_removed(tmp_path):
     model = opened(tmp_path)
     graph = load_graph(model.path)
     answer = graph.graph.output[0].name
@@ -129,7 +129,7 @@ def test_a_softmax_at_the_end_is_taken_off(tmp_path):
     np.testing.assert_allclose(found, model.run(pixels)[0], rtol=1e-3, atol=1e-3)
 
 
-def test_an_input_that_says_no_shape_becomes_ours(tmp_path):
+def test_input_without_a_shape_is_replaced(tmp_path):
     model = opened(tmp_path)
     graph = load_graph(model.path)
     graph.graph.input[0].type.tensor_type.ClearField("shape")
@@ -138,7 +138,7 @@ def test_an_input_that_says_no_shape_becomes_ours(tmp_path):
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 32, 32, 3]
 
 
-def test_a_network_of_half_precision_is_refused(tmp_path):
+def test_half_precision_network_is_refused(tmp_path):
     model = opened(tmp_path)
     graph = load_graph(model.path)
     (stem,) = [tensor for tensor in graph.graph.initializer if tensor.name == "w0"]
@@ -148,7 +148,7 @@ def test_a_network_of_half_precision_is_refused(tmp_path):
         canonical_form(graph, model.spec)
 
 
-def test_what_the_rewritten_head_reads_is_found_for_a_new_one(tmp_path):
+def test_features_of_a_rewritten_head_are_found(tmp_path):
     model = opened(tmp_path, tail="conv")
     standard = canonical_form(load_graph(model.path), model.spec)
     rewritten, _ = heads_as_products(standard.model)

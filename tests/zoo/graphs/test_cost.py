@@ -40,7 +40,7 @@ def test_grouped_convolution_with_stride():
     assert found == Cost(12 * 2 * 9 + 12, 12 * 5 * 4 * 2 * 9)
 
 
-def test_transposed_convolution_works_on_its_input():
+def test_transposed_convolution_counts_its_input():
     node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])
     found = count_cost(graph([node], [1, 8, 5, 5], {"w": floats(8, 3, 2, 2)}))
     assert found == Cost(8 * 3 * 4, 8 * 25 * 3 * 4)
@@ -53,7 +53,7 @@ def test_open_batch_counts_as_one_and_open_height_as_unknown():
     assert count_cost(graph([node], ["N", 3, "H", 5], constants)) == Cost(12, None)
 
 
-def test_products_of_two_activations_count_as_work_and_not_as_parameters():
+def test_products_of_activations_have_multiply_adds_but_no_parameters():
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["x", "t"], ["p"]),
@@ -66,7 +66,7 @@ def test_products_of_two_activations_count_as_work_and_not_as_parameters():
     assert found == Cost(5 * 7 + 7, 5 * 5 * 3 + 5 * 7 * 5)
 
 
-def test_gemm_with_turned_factors_and_a_weight_used_twice():
+def test_gemm_with_transposed_factors_and_a_shared_weight():
     nodes = [
         helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
         helper.make_node("Gemm", ["h", "w", "b"], ["y"], transB=1),
@@ -75,14 +75,14 @@ def test_gemm_with_turned_factors_and_a_weight_used_twice():
     assert found == Cost(42, 72)
 
 
-def test_batch_norm_counts_what_is_trained():
+def test_batch_norm_counts_trained_parameters():
     node = helper.make_node("BatchNormalization", ["x", "g", "b", "m", "v"], ["y"])
     found = count_cost(graph([node], [1, 6, 2, 2], dict.fromkeys("gbmv", floats(6))))
     assert found == Cost(12, 0)
 
 
-def test_old_files_that_list_constants_as_inputs_too():
-    """Files of IR version 3, with batch norm written as a product of turned vectors."""
+def test_constants_that_are_also_inputs():
+    """Files of IR version 3, with batch norm as a product of transposed vectors."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("Unsqueeze", ["g"], ["turned"], axes=[1, 2]),
@@ -97,8 +97,8 @@ def test_old_files_that_list_constants_as_inputs_too():
     assert count_cost(model) == Cost(12 + 4 + 8, 25 * (12 + 8))
 
 
-def test_integer_operators_of_the_runtime_count_like_float_ones():
-    """As in the int8 files of others: QLinearConv, then a sum that only ONNX Runtime knows."""
+def test_integer_operators_of_onnx_runtime_count_like_float_ones():
+    """Third-party int8 files have QLinearConv and sums that only ONNX Runtime knows."""
     scale, zero = np.float32(1), np.uint8(0)
     quantized = ["x", "s", "z", "w", "s", "z8", "s", "z", "b"]
     nodes = [
@@ -126,6 +126,6 @@ def test_integer_operators_of_the_runtime_count_like_float_ones():
     ],
     ids=["mobilenetv2", "yolov4-tiny"],
 )
-def test_shipped_models_cost_what_their_papers_say(name, expected):
-    """For all that their first convolutions read four pixels at once, with zeros in between."""
+def test_cost_of_shipped_models_equals_their_papers(name, expected):
+    """Although their first convolutions read four pixels at once, with zeros in between."""
     assert count_cost(onnx.load(MODELS / f"{name}.onnx")) == expected

@@ -1,4 +1,4 @@
-"""Quantisation: what stays exact, what is fused, how far the answer moves, and what is refused."""
+"""Quantisation: exactness, fused nodes, accuracy of the outputs, and refused input."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ..darknet import darknet_reference as ref
 
 
 def make_network(folder, layers, width=64, height=32):
-    """A float detector with random weights: its model, spec and a few random pictures."""
+    """A float detector with random weights: its model, spec and a few random images."""
     config = ref.write_config(folder / "net.cfg", layers, width, height)
     weights = ref.Network(layers, seed=5).write_weights(folder / "net.weights")
     model, spec = load_model(import_model(config, weights, folder / "net.onnx").path)
     rng = np.random.default_rng(7)
-    pictures = [rng.integers(0, 256, (1, height, width, 3), dtype=np.uint8) for _ in range(6)]
-    return model, spec, pictures
+    images = [rng.integers(0, 256, (1, height, width, 3), dtype=np.uint8) for _ in range(6)]
+    return model, spec, images
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def network(tmp_path):
     return make_network(tmp_path, ref.yolov4_tiny(3, 8))
 
 
-def run(model, picture, folder=None):
+def run(model, image, folder=None):
     options = ort.SessionOptions()
     if folder is not None:
         options.optimized_model_filepath = str(folder / "optimized.onnx")
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, {"image": picture})
+    return session.run(None, {"image": image})
 
 
 def kinds_of(model):
@@ -65,19 +65,19 @@ def signal_to_noise(found, expected):
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 @pytest.mark.parametrize("jointly", [False, True], ids=["nearest", "jointly"])
-def test_int8_answers_as_the_float_network_but_for_rounding(network, method, jointly):
-    model, _, pictures = network
-    quantized = quantize_model(model, pictures[:4], method=method, jointly=jointly)
-    for picture in pictures:
-        assert signal_to_noise(run(quantized, picture), run(model, picture)) > 20
+def test_int8_outputs_differ_only_by_rounding(network, method, jointly):
+    model, _, images = network
+    quantized = quantize_model(model, images[:4], method=method, jointly=jointly)
+    for image in images:
+        assert signal_to_noise(run(quantized, image), run(model, image)) > 20
 
 
-def test_rewritten_network_gives_exactly_the_same_answer(network):
-    model, _, pictures = network
+def test_rewritten_network_has_equal_outputs(network):
+    model, _, images = network
     rewritten, _ = heads_as_products(widen_stem(model))
     assert kinds_of(rewritten)["MatMul"] == 2
     assert kinds_of(rewritten)["Conv"] == kinds_of(model)["Conv"] - 2
-    batch = np.concatenate(pictures)
+    batch = np.concatenate(images)
     for a, b in zip(run(rewritten, batch), run(model, batch), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -85,10 +85,10 @@ def test_rewritten_network_gives_exactly_the_same_answer(network):
 @pytest.mark.parametrize("size", [(64, 32), (32, 48), (36, 33), (68, 31)], ids=str)
 def test_wide_stem_is_exact_for_odd_heights_too(tmp_path, size):
     layers = [ref.conv(5, stride=2), ref.linear(18), ref.yolo("0,1,2", 1, "4,4, 8,8, 16,16")]
-    model, _, pictures = make_network(tmp_path, layers, *size)
+    model, _, images = make_network(tmp_path, layers, *size)
     wide = widen_stem(model)
     assert "stem.linear" in [node.name for node in wide.graph.node]
-    for a, b in zip(run(wide, pictures[0]), run(model, pictures[0]), strict=True):
+    for a, b in zip(run(wide, images[0]), run(model, images[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -100,7 +100,7 @@ OTHER_STEMS = {
 
 
 @pytest.mark.parametrize("name", OTHER_STEMS, ids=str)
-def test_other_first_convolutions_are_left_alone(tmp_path, name):
+def test_other_first_convolutions_are_unchanged(tmp_path, name):
     stem, width = OTHER_STEMS[name]
     layers = [stem, ref.linear(18), ref.yolo("0,1,2", 1, "4,4, 8,8, 16,16")]
     model, _, _ = make_network(tmp_path, layers, width)
@@ -108,25 +108,25 @@ def test_other_first_convolutions_are_left_alone(tmp_path, name):
 
 
 def test_every_layer_becomes_an_integer_kernel(network, tmp_path):
-    """No float convolution, no float picture: what makes int8 fast."""
-    model, _, pictures = network
+    """Without float convolutions and float images."""
+    model, _, images = network
     rewritten, keep_float = heads_as_products(widen_stem(model))
-    quantized = quantize_model(rewritten, pictures[:2], keep_float=keep_float)
-    run(quantized, pictures[0], tmp_path)
+    quantized = quantize_model(rewritten, images[:2], keep_float=keep_float)
+    run(quantized, images[0], tmp_path)
     kinds = kinds_of(onnx.load(tmp_path / "optimized.onnx"))
     convolutions = kinds_of(rewritten)["Conv"]
     assert kinds["QLinearConv"] == convolutions
     assert kinds["QLinearLeakyRelu"] == convolutions
     assert kinds["MatMulIntegerToFloat"] == 2
     assert not {"Conv", "LeakyRelu", "Cast", "Concat"} & set(kinds)
-    # ONNX Runtime before 1.20 cuts no integers: each cut costs a conversion there.
+    # ONNX Runtime before 1.20 does not slice integers: each slice costs a conversion.
     cuts_integers = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 20)
     assert kinds["QuantizeLinear"] == (0 if cuts_integers else kinds_of(rewritten)["Slice"])
 
 
 def test_nodes_kept_in_float_keep_their_weights(network):
-    model, _, pictures = network
-    quantized = quantize_model(model, pictures[:2], keep_float=["head0"])
+    model, _, images = network
+    quantized = quantize_model(model, images[:2], keep_float=["head0"])
     stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
     original = {tensor.name: tensor for tensor in model.graph.initializer}
     (conv,) = [node for node in quantized.graph.node if node.name == "head0"]
@@ -135,11 +135,11 @@ def test_nodes_kept_in_float_keep_their_weights(network):
     assert len(int8) == kinds_of(model)["Conv"] - 1
 
 
-def test_joined_tensors_share_one_scale(network):
-    """A route, a slice or a pooling must not cost a conversion."""
-    model, _, pictures = network
+def test_joined_tensors_share_a_scale(network):
+    """Routes, slices and pooling must not cost a conversion."""
+    model, _, images = network
     plan = QuantizationPlan(model)
-    histograms = collect(model, pictures[:2], plan.tensors)
+    histograms = collect(model, images[:2], plan.tensors)
     ranges = plan.share({name: choose_range(h, "minmax") for name, h in histograms.items()})
     for node in model.graph.node:
         if node.op_type in ("Concat", "Slice", "MaxPool", "Resize"):
@@ -148,29 +148,29 @@ def test_joined_tensors_share_one_scale(network):
 
 
 def test_same_input_gives_the_same_bytes(network, tmp_path):
-    model, spec, pictures = network
+    model, spec, images = network
     for name in ("a.onnx", "b.onnx"):
-        save_model(quantize_model(model, pictures[:3], jointly=True), spec, tmp_path / name)
+        save_model(quantize_model(model, images[:3], jointly=True), spec, tmp_path / name)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_float_model_is_not_changed(network):
-    model, _, pictures = network
+    model, _, images = network
     before = model.SerializeToString(deterministic=True)
     rewritten, keep_float = heads_as_products(widen_stem(model))
-    quantize_model(rewritten, pictures[:1], keep_float=keep_float)
+    quantize_model(rewritten, images[:1], keep_float=keep_float)
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_without_pictures_there_is_nothing_to_calibrate_with(network):
+def test_calibration_without_images_is_refused(network):
     with pytest.raises(InputError, match="calibration: expected at least one image"):
         quantize_model(network[0], [])
 
 
-def test_given_ranges_win_over_calibrated_ones(network):
-    model, _, pictures = network
+def test_given_ranges_replace_calibrated_ones(network):
+    model, _, images = network
     quantized = quantize_model(
-        model, pictures[:1], ranges={"layer0.linear": Range(-1.0, 4.1)}, method="minmax"
+        model, images[:1], ranges={"layer0.linear": Range(-1.0, 4.1)}, method="minmax"
     )
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
     assert stored["layer0.linear.scale"] == pytest.approx(5.1 / 255)
@@ -178,9 +178,9 @@ def test_given_ranges_win_over_calibrated_ones(network):
 
 
 def test_histogram_counts_every_value(network):
-    model, _, pictures = network
-    (found,) = collect(model, pictures[:3], ["layer1"]).values()
-    session_values = [_tensor(model, "layer1", picture) for picture in pictures[:3]]
+    model, _, images = network
+    (found,) = collect(model, images[:3], ["layer1"]).values()
+    session_values = [_tensor(model, "layer1", image) for image in images[:3]]
     values = np.concatenate([v.ravel() for v in session_values])
     assert found.counts.sum() == values.size
     assert (found.low, found.high) == (min(0, values.min()), values.max())
@@ -188,12 +188,12 @@ def test_histogram_counts_every_value(network):
     assert mean == pytest.approx(values.mean(), abs=(found.high - found.low) / 1000)
 
 
-def _tensor(model, name, picture):
+def _tensor(model, name, image):
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
     copy.graph.output.append(value)
-    return run(copy, picture)[-1]
+    return run(copy, image)[-1]
 
 
 def histogram_of(values, bins=2048):
@@ -224,13 +224,13 @@ def test_least_error_range_beats_a_search_over_real_rounding(negative_weight):
     assert found.high <= histogram.high
 
 
-def test_entropy_range_drops_the_far_tail_and_keeps_the_bulk():
+def test_entropy_range_clips_the_tail():
     rng = np.random.default_rng(3)
     values = np.maximum(np.concatenate((rng.normal(0, 1, 200_000), [40.0])), 0)
     found = choose_range(histogram_of(values), "entropy")
     assert found.low == 0
     assert 3.5 < found.high < 40
-    bounded = np.clip(rng.normal(0, 3, 200_000), 0, 6)  # what ReLU6 leaves: nothing is a tail
+    bounded = np.clip(rng.normal(0, 3, 200_000), 0, 6)  # the output of ReLU6 has no tail
     assert choose_range(histogram_of(bounded), "entropy").high == pytest.approx(6)
 
 
@@ -247,7 +247,7 @@ def test_percentile_range_leaves_out_the_given_share():
     [np.zeros(10), np.array([0.0, 0, 0, 5]), np.array([-3.0, -1, 0])],
     ids=["all zero", "one positive", "negative only"],
 )
-def test_range_of_hardly_any_values_still_has_a_scale(values, method):
+def test_range_of_few_values_has_a_scale(values, method):
     found = choose_range(histogram_of(values), method)
     assert found.scale > 0
     assert 0 <= found.zero_point <= 255
@@ -267,7 +267,7 @@ def test_weights_are_rounded_to_the_nearest_of_their_channel():
 
 
 def correlated_inputs(count=4000, size=40):
-    """Samples of inputs that go together, as neighbouring pixels do."""
+    """Samples of correlated inputs, like neighbouring pixels."""
     rng = np.random.default_rng(4)
     return rng.normal(1, 1, (count, 6)) @ rng.normal(0, 1, (6, size)) + rng.normal(
         0, 0.1, (count, size)
@@ -275,7 +275,7 @@ def correlated_inputs(count=4000, size=40):
 
 
 @pytest.mark.parametrize("levels", [127, 31])
-def test_joint_rounding_gives_a_smaller_error_of_what_comes_out(levels):
+def test_joint_rounding_reduces_the_error_of_the_outputs(levels):
     x = correlated_inputs()
     moments = Moments(x.mean(axis=0), np.cov(x.T, bias=True))
     weight = np.random.default_rng(5).normal(0, 1, (16, 40)).astype(np.float32)
@@ -292,14 +292,14 @@ def test_joint_rounding_gives_a_smaller_error_of_what_comes_out(levels):
     assert errors["jointly"] < errors["nearest"] / 4
 
 
-def test_input_moments_are_those_of_the_patches(tmp_path):
+def test_input_moments_equal_those_of_the_patches(tmp_path):
     layers = [ref.conv(5), ref.conv(7, 3, 2), ref.linear(18), ref.yolo("0,1,2", 1, "1,1,2,2,3,3")]
-    model, _, pictures = make_network(tmp_path, layers, 20, 12)
+    model, _, images = make_network(tmp_path, layers, 20, 12)
     (node,) = [n for n in model.graph.node if n.name == "layer1.linear"]
-    found = input_moments(model, [node], pictures)["layer1.linear"]
+    found = input_moments(model, [node], images)["layer1.linear"]
     rows = []
-    for picture in pictures:
-        padded = np.pad(_tensor(model, "layer0", picture)[0], ((0, 0), (1, 1), (1, 1)))
+    for image in images:
+        padded = np.pad(_tensor(model, "layer0", image)[0], ((0, 0), (1, 1), (1, 1)))
         rows += [padded[:, i : i + 3, j : j + 3].ravel() for i in range(0, 12, 2)
                  for j in range(0, 20, 2)]  # fmt: skip
     np.testing.assert_allclose(found.mean, np.mean(rows, axis=0), rtol=1e-3, atol=1e-4)
@@ -309,8 +309,8 @@ def test_input_moments_are_those_of_the_patches(tmp_path):
 
 
 def test_products_of_pixels_fit_16_bits(network):
-    model, _, pictures = network
-    quantized = quantize_model(widen_stem(model), pictures[:2], jointly=True)
+    model, _, images = network
+    quantized = quantize_model(widen_stem(model), images[:2], jointly=True)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
     stem = stored["stem.weight.q"].astype(int)
     assert np.abs(stem).max() <= PIXEL_WEIGHT_LEVELS

@@ -1,4 +1,4 @@
-"""A user's float file made int8: what is measured, which layers are found, what is left behind."""
+"""Quantisation of a user's file: figures, choice of layers, and files after errors."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from pipeline.zoo.quantization.quantize_file import AUTO, Request, quantize_file
 
 from .. import small_networks as small
 
-PICTURES = 48
+IMAGES = 48
 
 
 @pytest.fixture
 def request_for(tmp_path):
-    """A request to quantise a small classifier with some pictures; a test changes parts of it."""
-    folder = tmp_path / "pictures"
+    """A request to quantise a small classifier with some images; tests change parts of it."""
+    folder = tmp_path / "images_"
     folder.mkdir()
     rng = np.random.default_rng(3)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         coarse = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
         cv2.imwrite(str(folder / f"{number:02}.png"), cv2.resize(coarse, (50, 40)))
     model = small.write_classifier(tmp_path / "net.onnx")
@@ -55,18 +55,18 @@ def silent(job, done, total):
     assert 0 <= done <= total
 
 
-def fail_beyond_pictures(job, done, total):
-    """What goes wrong before the work: pictures may have been looked at, and no more."""
+def fail_beyond_images(job, done, total):
+    """Fail if anything but reading of images is reported."""
     assert job in ("checking images", "reading images")
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
-def test_int8_file_runs_by_itself_and_agrees_with_float(request_for, method):
+def test_int8_file_runs_without_manifest_and_agrees_with_float(request_for, method):
     request = request_for(method=method)
     report = quantize_file(request, silent)
     assert report.metric.name == "agreement with float"
-    assert report.metric.images == PICTURES / 4
-    assert report.calibrated_on == PICTURES * 3 / 4
+    assert report.metric.images == IMAGES / 4
+    assert report.calibrated_on == IMAGES * 3 / 4
     assert report.before == 100
     assert report.after >= 80
     assert report.bytes_before == request.model.stat().st_size
@@ -78,8 +78,8 @@ def test_int8_file_runs_by_itself_and_agrees_with_float(request_for, method):
     assert "QuantizeLinear" in kinds
 
 
-def test_with_labels_the_figure_is_the_float_models_own_truth(request_for, tmp_path):
-    """Pictures sorted by what the float model says of them: it is right in all."""
+def test_labels_are_used_to_measure(request_for, tmp_path):
+    """Images are sorted by the answers of the float model, which is always right."""
     request = request_for()
     model = open_model(request.model, spec=request.spec)
     for path in request.images.iterdir():
@@ -90,7 +90,7 @@ def test_with_labels_the_figure_is_the_float_models_own_truth(request_for, tmp_p
         cv2.imwrite(str(target / path.name), image)
     report = quantize_file(request_for(test=tmp_path / "labelled"), silent)
     assert report.metric.name == "top-1"
-    assert report.metric.images == report.calibrated_on == PICTURES
+    assert report.metric.images == report.calibrated_on == IMAGES
     assert report.before == 100
     assert report.loss == report.before - report.after
 
@@ -100,7 +100,7 @@ def crop_of(image):
 
 
 def _spoil_for_int8(request):
-    """One channel thousands of times as large as the others, which then share few levels.
+    """One channel is thousands of times as large as the others, which then share few levels.
 
     The answers stay, but for a bias that makes all classes about equally frequent.
     """
@@ -118,7 +118,7 @@ def _spoil_for_int8(request):
     onnx.save(model, request.model)
 
 
-def test_auto_finds_the_layer_that_int8_spoils(request_for):
+def test_auto_finds_the_layer_that_int8_damages(request_for):
     request = request_for(keep_float=(AUTO,), max_loss=0.0)
     _spoil_for_int8(request)
     plain = quantize_file(request_for(), silent)
@@ -128,7 +128,7 @@ def test_auto_finds_the_layer_that_int8_spoils(request_for):
     assert 1 <= len(report.float_layers) < report.layers
 
 
-def test_auto_leaves_nothing_in_float_where_nothing_is_lost(request_for):
+def test_auto_keeps_no_layer_in_float_without_loss(request_for):
     report = quantize_file(request_for(keep_float=(AUTO,), max_loss=100.0), silent)
     assert report.float_layers == []
 
@@ -142,7 +142,7 @@ def test_named_layers_stay_in_float(request_for):
     assert stored["w1"] == onnx.TensorProto.FLOAT
 
 
-def test_unknown_layer_is_named_with_its_neighbours():
+def test_unknown_layer_is_named_with_similar_layers():
     with pytest.raises(ConfigError, match="no such layer; did you mean conv12"):
         named_layers(["conv1", "conv12", "head"], ["convv12"])
     with pytest.raises(ConfigError, match="no such layer; layers: conv1, head"):
@@ -161,38 +161,38 @@ def test_fewest_layers_are_found_with_few_measurements(enough):
     assert len(asked) <= 12
 
 
-def test_few_damaged_pictures_are_skipped_with_a_count(request_for, caplog):
+def test_few_damaged_images_are_skipped_with_a_count(request_for, caplog):
     request = request_for()
     (request.images / "00.png").write_bytes(b"")
-    (request.images / "01.png").write_bytes(b"no picture")
+    (request.images / "01.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
         quantize_file(request, silent)
     assert "skipped 2 of 48 images that cannot be decoded: 00.png, 01.png" in caplog.text
     assert len(caplog.records) == 1
 
 
-def test_the_first_look_at_the_pictures_is_reported_too(request_for):
-    """Large ones take a while."""
+def test_check_of_the_images_is_reported(request_for):
+    """Large images are slow."""
     seen = []
     quantize_file(request_for(), lambda *told: seen.append(told))
     assert [told for told in seen if told[0] == "checking images"] == [
-        ("checking images", done, PICTURES) for done in range(PICTURES + 1)
+        ("checking images", done, IMAGES) for done in range(IMAGES + 1)
     ]
-    calibrated_on = PICTURES * 3 // 4
+    calibrated_on = IMAGES * 3 // 4
     assert ("reading images", calibrated_on, calibrated_on) in seen
 
 
-def test_many_damaged_pictures_are_an_error_and_leave_nothing(request_for):
+def test_many_damaged_images_are_an_error_and_leave_no_file(request_for):
     request = request_for()
     for path in sorted(request.images.iterdir())[:8]:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"of 48 images cannot be decoded.*expected at most 10%"):
         quantize_file(request, silent)
     assert not request.output.exists()
 
 
 @pytest.mark.parametrize("when", ["calibrating", "measuring"])
-def test_nothing_is_left_behind_when_broken_off(request_for, tmp_path, monkeypatch, when):
+def test_interrupted_run_leaves_no_file(request_for, tmp_path, monkeypatch, when):
     request = request_for()
     request.output.write_bytes(b"what was there before")
     (tmp_path / "temporary").mkdir()
@@ -210,7 +210,7 @@ def test_nothing_is_left_behind_when_broken_off(request_for, tmp_path, monkeypat
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_an_int8_file_is_refused(request_for, tmp_path):
+def test_int8_file_is_refused(request_for, tmp_path):
     quantize_file(request_for(), silent)
     with pytest.raises(ModelError, match="is an int8 model already"):
         quantize_file(
@@ -227,22 +227,22 @@ SAID_AT_ONCE = {
 
 
 @pytest.mark.parametrize(("changes", "message"), SAID_AT_ONCE.values(), ids=SAID_AT_ONCE)
-def test_what_is_wrong_is_said_before_the_work(request_for, changes, message):
+def test_wrong_input_is_reported_before_the_work(request_for, changes, message):
     with pytest.raises(InputError, match=message):
-        quantize_file(request_for(**changes), fail_beyond_pictures)
+        quantize_file(request_for(**changes), fail_beyond_images)
 
 
-def test_a_listed_picture_that_is_missing_is_said_before_the_work(request_for, tmp_path):
+def test_missing_listed_image_is_reported_before_the_work(request_for, tmp_path):
     (tmp_path / "list.txt").write_text("gone.png, red\n")
     with pytest.raises(InputError, match=r"1 of its 1 images are missing, .*gone\.png"):
-        quantize_file(request_for(test=tmp_path / "list.txt"), fail_beyond_pictures)
+        quantize_file(request_for(test=tmp_path / "list.txt"), fail_beyond_images)
 
 
-def test_that_pycocotools_is_missing_is_said_before_the_work(request_for, tmp_path, monkeypatch):
+def test_missing_pycocotools_is_reported_before_the_work(request_for, tmp_path, monkeypatch):
     folder = tmp_path / "labelled"
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
-    (folder / "images/00.png").write_bytes((tmp_path / "pictures/00.png").read_bytes())
+    (folder / "images/00.png").write_bytes((tmp_path / "images_/00.png").read_bytes())
     (folder / "labels/00.txt").write_text("0 0.5 0.5 0.4 0.4\n")
     model = tmp_path / "yolo.onnx"
     member = YoloV4Tiny(64, 1)
@@ -250,10 +250,10 @@ def test_that_pycocotools_is_missing_is_said_before_the_work(request_for, tmp_pa
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     request = request_for(model=model, spec=None, images=folder)
     with pytest.raises(DependencyError, match="pycocotools: needed to evaluate"):
-        quantize_file(request, fail_beyond_pictures)
+        quantize_file(request, fail_beyond_images)
 
 
-def test_weights_beside_the_model_count_as_its_size(request_for, tmp_path):
+def test_size_includes_weights_in_other_files(request_for, tmp_path):
     model = onnx.load(tmp_path / "net.onnx")
     whole = (tmp_path / "net.onnx").stat().st_size
     onnx.save(

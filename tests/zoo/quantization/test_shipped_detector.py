@@ -1,4 +1,4 @@
-"""The detector file that travels with the package: what it is, and that it is as good as said."""
+"""The detector of the package: its metadata, accuracy and recipe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small(tmp_path):
     return import_model(config, weights, tmp_path / "small.onnx").path
 
 
-def test_file_is_small_and_says_where_it_comes_from():
+def test_file_is_small_and_states_its_source():
     assert MODEL.stat().st_size <= 6_600_000
     _, spec = load_model(MODEL)
     assert spec.name == MODEL.stem
@@ -48,11 +48,11 @@ def test_file_is_small_and_says_where_it_comes_from():
 
 
 @pytest.mark.slow
-def test_accuracy_is_what_the_card_says(shared, official):
-    pictures = read_yolo_folder(shared / "images/coco-val128")
+def test_accuracy_equals_the_model_card(shared, official):
+    images = read_yolo_folder(shared / "images/coco-val128")
     by_kind = {
         (figure.model, figure.nms_kind): figure.accuracy
-        for figure in measure_detectors((official, MODEL), pictures)
+        for figure in measure_detectors((official, MODEL), images)
     }
     assert by_kind["yolov4-tiny", "darknet"].ap >= 26.9
     assert by_kind["yolov4-tiny", "iou"].ap50 >= 48.9
@@ -63,16 +63,16 @@ def test_accuracy_is_what_the_card_says(shared, official):
 
 
 def test_both_models_are_timed_on_one_core_first(official, monkeypatch):
-    monkeypatch.setattr(timing, "_ROUNDS", 8)  # nothing is said of how long they take
+    monkeypatch.setattr(timing, "_ROUNDS", 8)  # the times are not checked
     timings = measure_speed(official, MODEL)
     assert timings[0].threads == 1
     assert all(t.float32_ms > 0 and t.int8_ms > 0 and t.speedup > 0 for t in timings)
 
 
-def test_recipe_makes_the_same_file_twice_and_names_it(shared, small, tmp_path):
+def test_recipe_is_deterministic_and_names_the_model(shared, small, tmp_path):
     _, spec = load_model(small)
-    pictures = list_images(shared / "images/coco-train128/images")[:4]
-    batches = calibration_batches(pictures, spec.input)
+    images = list_images(shared / "images/coco-train128/images")[:4]
+    batches = calibration_batches(images, spec.input)
     assert batches[0].shape == (1, 64, 96, 3)
     for folder in ("a", "b"):
         quantize_detector(small, tmp_path / folder / "small-int8.onnx", batches)

@@ -40,7 +40,7 @@ def names(choices):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Latencies that `measure` gives in turn, and the names it was asked for."""
+    """The latencies that `measure` returns in order, and the measured names."""
     times, asked = [], []
 
     def measure(model, spec, threads):
@@ -56,7 +56,7 @@ def quiet(job, done, total):
     assert 0 <= done <= total
 
 
-def test_frontier_holds_who_is_more_accurate_than_all_faster_ones():
+def test_frontier_contains_members_more_accurate_than_all_faster_ones():
     marked = mark_frontier(
         [choice("slow", 9, 70), choice("fast", 1, 50), choice("beaten", 3, 60),
          choice("better", 3, 65), choice("worse", 5, 64), choice("equal", 4, 65)]
@@ -65,7 +65,7 @@ def test_frontier_holds_who_is_more_accurate_than_all_faster_ones():
     assert names(c for c in marked if c.on_frontier) == ["fast", "better", "slow"]
 
 
-def test_groups_are_not_set_against_one_another():
+def test_groups_are_not_compared():
     choices = [choice("a1", 1, 5, "a"), choice("b1", 2, 3, "b"), choice("b2", 3, 4, "b")]
     assert all(c.on_frontier for c in mark_frontier(choices))
     assert {g: c.candidate.name for g, c in best_within(choices, 2.0).items()} == {
@@ -73,13 +73,13 @@ def test_groups_are_not_set_against_one_another():
     }  # fmt: skip
 
 
-def test_best_within_a_budget_is_the_most_accurate_that_fits_it_exactly_or_not_at_all():
+def test_best_within_a_budget_is_the_most_accurate_one_that_fits():
     choices = [choice("fast", 1, 50), choice("good", 2, 60), choice("best", 2.001, 70)]
     assert best_within(choices, 2.0)[""].candidate.name == "good"
     assert best_within(choices, 0.9) == {}
 
 
-def test_each_is_measured_twice_and_the_lesser_time_is_kept(measured, tmp_path):
+def test_each_is_measured_twice_and_the_shorter_time_counts(measured, tmp_path):
     times, asked = measured
     times += [5.0, 1.0, 3.0, 2.0]
     cache = LatencyCache(MACHINE, tmp_path)
@@ -92,11 +92,11 @@ def test_each_is_measured_twice_and_the_lesser_time_is_kept(measured, tmp_path):
     assert measure_all(two, again, threads=2, int8=True, report=quiet) == found
     assert len(asked) == 4
     times += [7.0, 7.0]
-    measure_all(two[:1], again, threads=2, int8=False, report=quiet)  # another form, not known yet
+    measure_all(two[:1], again, threads=2, int8=False, report=quiet)  # not measured yet
     assert len(asked) == 6
 
 
-def test_fresh_measures_again_and_forgets_nothing_else(measured, tmp_path):
+def test_fresh_measures_again_and_keeps_other_measurements(measured, tmp_path):
     times, _ = measured
     cache = LatencyCache(MACHINE, tmp_path)
     cache.put("a int8", Measurement(1.0, 2, 3, 4))
@@ -110,7 +110,7 @@ def test_fresh_measures_again_and_forgets_nothing_else(measured, tmp_path):
     assert (again.get("a int8").latency_ms, again.get("b int8").latency_ms) == (5.0, 9.0)
 
 
-def test_a_slow_machine_measures_once(measured, tmp_path):
+def test_slow_machine_measures_once(measured, tmp_path):
     times, asked = measured
     times += [5.0, 1.0]
     ticks = iter((0.0, 91.0))
@@ -121,7 +121,7 @@ def test_a_slow_machine_measures_once(measured, tmp_path):
     assert len(asked) == 2
 
 
-def test_what_was_measured_before_an_interruption_is_kept(measured, tmp_path):
+def test_measurements_before_an_interruption_are_stored(measured, tmp_path):
     times, _ = measured
     times += [5.0]  # the second call fails
     cache = LatencyCache(MACHINE, tmp_path)
@@ -145,19 +145,19 @@ def test_what_was_measured_before_an_interruption_is_kept(measured, tmp_path):
     ],
     ids=["processor", "onnxruntime", "threads", "code"],
 )
-def test_another_machine_knows_nothing_of_this_one(machine, tmp_path):
+def test_measurements_are_not_shared_between_machines(machine, tmp_path):
     cache = LatencyCache(MACHINE, tmp_path)
     cache.put("a", Measurement(1.0, 2, 3, 4))
     other = LatencyCache(machine, tmp_path)
     other.load()
     assert other.get("a") is None
-    other.path.write_bytes(cache.path.read_bytes())  # even under its own name
+    other.path.write_bytes(cache.path.read_bytes())  # even under its file name
     other.load()
     assert other.get("a") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"machine": 3}', b"\xff\xfe"])
-def test_a_damaged_cache_is_said_and_replaced(content, tmp_path, caplog):
+def test_damaged_cache_is_reported_and_replaced(content, tmp_path, caplog):
     cache = LatencyCache(MACHINE, tmp_path)
     cache.path.write_bytes(content)
     cache.load()
@@ -166,7 +166,7 @@ def test_a_damaged_cache_is_said_and_replaced(content, tmp_path, caplog):
     assert msgspec.json.decode(cache.path.read_bytes())["measurements"]["a"]["latency_ms"] == 1.0
 
 
-def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, caplog):
+def test_unwritable_cache_is_reported_once(tmp_path, caplog):
     (tmp_path / "file").write_bytes(b"")
     cache = LatencyCache(MACHINE, tmp_path / "file")  # no folder
     for name in ("a", "b"):
@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, caplog):
     assert caplog.text.count("the next run measures again") == 1
 
 
-def test_a_call_takes_the_least_median_and_the_first_one_does_not_count():
+def test_time_is_the_least_median_without_the_warm_up():
     durations = iter([9.0, 0.5, 0.5, 0.5, 0.1, 0.1, 0.3, 0.4, 0.4, 0.4])
     now = [0.0]
 
@@ -185,12 +185,12 @@ def test_a_call_takes_the_least_median_and_the_first_one_does_not_count():
     assert time_calls(call, lambda: now[0]) == pytest.approx(0.1)
 
 
-def test_this_machine_is_named_by_what_changes_its_speed():
+def test_machine_depends_on_the_number_of_threads():
     assert this_machine(2) == this_machine(2)
     assert this_machine(2) != this_machine(1)
 
 
-def test_figures_are_forgotten_when_the_code_that_counts_them_changes(monkeypatch, tmp_path):
+def test_changed_code_invalidates_measurements(monkeypatch, tmp_path):
     before = this_machine(1)
     (tmp_path / "cost.py").write_text("# another way to count")
     monkeypatch.setattr(latency.graphs, "__file__", str(tmp_path / "__init__.py"))
@@ -198,7 +198,7 @@ def test_figures_are_forgotten_when_the_code_that_counts_them_changes(monkeypatc
 
 
 @pytest.mark.parametrize(("percent", "says"), [(12.0, False), (63.0, True)], ids=["idle", "busy"])
-def test_a_busy_processor_is_said(percent, says, monkeypatch, caplog):
+def test_busy_processor_gives_a_warning(percent, says, monkeypatch, caplog):
     monkeypatch.setattr(latency.psutil, "cpu_percent", lambda interval: percent)
     latency.warn_if_busy()
     assert ("other programs use 63 % of the processor" in caplog.text) == says
@@ -212,7 +212,7 @@ def test_trained_members_are_in_the_registry():
         assert f"[models.{model}]" in registry.read_text()
 
 
-def test_no_room_for_the_networks_file_is_an_error_that_names_the_folder(monkeypatch):
+def test_full_temporary_folder_is_an_error(monkeypatch):
     pytest.importorskip("onnx")
     monkeypatch.setattr(latency.tempfile, "tempdir", "/no/such/folder")
     (candidate,) = candidates.detectors((64,), (1,))
@@ -220,7 +220,7 @@ def test_no_room_for_the_networks_file_is_an_error_that_names_the_folder(monkeyp
         latency.measure(candidate.build(False), candidate.spec(), 1)
 
 
-def test_times_of_a_busy_processor_are_told_again_when_they_are_used_again(
+def test_reuse_of_times_of_a_busy_processor_gives_a_warning(
     measured, tmp_path, monkeypatch, caplog
 ):
     times, _ = measured
@@ -229,7 +229,7 @@ def test_times_of_a_busy_processor_are_told_again_when_they_are_used_again(
     measure_all(
         [candidate("a", 1)], LatencyCache(MACHINE, tmp_path), threads=1, int8=False, report=quiet
     )
-    assert "measured while" not in caplog.text  # `warn_if_busy` itself has said it
+    assert "measured while" not in caplog.text  # `warn_if_busy` has reported it
     again = LatencyCache(MACHINE, tmp_path)
     again.load()
     measure_all([candidate("a", 1)], again, threads=1, int8=False, report=quiet)

@@ -1,4 +1,4 @@
-"""A new head in closed form: against an independent solution, and honest about its accuracy."""
+"""The fit of a new head: compared with an independent solution, and calibrated."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pipeline.zoo.training.classifier_head import features_of, fit_new_head, vie
 from pipeline.zoo.training.linear_classifier import Rows, fit_labels
 
 
-def rows_of(pictures, classes, width=6, spread=0.5, views_of_each=2, seed=0):
+def rows_of(images, classes, width=6, spread=0.5, views_of_each=2, seed=0):
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(9).normal(0, 1, (classes, width))
-    labels = np.arange(pictures) % classes
-    features = centres[labels] + rng.normal(0, spread, (pictures, width))
+    labels = np.arange(images) % classes
+    features = centres[labels] + rng.normal(0, spread, (images, width))
     repeated = np.repeat(features, views_of_each, axis=0)
     repeated[1::views_of_each] += 0.01
     return Rows(
         repeated.astype(np.float32),
         np.repeat(labels, views_of_each),
-        np.repeat(np.arange(pictures), views_of_each),
+        np.repeat(np.arange(images), views_of_each),
     )
 
 
 @pytest.mark.parametrize("width", [6, 300], ids=["more rows than features", "fewer"])
-def test_it_is_ridge_regression_onto_one_hot_targets(width, monkeypatch):
-    """Against the normal equations with a row of ones, every class of the same weight."""
+def test_fit_is_ridge_regression_onto_one_hot_targets(width, monkeypatch):
+    """Compared with the normal equations with a column of ones and equal class weights."""
     monkeypatch.setattr(linear_classifier, "RIDGES", (2.0,))
     rows = rows_of(40, 3, width)
     keep = np.ones(80, bool)
@@ -52,16 +52,16 @@ def test_it_is_ridge_regression_onto_one_hot_targets(width, monkeypatch):
     np.testing.assert_allclose(fit.head.bias, bias, rtol=1e-3, atol=1e-4 * gain)
 
 
-def test_cross_validation_foretells_the_accuracy_on_new_pictures():
+def test_cross_validation_predicts_the_accuracy_on_new_images():
     fit = fit_labels(rows_of(60, 4, spread=1.0))
     new = rows_of(4000, 4, spread=1.0, seed=1)
     accuracy = 100 * np.mean(fit.head(new.features).argmax(axis=1) == new.classes)
     assert fit.accuracy == pytest.approx(accuracy, abs=10)
-    assert accuracy < 97  # so that there was something to foretell
+    assert accuracy < 97  # so that the prediction is not trivial
 
 
-def test_nothing_is_foretold_from_noise():
-    """Labels by chance: views of one picture in two folds would make it look better."""
+def test_cross_validation_of_noise_is_at_chance():
+    """With random labels, views of one image in two folds would raise the accuracy."""
     rng = np.random.default_rng(2)
     features = rng.normal(0, 1, (80, 200))
     classes = rng.permutation(np.arange(80) % 2)
@@ -73,7 +73,7 @@ def test_nothing_is_foretold_from_noise():
     assert fit_labels(rows).accuracy < 70
 
 
-def test_scores_are_as_sure_as_they_are_right():
+def test_scores_are_calibrated():
     fit = fit_labels(rows_of(60, 4, spread=1.0))
     logits = fit.head(rows_of(4000, 4, spread=1.0, seed=1).features).astype(np.float64)
     scores = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -84,9 +84,9 @@ def test_scores_are_as_sure_as_they_are_right():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [([0, 0, 0], "two or more classes, but got 1"), ([0, 0, 1], "class 1 has 1")],
-    ids=["one class", "one picture"],
+    ids=["one class", "one image"],
 )
-def test_too_few_pictures_are_an_error(classes, message):
+def test_too_few_images_are_an_error(classes, message):
     rows = Rows(np.eye(3, dtype=np.float32), np.array(classes), np.arange(3))
     with pytest.raises(InputError, match=message):
         fit_labels(rows)
@@ -94,23 +94,23 @@ def test_too_few_pictures_are_an_error(classes, message):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Pictures of two things that differ: stripes across and stripes along, with noise."""
+    """Images of two classes: horizontal and vertical stripes with noise."""
     rng = np.random.default_rng(0)
     for number in range(6):
         stripes = np.tile(np.array([40, 200], np.uint8).repeat(8), 6)[None, :].repeat(96, 0)
         for name, image in (("along", stripes), ("across", stripes.T)):
-            (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
             noisy = image + rng.integers(0, 40, image.shape, dtype=np.uint8)
-            target = tmp_path / "pictures" / name / f"{number}.png"
+            target = tmp_path / "photos" / name / f"{number}.png"
             cv2.imwrite(str(target), cv2.cvtColor(noisy, cv2.COLOR_GRAY2BGR))
-    return tmp_path / "pictures"
+    return tmp_path / "photos"
 
 
 def silent(job, done, total):
     assert 0 <= done <= total
 
 
-def test_new_head_on_the_shipped_backbone_tells_new_classes_apart(folders, tmp_path):
+def test_new_head_on_the_shipped_backbone_separates_new_classes(folders, tmp_path):
     model, spec = load_model(find_model("mobilenetv2-int8"))
     output = tmp_path / "stripes.onnx"
     fitted = fit_new_head(model, spec, folders, output, silent)
@@ -124,13 +124,13 @@ def test_new_head_on_the_shipped_backbone_tells_new_classes_apart(folders, tmp_p
         assert found.ids[0, 0] == class_id
         assert found.scores[0, 0] > 0.9
 
-    # And that head can be replaced in turn.
+    # The new head can be replaced again.
     again = fit_new_head(*load_model(output), folders, tmp_path / "again.onnx", silent)
     assert again.fit.accuracy == 100
     assert Classifier(tmp_path / "again.onnx", top=1).labels == classify.labels
 
 
-def test_a_model_without_linear_last_layer_is_refused():
+def test_model_without_final_linear_layer_is_refused():
     model, spec = load_model(find_model("mobilenetv2-int8"))
     (last,) = [node for node in model.graph.node if spec.logits in node.output]
     last.op_type = "Tanh"
@@ -138,7 +138,7 @@ def test_a_model_without_linear_last_layer_is_refused():
         features_of(model, spec)
 
 
-def test_views_are_the_same_in_every_run_and_differ():
+def test_views_are_deterministic_and_distinct():
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     first, second = views(image, 32, 32, seed=4), views(image, 32, 32, seed=4)
     np.testing.assert_array_equal(first, second)
