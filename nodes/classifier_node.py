@@ -25,7 +25,7 @@ from nodes.process import run
 from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
 from pipeline.runtime.mailbox import Closed, NewestOfEach
-from pipeline.settings import NO_CLASSIFIER
+from pipeline.settings import NO_MODEL
 
 IMAGES, DETECTIONS, CLASSIFIED = "image_raw", "detections", "classified_detections"
 JOIN_S = 0.8  # timeout for the worker to end
@@ -67,7 +67,7 @@ class ClassifierNode(ManagedNode):
     def configure(self) -> None:
         """Open and check the model, and create the publisher."""
         given = self.parameters
-        if given["classifier"] == NO_CLASSIFIER:
+        if given["classifier"] == NO_MODEL:
             raise ConfigError("parameter classifier is none; expected a model, or no such node")
         self._classifier = Classifier(
             given["classifier"], top=given["top"], threads=given["threads"] or None

@@ -23,7 +23,7 @@ from nodes.source_runner import SourceRunner
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
-from pipeline.settings import NO_CLASSIFIER
+from pipeline.settings import NO_MODEL
 from pipeline.types import Result
 
 IMAGES = "image_raw"
@@ -131,7 +131,7 @@ class EngineNode(ManagedNode):
             max_detections=given["max_detections"],
             threads=threads,
         )
-        if given.get("classifier", NO_CLASSIFIER) != NO_CLASSIFIER:
+        if given.get("classifier", NO_MODEL) != NO_MODEL:
             self._classifier = Classifier(given["classifier"], top=given["top"], threads=threads)
         self.info = model_info(detector=self._detector, classifier=self._classifier)
         self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))

@@ -246,6 +246,11 @@ class Pipeline:
         if left_behind:
             self._stats.counts.settle()
 
+    @property
+    def source(self) -> Source[Any]:
+        """The source of the frames or results."""
+        return self._source
+
     def record_output(self, duration_ns: int) -> None:
         """Record how long the consumer took for one result, for the statistics."""
         self._stats.add_time("output", duration_ns)

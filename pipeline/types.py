@@ -37,8 +37,16 @@ class ClockOffset:
         """The offset of a third clock, which is `other` ahead of the one described here."""
         return ClockOffset(self.offset_ns + other.offset_ns, self.error_ns + other.error_ns)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the offset was measured."""
+        return self.error_ns < UNKNOWN_NS
+
 
 SAME_CLOCK = ClockOffset()
+UNKNOWN_NS = 10**18
+"""An error as large as this means that the offset of a clock is not known."""
+UNKNOWN_CLOCK = ClockOffset(0, UNKNOWN_NS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "opencv_logging"}
 ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
-HALL = {
+HALL: dict[str, set[str]] = {
     "sources": {"capture", "transport"},
     "engine": {"runtime", "inference"},
+    "publishing": {"output", "transport"},
+    "outputs": {"output", "runtime", "engine", "publishing"},
 }
 """What stands above the rooms, beside one another, and the rooms that each may use."""
 LONGEST_FILE = 450

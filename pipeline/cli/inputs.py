@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from pipeline import sources
+from pipeline.publishing import publisher_security
 from pipeline.settings import Settings
 from pipeline.sources import AnySource, open_with_retries
 from pipeline.transport import (
@@ -17,7 +18,6 @@ from pipeline.transport import (
     Security,
     check_subscription,
     is_address,
-    load_key_pair,
     load_public_key,
     subscribe_frames,
 )
@@ -51,8 +51,9 @@ def check_addresses(settings: Settings) -> None:
         check_subscription(addresses, group=settings.group, security=security)
 
 
-def open_results(settings: Settings, *, images: bool) -> ResultSubscription:
-    """The results that are subscribed to, and their `images` where somebody looks at them."""
+def open_results(settings: Settings) -> ResultSubscription:
+    """Subscribe to results, and to their images if an output needs them."""
+    images = settings.show or settings.record is not None  # otherwise they are not sent
     addresses, security = settings.subscribe, subscriber_security(settings)
     check_subscription(addresses, security=security)
     ordered = bool(settings.every_frame) or len(addresses) > 1
@@ -71,16 +72,6 @@ def open_results(settings: Settings, *, images: bool) -> ResultSubscription:
 def limits_of(settings: Settings) -> Limits:
     """What is taken from other processes."""
     return Limits(max_frame_mb=settings.max_frame_mb)
-
-
-def publisher_security(settings: Settings) -> Security:
-    """The keys for `--publish`, and of all peers.
-
-    Raises `ConfigError` where one of their files cannot be used.
-    """
-    keys = load_key_pair(Path(settings.key).expanduser()) if settings.key else None
-    peers = tuple(load_public_key(Path(peer).expanduser()) for peer in settings.peer)
-    return Security(keys, peers, settings.insecure)
 
 
 def subscriber_security(settings: Settings) -> Security:

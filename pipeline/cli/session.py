@@ -1,62 +1,50 @@
-"""One run, from its settings to its exit: opens all, feeds the outputs, closes all."""
+"""Runs one pipeline, from its settings to its exit."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from pipeline.cli.inputs import check_addresses, open_source
-from pipeline.cli.outputs import Origin, Outputs
 from pipeline.cli.signals import StopSignals
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
-from pipeline.output.output import Output, Stop
-from pipeline.settings import NO_CLASSIFIER, Settings
+from pipeline.output.files import check_target
+from pipeline.output.json_lines import STDOUT
+from pipeline.output.output import Output
+from pipeline.output.progress import Progress
+from pipeline.output.stats_file import write_stats
+from pipeline.outputs import Outputs, deliver
+from pipeline.settings import NO_MODEL, Settings
 from pipeline.source import Source
-from pipeline.sources import AnySource
 from pipeline.types import Result
 
-R = TypeVar("R", bound="Runner")
-
 logger = logging.getLogger(__name__)
-
-
-class Runner(Protocol):
-    """What gives the results while it is entered: a `Pipeline`."""
-
-    def __enter__(self: R) -> R: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-    def __iter__(self) -> Iterator[Result]: ...
-    def stop(self) -> None: ...
-    def record_output(self, duration_ns: int) -> None: ...
-    def stats(self) -> dict[str, Any]: ...
 
 
 def run_session(
     settings: Settings,
     signals: StopSignals,
     extras: Iterable[Output] = (),
-    open_frames: Callable[[Settings], AnySource] = open_source,
+    open_frames: Callable[[Settings], Source[Any]] = open_source,
 ) -> None:
     """Run the pipeline that `settings` describe until its source, its limits or a signal end it.
 
-    `signals` have been entered; `extras` are outputs beside those of the settings, closed as well.
-    Raises what `pipeline.errors` has for each thing that can go wrong.
+    `signals` have been entered; `extras` are outputs besides those of the settings. Raises what
+    `pipeline.errors` has for each thing that can go wrong.
     """
-    # What the user may have mistyped comes first, and of that what is looked at the quickest.
+    # Check user input first, cheapest checks first.
     check_addresses(settings)
-    with Outputs(settings, extras) as outputs:
+    if settings.stats:
+        stats_file = Path(settings.stats)
+        check_target(stats_file, "--stats", is_replaced=stats_file.is_file())
+    with Outputs.of(settings, extras) as outputs:
         detector, classifier = _models(settings)
         with open_frames(settings) as source:
             pipeline = Pipeline(
@@ -65,16 +53,20 @@ def run_session(
                 classifier,
                 every_frame=False if settings.group else settings.every_frame,
                 threads=settings.threads,
+                # The results of several detectors come at once after one was waited for.
+                capacity=1 if detector else max(1, len(settings.subscribe)),
                 max_frames=settings.max_frames,
                 duration_s=settings.duration,
             )
-            deliver(source, pipeline, outputs, signals)
+            _Session(settings, pipeline, outputs, signals).run()
 
 
-def _models(settings: Settings) -> tuple[Detector, Classifier | None]:
+def _models(settings: Settings) -> tuple[Detector | None, Classifier | None]:
     named = manifest_for("classify", settings.manifest)
-    if named and settings.classifier == NO_CLASSIFIER:
+    if named and settings.classifier == NO_MODEL:
         raise ConfigError(f"--manifest {named}: describes a classifier, but --classifier is none")
+    if settings.detector == NO_MODEL:
+        return None, None
     detector = Detector(
         settings.detector,
         score_threshold=settings.score,
@@ -83,7 +75,7 @@ def _models(settings: Settings) -> tuple[Detector, Classifier | None]:
         threads=settings.threads,
         manifest=manifest_for("detect", settings.manifest),
     )
-    if settings.classifier == NO_CLASSIFIER:
+    if settings.classifier == NO_MODEL:
         return detector, None
     classifier = Classifier(
         settings.classifier, top=settings.top, threads=settings.threads, manifest=named
@@ -91,60 +83,101 @@ def _models(settings: Settings) -> tuple[Detector, Classifier | None]:
     return detector, classifier
 
 
-def pass_on(
-    source: Source[Any], settings: Settings, outputs: Outputs, signals: StopSignals
-) -> None:
-    """Give the outputs what `source` gives, without inference, until something ends it."""
-    pipeline = Pipeline(
-        source,
-        every_frame=settings.every_frame,
-        # The results of several detectors become due together where one was waited for.
-        capacity=max(1, len(settings.subscribe)),
-        max_frames=settings.max_frames,
-        duration_s=settings.duration,
-    )
-    deliver(source, pipeline, outputs, signals)
+class _Session:
+    """One run: starts the pipeline, feeds the outputs, and reports the figures at the end."""
 
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, outputs: Outputs, signals: StopSignals
+    ) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._signals = signals
+        self._objects = _ObjectCount()
+        lines_fill_the_screen = settings.jsonl == STDOUT and sys.stdout.isatty()
+        progress = Progress(
+            self._stats,
+            max_frames=settings.max_frames,
+            quiet=settings.quiet or lines_fill_the_screen,
+        )
+        self._outputs = Outputs([self._objects, outputs, progress])
 
-def deliver(source: Origin, runner: Runner, outputs: Outputs, signals: StopSignals) -> None:
-    """Give the outputs what the runner makes of the source, until there is no more or enough."""
-    outputs.await_subscriber(source)
-
-    def stats() -> dict[str, Any]:
-        return {**runner.stats(), **_counts(source, outputs)}
-
-    try:
-        with runner:
-            try:
-                outputs.start(source, stats)
-                signals.stop = runner.stop
-                _deliver_all(runner, outputs, signals)
-            finally:
-                signals.begin_closing()
-    finally:
-        outputs.finish(stats)
-
-
-def _deliver_all(runner: Runner, outputs: Outputs, signals: StopSignals) -> None:
-    for result in runner:
-        started_ns = time.perf_counter_ns()
+    def run(self) -> None:
+        self._outputs.wait_ready()
+        is_started = False
         try:
-            with signals.interruptible():
-                outputs.write(result)
-        except Stop as wish:
-            logger.debug("%s", wish)
-            return
-        runner.record_output(time.perf_counter_ns() - started_ns)
+            with self._pipeline:
+                is_started = True
+                self._signals.stop = self._pipeline.stop
+                try:
+                    deliver(
+                        self._pipeline, self._outputs, interruptible=self._signals.interruptible
+                    )
+                finally:
+                    self._signals.begin_closing()
+        finally:
+            try:
+                self._outputs.close()
+            finally:
+                if is_started:
+                    self._report()
+
+    def _stats(self) -> dict[str, Any]:
+        counts = _source_counts(self._pipeline.source)
+        return {**self._pipeline.stats(), **counts, **self._outputs.counts()}
+
+    def _report(self) -> None:
+        stats = self._stats()
+        try:
+            if self._settings.stats:
+                write_stats(Path(self._settings.stats), stats)
+        finally:
+            logger.info("%s", summary(stats, self._objects.count))
 
 
-def _counts(source: Origin, outputs: Outputs) -> dict[str, Any]:
-    """What the source and the outputs count themselves, where they do."""
-    counts: dict[str, Any] = {
+def _source_counts(source: Any) -> dict[str, Any]:
+    counts = {
         name: round(getattr(source, name), 3)
         for name in ("reconnects", "gap_s", "late")
         if hasattr(source, name)
     }
-    received = getattr(source, "counts", None)
-    if received is not None:
-        counts["received"] = received()
-    return {**counts, **outputs.counts}
+    received = source.counts() if hasattr(source, "counts") else {}
+    if received and not {"received", "reconnects"} & set(received):
+        received = {"received": received}
+    return {**counts, **received}
+
+
+class _ObjectCount(Output):
+    """Counts the objects in all results; None without a detector."""
+
+    def __init__(self) -> None:
+        self.count: int | None = None
+
+    def write(self, result: Result) -> None:
+        if result.detections.labels:
+            self.count = (self.count or 0) + len(result.detections)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def summary(stats: Mapping[str, Any], objects: int | None) -> str:
+    """One line for people: frames, objects, rate, ages and losses of a run."""
+    age = stats["age_ms"]
+    parts = [
+        f"{stats['processed']} frames in {stats['seconds']:.1f} s "
+        f"({stats['fps']:.1f} frames per second)",
+    ]
+    if objects is not None:
+        parts.append(f"{objects} objects")
+    if stats["processed"]:
+        parts.append(f"age p50 {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms{_uncertainty(age)}")
+    parts += [f"{stats[what]} {what}" for what in ("dropped", "failed") if stats[what]]
+    return "; ".join(parts)
+
+
+def _uncertainty(age: Mapping[str, float | None]) -> str:
+    """How far ages may be off if another machine's clock stamped the frames."""
+    error = age.get("error", 0)
+    if error is None:
+        return " (the sender's clock is not known)"
+    return f" (plus or minus {error:.0f} ms)" if error >= 1 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +13,82 @@ import msgspec
 
 from pipeline.errors import InputError, OutputError
 from pipeline.output.files import check_target
-from pipeline.output.output import Stop
+from pipeline.output.output import Output, OutputKind, Stop
+from pipeline.settings import Settings
+from pipeline.source import Source
 from pipeline.types import Classifications, Result
 
 STDOUT = "-"
 
 
-class JsonLines:
-    """Writes one line a result to a file, or to standard output where the path is `-`.
+class JsonLines(Output):
+    """Writes one line per result to a file, or to standard output if the path is `-`.
 
-    `now_ns` tells what the clock of a camera shows, by default this machine's; ages are told by it.
-    Raises `InputError` where the file cannot be opened.
+    The file is opened by `start`, or by the first `write`. Raises `InputError` if it cannot be
+    written.
     """
 
-    def __init__(
-        self, path: str | Path, now_ns: Callable[[str], int] = lambda camera: time.time_ns()
-    ) -> None:
-        self._now_ns = now_ns
-        self._subject = "standard output" if str(path) == STDOUT else f"--jsonl {path}"
-        try:
-            # Unbuffered, because every line goes out at once, and because what a full or broken
-            # pipe leaves behind in a buffer would hold up the end of the process.
-            if str(path) == STDOUT:
-                self._file = os.fdopen(os.dup(1), "wb", buffering=0)
-            else:
-                self._file = check_target(Path(path), "--jsonl").open("wb", buffering=0)
-        except OSError as error:
-            raise InputError(f"{self._subject}: cannot be opened: {error.strerror}") from error
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._is_stdout = str(path) == STDOUT
+        self._subject = "standard output" if self._is_stdout else f"--jsonl {path}"
+        if not self._is_stdout:
+            check_target(Path(path), "--jsonl")
+        self._source: Source[Any] | None = None
+        self._file: FileIO | None = None
+
+    def start(self, source: Source[Any]) -> None:
+        self._source = source
+        self._file = self._file or self._open()
 
     def write(self, result: Result) -> None:
+        self._file = self._file or self._open()
         fields = result_to_dict(result, self._now_ns(result.header.camera))
         left = memoryview(msgspec.json.encode(fields) + b"\n")
         try:
-            while left:  # a pipe may take less than it is given
+            while left:  # a pipe may accept less than it is given
                 left = left[self._file.write(left) or 0 :]
         except BrokenPipeError:
-            raise Stop(f"{self._subject}: the reader has gone") from None
+            raise Stop(f"{self._subject}: the reader has closed it") from None
         except OSError as error:
             raise OutputError(f"{self._subject}: cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        # What could not be written has been reported by write.
-        with contextlib.suppress(OSError):
-            self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a failed write was reported by write
+                self._file.close()
+
+    def _open(self) -> FileIO:
+        """Open the file unbuffered.
+
+        Each line is written at once, and a full or broken pipe leaves nothing in a buffer that
+        would delay the end of the process.
+        """
+        try:
+            return FileIO(os.dup(1) if self._is_stdout else self._path, "wb")
+        except OSError as error:
+            raise InputError(f"{self._subject}: cannot be opened: {error.strerror}") from error
+
+    def _now_ns(self, camera: str) -> int:
+        """The time of the clock that stamps the frames of a camera; this machine's if not known."""
+        clock = self._source.clock_of(camera) if self._source else None
+        ahead_ns = clock.offset_ns if clock is not None and clock.is_known else 0
+        return time.time_ns() + ahead_ns
+
+
+def _make(settings: Settings) -> JsonLines:
+    return JsonLines(settings.jsonl or STDOUT)
+
+
+KIND = OutputKind("jsonl", _make)
 
 
 def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
-    """A result in the form of a line of `--jsonl`.
+    """Convert a result to the form of a line of `--jsonl`.
 
     `box` is x1 y1 x2 y2 in pixels, rounded to hundredths; scores are rounded to four places;
-    `age_ms` is from the capture to `now_ns` (ns since the epoch, now where it is None); `track_id`
-    is -1 without a track; `classes` is empty without a classifier.
+    `age_ms` is the frame's age at `now_ns` (ns since the epoch, now if None); `track_id` is -1
+    without a track; `classes` is empty without a classifier.
     """
     header, found = result.header, result.detections
     now_ns = time.time_ns() if now_ns is None else now_ns
@@ -75,9 +100,9 @@ def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
             "class_id": class_id,
             "score": round(score, 4),
             "track_id": track_id,
-            "classes": finer,
+            "classes": named,
         }
-        for box, class_id, score, track_id, finer in zip(
+        for box, class_id, score, track_id, named in zip(
             found.boxes.tolist(),
             found.class_ids.tolist(),
             found.scores.tolist(),
@@ -92,18 +117,18 @@ def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
         "stamp_ns": header.stamp_ns,
         "width": header.width,
         "height": header.height,
-        "age_ms": round(max(now_ns - header.stamp_ns, 0) / 1e6, 3),
+        "age_ms": round(max(now_ns - header.age_start_ns, 0) / 1e6, 3),
         "objects": objects,
     }
 
 
-def _classes(finer: Classifications | None) -> list[list[dict[str, Any]]]:
-    if finer is None:
+def _classes(found: Classifications | None) -> list[list[dict[str, Any]]]:
+    if found is None:
         return []
     return [
         [
-            {"label": finer.labels[number], "class_id": number, "score": round(score, 4)}
+            {"label": found.labels[number], "class_id": number, "score": round(score, 4)}
             for number, score in zip(ids, scores, strict=True)
         ]
-        for ids, scores in zip(finer.ids.tolist(), finer.scores.tolist(), strict=True)
+        for ids, scores in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
     ]

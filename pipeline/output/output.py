@@ -1,28 +1,75 @@
-"""What every consumer of results can do."""
+"""The interface of an output: what every consumer of results can do."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import abc
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from pipeline.settings import Settings
+from pipeline.source import Source
 from pipeline.types import Result
+
+Self = TypeVar("Self", bound="Output")
 
 
 class Stop(Exception):  # noqa: N818 - a wish, not an error
-    """Raised by `Output.write` where nobody wants further results.
+    """Raised by `Output.write` to end the run, as after the last frame and without an error.
 
-    The user has closed the window, or the reader of a pipe has gone. The pipeline stops as after
-    the last frame, and successfully.
+    The user has closed the window, or the reader of a pipe has gone.
     """
 
 
-class Output(Protocol):
-    """A consumer of results, used by one thread."""
+class Output(abc.ABC):
+    """A consumer of results, used by one thread; a context manager that closes it.
 
-    def write(self, result: Result) -> None:
-        """Take one result. Raises `OutputError` where it cannot be written, `Stop` to end."""
+    - `wants_images`: only results with their image are written; others are counted
+    - `may_block`: a write may take long, so the output is fed by a thread of its own: of a live
+      source it gets the newest results, of others all of them
+    """
 
-    def close(self) -> None:
-        """Finish; files are readable afterwards. May be called twice.
+    wants_images: ClassVar[bool] = False
+    may_block: bool = False
 
-        Raises `OutputError` where what was written cannot be finished.
+    def wait_ready(self) -> None:  # noqa: B027 - optional
+        """Wait until results may begin, such as for a subscriber; before the source is read."""
+
+    def start(self, source: Source[Any]) -> None:  # noqa: B027 - optional
+        """Prepare for results of `source`, which is running; called before the first `write`.
+
+        What exists on disk is not touched before. Raises `InputError` if it cannot be written.
         """
+
+    @abc.abstractmethod
+    def write(self, result: Result) -> None:
+        """Take one result. Raises `OutputError` if it cannot be written, `Stop` to end the run."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Finish; files are readable afterwards. Idempotent.
+
+        Raises `OutputError` if what was written cannot be finished.
+        """
+
+    def counts(self) -> Mapping[str, Any]:
+        """The output's own figures, for the statistics."""
+        return {}
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class OutputKind(NamedTuple):
+    """An output that a setting turns on; `make` raises `InputError` if it cannot be used."""
+
+    setting: str
+    make: Callable[[Settings], Output]

@@ -1,4 +1,4 @@
-"""Results as a video file with boxes and labels drawn in."""
+"""Writes results as a video file with boxes and labels drawn in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,17 +18,20 @@ from pipeline.errors import InputError, OutputError
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
+from pipeline.output.output import Output, OutputKind
+from pipeline.settings import Settings
+from pipeline.source import Source
 from pipeline.types import Image, Result
 
 log = logging.getLogger(__name__)
 
 DEFAULT_FPS = 30.0
 LONGEST_GAP_S = 10.0
-"""A live recording repeats the last picture for so long; a longer gap is cut out."""
+"""A live recording repeats the last image for up to this time; a longer gap is cut out."""
 LONGEST_REPEAT_S = 1.0
-"""So long it may take to write the repetitions; those that are left then are cut out."""
+"""Writing the repetitions may take this long; the rest is cut out."""
 
-# The first that this OpenCV can write is taken. H.264 plays everywhere but often has no encoder.
+# The first that this OpenCV can write is used. H.264 plays everywhere but often has no encoder.
 _CODECS = {
     ".mp4": ("avc1", "mp4v"),
     ".m4v": ("avc1", "mp4v"),
@@ -39,26 +43,31 @@ _RESERVE_BYTES = 16_000_000
 _CHECK_EVERY = 30
 
 
-class VideoFile:
-    """Records every result, at the rate of the source.
+class VideoFile(Output):
+    """Records results at the rate of the source, or at `fps` frames per second.
 
-    A file's results become one frame each. Those of a live source keep real time: by their stamps
-    the last picture is repeated or a picture is skipped, so that the recording is as long as what
-    was seen. `fps` is the recording's rate in frames per second. A picture of another size than
+    Each result of a file becomes one frame. A recording of a live source keeps real time: by the
+    capture times the last image is repeated or an image is skipped. An image of another size than
     the first is scaled to it.
 
-    Until `close` the recording has a hidden name beside `path`, `.PID.NAME`; an older one is
-    replaced when the new one can be read, and not before.
+    Until `close` the recording has a hidden name beside `path`, `.PID.NAME`; an existing file is
+    replaced only once the new one is complete and can be read.
 
-    Raises `InputError` where the file cannot be written or its suffix is of no known kind.
+    Raises `InputError` if the file cannot be written or its suffix is unknown.
     """
 
-    def __init__(self, path: str | Path, *, fps: float | None = None, live: bool = False) -> None:
+    wants_images = True
+    may_block = True
+
+    def __init__(
+        self, path: str | Path, *, fps: float | None = None, live: bool | None = None
+    ) -> None:
         self._path, self._codecs = check_recording(path)
-        # MPEG-4 has 16 bits for the ticks of a second: no more digits than two.
-        self._fps = round(fps or DEFAULT_FPS, 2)
-        self._live = live
-        # Behind a link it is the file that is replaced, not the link.
+        self._wanted_fps = fps
+        self._wanted_live = live
+        self._fps = _rounded(fps or DEFAULT_FPS)
+        self._live = bool(live)
+        # If the path is a link, the file is replaced and not the link.
         self._target = Path(os.path.realpath(self._path))
         self._partial = self._target.with_name(f".{os.getpid()}.{self._target.name}")
         self._writer: cv2.VideoWriter | None = None
@@ -68,6 +77,10 @@ class VideoFile:
         self._last: Image | None = None
         self._warned = False
         self._is_cut = False
+
+    def start(self, source: Source[Any]) -> None:
+        self._fps = _rounded(self._wanted_fps or source.fps or DEFAULT_FPS)
+        self._live = source.live if self._wanted_live is None else self._wanted_live
 
     def write(self, result: Result) -> None:
         image = self._fit(annotated(result))
@@ -94,26 +107,26 @@ class VideoFile:
         if not _is_readable(self._partial):
             self._partial.unlink(missing_ok=True)
             raise OutputError(
-                f"--record {self._path}: the recording was not written completely; "
-                f"is the disk full, or was the file taken away?"
+                f"--record {self._path}: the recording is not complete; "
+                f"is the disk full, or was the file removed?"
             )
         try:
             os.replace(self._partial, self._target)
         except OSError as error:
             raise OutputError(
-                f"--record {self._path}: cannot be given its name: {error.strerror}; "
+                f"--record {self._path}: cannot be renamed: {error.strerror}; "
                 f"the recording is {self._partial}"
             ) from error
 
     def _due(self, stamp_ns: int) -> int:
-        """The number of the frame at whose time the picture was taken."""
+        """The number of the frame that is due at the capture time."""
         if self._last is None:
             self._start_ns = stamp_ns
         due = round((stamp_ns - self._start_ns) / 1e9 * self._fps)
         gap = due - self._written
         if abs(gap) > LONGEST_GAP_S * self._fps:
             if gap > 0:
-                log.warning("--record: left out %.0f s without pictures", gap / self._fps)
+                log.warning("--record: cut out %.0f s without images", gap / self._fps)
             else:
                 log.warning("--record: the clock was set back by %.0f s", -gap / self._fps)
             self._start_ns += round(gap / self._fps * 1e9)
@@ -121,14 +134,14 @@ class VideoFile:
         return due
 
     def _cut(self, due: int) -> int:
-        """Leave out time that cannot be filled in time; the frame that is due then.
+        """Cut out time that cannot be filled in time; returns the frame that is due then.
 
-        Else every picture would come later than the one before, behind ever more repetitions.
+        Otherwise each image would be later than the one before, behind ever more repetitions.
         """
         if not self._is_cut:
             log.warning(
-                "--record: encoding %dx%d at %g a second takes longer than that here; the "
-                "recording is shorter than what was seen",
+                "--record: encoding %dx%d at %g frames per second is too slow here; the recording "
+                "is shorter than what was seen",
                 *(*self._size, self._fps),
             )
             self._is_cut = True
@@ -136,7 +149,7 @@ class VideoFile:
         return self._written
 
     def _put(self, image: Image) -> None:
-        # OpenCV does not report a failed write, so the disk is watched.
+        # OpenCV does not report a failed write, so check the free space.
         if self._written % _CHECK_EVERY == 0:
             free = shutil.disk_usage(self._target.parent).free
             if free < _RESERVE_BYTES:
@@ -161,14 +174,14 @@ class VideoFile:
         )
 
     def _fit(self, image: Image) -> Image:
-        """The picture at the size of the first, with even sides, as encoders want them."""
+        """The image at the size of the first one, with even sides, as encoders require."""
         height, width = image.shape[:2]
         if self._size == (0, 0):
             self._size = (width + width % 2, height + height % 2)
         if (width + width % 2, height + height % 2) != self._size:
             if not self._warned:
                 log.warning(
-                    "--record: pictures are now %dx%d and are scaled to %dx%d",
+                    "--record: images are now %dx%d and are scaled to %dx%d",
                     *(width, height, *self._size),
                 )
                 self._warned = True
@@ -178,29 +191,41 @@ class VideoFile:
         return image
 
 
-def check_recording(path: str | Path) -> tuple[Path, tuple[str, ...]]:
-    """Where the recording goes, and the codecs that can be tried; nothing is written there.
+def _make(settings: Settings) -> VideoFile:
+    return VideoFile(settings.record or "")
 
-    Raises `InputError` where the file cannot be written or its suffix is of no known kind.
+
+KIND = OutputKind("record", _make)
+
+
+def _rounded(fps: float) -> float:
+    """Two decimals at most, because MPEG-4 has 16 bits for the ticks of a second."""
+    return round(fps, 2)
+
+
+def check_recording(path: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the path of a recording and the codecs to try; nothing is written there.
+
+    Raises `InputError` if the file cannot be written or its suffix is unknown.
     """
     path = check_target(Path(path), "--record", is_replaced=True)
     if path.suffix.lower() not in _CODECS:
         raise InputError(
-            f"--record {path}: unknown kind of video '{path.suffix}'; "
+            f"--record {path}: unknown video format '{path.suffix}'; "
             f"expected one of {', '.join(_CODECS)}"
         )
     codecs = _codecs_here(path.suffix.lower())
     if not codecs:
         wanted = ", ".join(_CODECS[path.suffix.lower()])
         raise InputError(
-            f"--record {path}: this OpenCV can write none of {wanted}; try another kind"
+            f"--record {path}: this OpenCV can write none of {wanted}; try another format"
         )
     return path, codecs
 
 
 @lru_cache
 def _codecs_here(suffix: str) -> tuple[str, ...]:
-    """The codecs for such a file that this OpenCV has an encoder for."""
+    """The codecs for such a file that this OpenCV can encode."""
     with tempfile.TemporaryDirectory() as folder, quiet_opening():
         probe = Path(folder, f"probe{suffix}")
         return tuple(

@@ -1,4 +1,4 @@
-"""Results in a window on the screen."""
+"""Shows results in a window."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import cv2
 from pipeline.errors import InputError, OutputError
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
-from pipeline.output.output import Stop
+from pipeline.output.output import Output, OutputKind, Stop
 from pipeline.types import Result
 
 _ESCAPE, _SPACE = 27, 32
 _PAUSE_POLL_MS = 50
 _LARGEST = (1280, 720)
-_MOST = 16  # windows; names of cameras may come over a network
+_MOST = 16  # windows; camera names may come over a network
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.waitKey(1); cv2.destroyAllWindows()"
 _PROBE_TIMEOUT_S = 20.0
 
 
-class Window:
-    """Shows every result, of each camera in a window of its own.
+class Window(Output):
+    """Shows every result, with one window per camera.
 
-    q, Esc or closing a window end the run; space pauses it. Raises `InputError` where no window can
-    be opened here.
+    q, Esc or closing a window ends the run; space pauses it. Runs on the main thread. Raises
+    `InputError` if no window can be opened here.
     """
+
+    wants_images = True
 
     def __init__(self, title: str = "vision") -> None:
         check_display()
@@ -44,13 +46,13 @@ class Window:
                 if not self._closed.is_set():
                     self._show(result)
         except cv2.error as error:
-            raise OutputError(f"--show: the window does not take pictures: {error.err}") from error
+            raise OutputError(f"--show: the window cannot show images: {error.err}") from error
         finally:
             if self._closed.is_set():
                 self.close()
 
     def close(self) -> None:
-        """Close the window; a pause ends. From another thread the writing one closes it."""
+        """Close the windows and end a pause. Safe to call from another thread during `write`."""
         self._closed.set()
         if self._in_use.acquire(blocking=False):
             try:
@@ -64,7 +66,7 @@ class Window:
     def _show(self, result: Result) -> None:
         camera, image = result.header.camera, annotated(result)
         if camera not in self._titles:
-            # Here, since a window belongs to the thread that opens it.
+            # Here, because a window belongs to the thread that opens it.
             self._open(camera, image.shape[1], image.shape[0])
         title = self._titles[camera]
         cv2.imshow(title, image)
@@ -74,7 +76,7 @@ class Window:
 
     def _open(self, camera: str, width: int, height: int) -> None:
         if len(self._titles) == _MOST:
-            raise OutputError(f"--show: pictures of more than {_MOST} cameras came")
+            raise OutputError(f"--show: expected at most {_MOST} cameras, but got more")
         title = f"{self._title}: {camera}" if self._titles else self._title
         scale = min(1.0, _LARGEST[0] / width, _LARGEST[1] / height)
         # Qt complains about fonts that nothing here uses.
@@ -84,7 +86,7 @@ class Window:
         self._titles[camera] = title
 
     def _key(self, title: str, wait_ms: int) -> int:
-        """The key pressed within `wait_ms`, -1 for none; raises `Stop` where it means the end."""
+        """The key pressed within `wait_ms`, -1 for none. Raises `Stop` if it ends the run."""
         key = int(cv2.waitKey(wait_ms))
         if key >= 0:
             key &= 0xFF  # above it are the shift keys
@@ -95,11 +97,14 @@ class Window:
         return key
 
 
-def check_display() -> None:
-    """See whether a window can be opened, without opening one in this process.
+KIND = OutputKind("show", lambda settings: Window())
 
-    The library behind OpenCV's windows ends the whole process where the screen does not answer or
-    its plug-ins do not load, so another process tries it first. Raises `InputError`.
+
+def check_display() -> None:
+    """Check that a window can be opened, without opening one in this process.
+
+    The library behind OpenCV's windows ends the whole process if the screen does not answer or its
+    plug-ins do not load, so another process tries it first. Raises `InputError`.
     """
     advice = "use --record or --jsonl instead"
     linux = sys.platform.startswith("linux")
@@ -124,7 +129,7 @@ def check_display() -> None:
 
 
 def _reason(text: str) -> str:
-    """The line of the probe's complaints that says most."""
+    """The most informative line of the probe's output."""
     if "not implemented" in text:
         return "this OpenCV is built without windows (install opencv-python, not -headless)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

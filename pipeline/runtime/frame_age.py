@@ -8,9 +8,6 @@ from typing import Any
 from pipeline.source import Source
 from pipeline.types import SAME_CLOCK, Header
 
-UNKNOWN_NS = 10**18
-"""An error as large as this means that the offset of a clock is not known."""
-
 
 class CameraClocks:
     """The clocks that stamp the frames of a source, one for each camera.
@@ -28,7 +25,7 @@ class CameraClocks:
         clock = self._source.clock_of(camera)
         if clock is SAME_CLOCK:  # a clock that was compared with this one is never this object
             return now_ns
-        if clock is None or clock.error_ns >= UNKNOWN_NS:  # the sender itself did not know it
+        if clock is None or not clock.is_known:  # the sender itself did not know it
             self._errors_ns[camera] = None
             return now_ns
         self._errors_ns[camera] = clock.error_ns

@@ -2,10 +2,10 @@
 
 from pipeline.settings.files import Resolved, load_config, resolve
 from pipeline.settings.setting import Setting
-from pipeline.settings.table import NO_CLASSIFIER, SETTINGS, Settings, settings_of
+from pipeline.settings.table import NO_MODEL, SETTINGS, Settings, settings_of
 
 __all__ = [
-    "NO_CLASSIFIER",
+    "NO_MODEL",
     "SETTINGS",
     "Resolved",
     "Setting",

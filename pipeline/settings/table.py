@@ -25,7 +25,7 @@ from pipeline.settings.kinds import (
 )
 from pipeline.settings.setting import Place, Setting, setting
 
-NO_CLASSIFIER = "none"
+NO_MODEL = "none"
 ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
 
 RUN, DEMO, CAMERA, DETECT, VIEW = "run", "demo", "camera", "detect", "view"

@@ -104,7 +104,7 @@ CONFIGS = {
 }
 OUTPUTS = {
     "record-into-missing-folder": (["--record", "gone/a.mp4"], "there is no folder gone"),
-    "record-of-unknown-kind": (["--record", "a.xyz"], "unknown kind of video '.xyz'"),
+    "record-of-unknown-kind": (["--record", "a.xyz"], "unknown video format '.xyz'"),
     "jsonl-is-a-folder": (["--jsonl", "folder"], "--jsonl folder: is a folder"),
     "stats-into-missing-folder": (["--stats", "gone/a.json"], "there is no folder gone"),
     "show-without-screen": (["--show"], "--show: there is no screen"),

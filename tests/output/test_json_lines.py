@@ -130,7 +130,7 @@ def test_reader_of_a_pipe_that_leaves_is_a_clean_stop() -> None:
     assert json.loads(process.stdout.readline())["seq"] == 0
     process.stdout.close()
     assert process.stderr is not None
-    assert process.stderr.read() == b"standard output: the reader has gone\n"
+    assert process.stderr.read() == b"standard output: the reader has closed it\n"
     assert process.wait(60) == 0
 
 

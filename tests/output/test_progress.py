@@ -1,4 +1,4 @@
-"""Progress: for eyes alone, and on standard error alone."""
+"""Progress: a bar or a status line, only on a terminal and only on standard error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,28 @@ import io
 import pytest
 from rich.console import Console
 
-from pipeline.output.progress import ProgressBar, StatusLine, open_progress, status_text
+from pipeline.output.progress import Progress, status_text
+from pipeline.source import Source
+from pipeline.types import Frame
 
 from .conftest import make_result
 
 STATS = {"fps": 29.96, "age_ms": {"p50": 41.7}, "dropped": 3}
+
+
+class Endless(Source[Frame]):
+    """A source that is never read: of `frames` frames, or without an end."""
+
+    camera, live = "front", True
+
+    def __init__(self, frames: int | None = None) -> None:
+        self.frames = frames
+
+    def read(self) -> Frame | None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
 
 
 def terminal() -> tuple[Console, io.StringIO]:
@@ -22,8 +39,8 @@ def terminal() -> tuple[Console, io.StringIO]:
 def test_bar_counts_to_the_end_and_shows_rate_and_losses() -> None:
     console, text = terminal()
     stats = {"processed": 0, "dropped": 0, "failed": 2, "fps": 51.26}
-    bar = open_progress(25, lambda: stats, console=console)
-    assert isinstance(bar, ProgressBar)
+    bar = Progress(lambda: stats, console=console)
+    bar.start(Endless(25))
     for number in range(23):
         stats["processed"] += 1
         bar.write(make_result(seq=number))
@@ -36,8 +53,8 @@ def test_bar_counts_to_the_end_and_shows_rate_and_losses() -> None:
 
 def test_status_line_of_a_source_without_end() -> None:
     console, text = terminal()
-    line = open_progress(None, lambda: STATS, console=console)
-    assert isinstance(line, StatusLine)
+    line = Progress(lambda: STATS, console=console)
+    line.start(Endless())
     line.write(make_result(3))
     line.close()
     line.close()
@@ -59,7 +76,8 @@ def test_figures_that_are_not_there_yet_do_no_harm() -> None:
 
 def test_labels_that_look_like_markup_are_shown_as_they_are() -> None:
     console, text = terminal()
-    line = StatusLine(lambda: {**STATS, "dropped": 0}, console)
+    line = Progress(lambda: {**STATS, "dropped": 0}, console=console)
+    line.start(Endless())
     result = make_result(1, classify=False)
     object.__setattr__(result.detections, "labels", ("[red]x[/]",) * 9)
     line.write(result)
@@ -67,17 +85,31 @@ def test_labels_that_look_like_markup_are_shown_as_they_are() -> None:
     assert "[red]x[/]" in text.getvalue()
 
 
-@pytest.mark.parametrize("frames", [None, 10], ids=["camera", "file"])
-def test_nothing_is_shown_where_nobody_looks(frames: int | None) -> None:
+def test_bar_ends_at_the_limit_of_frames() -> None:
     console, text = terminal()
-    assert open_progress(frames, dict, quiet=True, console=console) is None
-    plain = Console(file=io.StringIO(), force_terminal=False)
-    assert open_progress(frames, dict, console=plain) is None
+    bar = Progress(lambda: {"processed": 7}, max_frames=7, console=console)
+    bar.start(Endless(25))
+    bar.close()
+    assert "7/7" in text.getvalue()
+
+
+@pytest.mark.parametrize("frames", [None, 10], ids=["camera", "file"])
+@pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "no terminal"])
+def test_nothing_is_shown_without_a_viewer(frames: int | None, quiet: bool) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=quiet)
+    progress = Progress(dict, quiet=quiet, console=console)
+    progress.start(Endless(frames))
+    progress.write(make_result())
+    progress.close()
     assert text.getvalue() == ""
 
 
 def test_progress_is_not_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
-    bar = ProgressBar(2, dict)
+    bar = Progress(dict, console=Console(stderr=True, force_terminal=True))
+    bar.start(Endless(2))
     bar.write(make_result())
     bar.close()
-    assert capfd.readouterr().out == ""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "frames" in captured.err

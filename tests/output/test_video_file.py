@@ -110,7 +110,7 @@ def test_picture_of_another_size_is_scaled_to_the_first_and_said_once(
 def test_live_recording_repeats_and_skips_to_keep_real_time(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     output = VideoFile(path, fps=10.0, live=True)
-    # 0.3 s without pictures before number 2; 3 and 4 fall into the time of one frame.
+    # 0.3 s without images before number 2; 3 and 4 fall into the time of one frame.
     for number, at_s in enumerate([0.0, 0.1, 0.5, 0.59, 0.61, 0.7]):
         output.write(grey(number, at_s=at_s))
     output.close()
@@ -126,7 +126,7 @@ def test_live_recording_cuts_a_long_gap_out(
         output.write(grey(number, at_s=at_s))
     output.close()
     assert read_back(path)[0] == [0, 1, 2, 3]
-    assert "left out 110 s" in caplog.text
+    assert "cut out 110 s" in caplog.text
 
 
 def test_stamps_that_run_backwards_do_no_harm(tmp_path: Path) -> None:
@@ -186,9 +186,7 @@ def test_recording_that_cannot_be_read_leaves_an_older_one_alone(
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with pytest.raises(
-            OutputError, match=r"out\.mp4: the recording was not written completely"
-        ):
+        with pytest.raises(OutputError, match=r"out\.mp4: the recording is not complete"):
             output.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -224,8 +222,8 @@ def test_run_without_results_leaves_an_older_recording_alone(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.gif", r"unknown kind of video '\.gif'; expected one of \.mp4"),
-        ("out", "unknown kind of video ''"),
+        ("out.gif", r"unknown video format '\.gif'; expected one of \.mp4"),
+        ("out", "unknown video format ''"),
         ("missing/out.mp4", "there is no folder"),
         ("folder.mp4", "is a folder"),
     ],
@@ -259,7 +257,7 @@ def test_recording_that_was_taken_away_is_an_error_at_the_end(tmp_path: Path) ->
     output.write(grey(0))
     for file in tmp_path.iterdir():
         file.unlink()
-    with pytest.raises(OutputError, match="not written completely"):
+    with pytest.raises(OutputError, match="is not complete"):
         output.close()
     output.close()
 
@@ -302,6 +300,6 @@ def test_repetitions_that_take_too_long_are_cut_out_and_do_not_add_up(
     numbers, _, _ = read_back(tmp_path / "out.mp4")
     assert sorted(set(numbers)) == list(range(8))
     assert [record.message for record in caplog.records] == [
-        "--record: encoding 64x48 at 10 a second takes longer than that here; the recording is "
-        "shorter than what was seen"
+        "--record: encoding 64x48 at 10 frames per second is too slow here; the recording "
+        "is shorter than what was seen"
     ]

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from pipeline.runtime.frame_age import UNKNOWN_NS, CameraClocks
+from pipeline.runtime.frame_age import CameraClocks
 from pipeline.source import Source
-from pipeline.types import ClockOffset, Frame, Header
+from pipeline.types import UNKNOWN_NS, ClockOffset, Frame, Header
 
 SECOND = 1_000_000_000
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from pipeline.cli.options import pipeline_command, require
 from pipeline.cli.signals import StopSignals
-from pipeline.settings import Settings
+from pipeline.settings import NO_MODEL, Settings
+from pipeline.source import Source
 
 
 @pipeline_command("camera")
@@ -27,15 +29,14 @@ def camera(settings: Settings) -> None:
         from pipeline.capture.open import is_stored
         from pipeline.capture.paced import Paced
         from pipeline.cli.inputs import open_source
-        from pipeline.cli.outputs import Outputs
-        from pipeline.cli.session import pass_on
-        from pipeline.source import Source
+        from pipeline.cli.session import run_session
+
+        def open_paced(settings: Settings) -> Source[Any]:
+            """Open the source; a video file or images are played at --fps or their own rate."""
+            is_recording = is_stored(str(settings.source))
+            source = open_source(replace(settings, fps=None) if is_recording else settings)
+            return Paced(source, settings.fps) if is_recording and not source.live else source
 
         require(settings, "source", "publish")
-        # For a recording, --fps is the rate to play it at, not one to request.
-        requested = replace(settings, fps=None) if is_stored(str(settings.source)) else settings
-        with Outputs(settings, with_results=False) as outputs, open_source(requested) as opened:
-            if isinstance(opened, Source) and not opened.live:  # a video file or images
-                pass_on(Paced(opened, settings.fps), settings, outputs, signals)
-            else:
-                pass_on(opened, settings, outputs, signals)
+        frames_alone = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
+        run_session(frames_alone, signals, open_frames=open_paced)

@@ -13,6 +13,7 @@ from pipeline.errors import InputError, OutputError
 from pipeline.images import encode_image
 from pipeline.output.drawing import draw
 from pipeline.output.files import check_target
+from pipeline.output.output import Output
 from pipeline.types import Image, Result
 
 TILES = 3
@@ -54,7 +55,7 @@ class ClassSummary:
         return sorted(likely, key=lambda item: -item[1])[:count]
 
 
-class ObjectSummary:
+class ObjectSummary(Output):
     """An output that counts the objects of each class and keeps the best view of one."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.cli.options import pipeline_command, require
 from pipeline.cli.signals import StopSignals
-from pipeline.settings import Settings
+from pipeline.settings import NO_MODEL, Settings
 
 
 @pipeline_command("view")
@@ -28,10 +28,8 @@ def view(settings: Settings) -> None:
         settings = replace(settings, show=True)
     with StopSignals() as signals:
         from pipeline.cli.inputs import open_results
-        from pipeline.cli.outputs import Outputs
-        from pipeline.cli.session import pass_on
+        from pipeline.cli.session import run_session
 
         require(settings, "subscribe")
-        images = settings.show or settings.record is not None  # otherwise they are not sent
-        with open_results(settings, images=images) as results, Outputs(settings) as outputs:
-            pass_on(results, settings, outputs, signals)
+        as_they_come = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
+        run_session(as_they_come, signals, open_frames=open_results)

@@ -1,0 +1,194 @@
+"""The table of outputs, and how the results of a pipeline get to them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+from pipeline import publishing
+from pipeline.engine import Pipeline
+from pipeline.errors import OutputError
+from pipeline.output import json_lines, video_file, window
+from pipeline.output.output import Output, OutputKind, Stop
+from pipeline.runtime.mailbox import Closed, Mailbox
+from pipeline.settings import Settings
+from pipeline.source import Source
+from pipeline.types import Result
+
+OUTPUTS: tuple[OutputKind, ...] = (
+    window.KIND,
+    publishing.KIND,
+    json_lines.KIND,
+    video_file.KIND,
+)
+"""All outputs that settings can turn on, in the order in which they get a result."""
+
+WAITING = 2  # results that may wait for an output that is slower than the pipeline
+CLOSE_S = 10.0  # how long an output may take to write what waits and to finish
+
+logger = logging.getLogger(__name__)
+
+
+def deliver(
+    pipeline: Pipeline,
+    output: Output,
+    *,
+    interruptible: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> None:
+    """Write every result of an entered pipeline to `output`, until it ends or wants no more.
+
+        with (
+            Pipeline(open_source("drive.mp4"), Detector()) as pipeline,
+            Outputs([VideoFile("out.mp4"), JsonLines("out.jsonl")]) as outputs,
+        ):
+            deliver(pipeline, outputs)
+
+    `interruptible` encloses each write, for a caller that has to interrupt one. Raises what the
+    pipeline and the output raise.
+    """
+    output.start(pipeline.source)
+    for result in pipeline:
+        started_ns = time.perf_counter_ns()
+        try:
+            with interruptible():
+                output.write(result)
+        except Stop as wish:
+            logger.debug("%s", wish)
+            return
+        pipeline.record_output(time.perf_counter_ns() - started_ns)
+
+
+class Outputs(Output):
+    """Several outputs as one: started, fed and closed together."""
+
+    def __init__(self, outputs: Iterable[Output]) -> None:
+        self._open = ExitStack()
+        self._outputs: list[Output] = []
+        self._without_image = 0
+        with ExitStack() as undo:
+            undo.callback(self._open.close)
+            for output in outputs:
+                self._outputs.append(Threaded(output) if output.may_block else output)
+                self._open.callback(self._outputs[-1].close)
+            undo.pop_all()
+
+    @classmethod
+    def of(cls, settings: Settings, more: Iterable[Output] = ()) -> Outputs:
+        """Make the outputs that settings turn on, and add `more`.
+
+        Raises `InputError` if one of them cannot be used.
+        """
+
+        def make() -> Iterable[Output]:
+            yield from more
+            for kind in OUTPUTS:
+                if getattr(settings, kind.setting):
+                    yield kind.make(settings)
+
+        return cls(make())
+
+    def wait_ready(self) -> None:
+        for output in self._outputs:
+            output.wait_ready()
+
+    def start(self, source: Source[Any]) -> None:
+        for output in self._outputs:
+            output.start(source)
+
+    def write(self, result: Result) -> None:
+        is_without_image = result.frame is None
+        is_counted = False
+        for output in self._outputs:
+            if is_without_image and output.wants_images:
+                is_counted = True
+                continue
+            output.write(result)
+        self._without_image += is_counted
+
+    def close(self) -> None:
+        self._open.close()
+
+    def counts(self) -> Mapping[str, Any]:
+        counts: dict[str, Any] = {}
+        if any(output.wants_images for output in self._outputs):
+            counts["without_picture"] = self._without_image
+        for output in self._outputs:
+            counts.update(output.counts())
+        return counts
+
+
+class Threaded(Output):
+    """Feeds an output from a thread of its own, so that a slow one does not delay the pipeline.
+
+    The newest results of a live source are written, and those that are dropped are counted. Of
+    other sources every result is written: the caller waits while `WAITING` results wait.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._mailbox: Mailbox[Result] = Mailbox(WAITING)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._failure: BaseException | None = None
+        self._written = self._dropped = 0
+
+    @property
+    def wants_images(self) -> bool:  # type: ignore[override]
+        return self._output.wants_images
+
+    @property
+    def _name(self) -> str:
+        return type(self._output).__name__
+
+    def start(self, source: Source[Any]) -> None:
+        self._output.start(source)
+        self._mailbox = Mailbox(WAITING, newest_wins=source.live)
+        self._thread.start()
+
+    def write(self, result: Result) -> None:
+        try:
+            displaced = self._mailbox.put(result)
+        except Closed:
+            self._raise_failure()
+            raise OutputError(f"{self._name}: is closed") from None
+        self._dropped += displaced is not None
+
+    def close(self) -> None:
+        self._mailbox.close()
+        if not self._thread.ident:  # never started
+            self._output.close()
+            return
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            raise OutputError(f"{self._name}: did not finish within {CLOSE_S:g} s")
+        self._raise_failure()
+
+    def counts(self) -> Mapping[str, Any]:
+        own = {"written": self._written, "dropped": self._dropped}
+        return {self._name: own, **self._output.counts()}
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _run(self) -> None:
+        try:
+            try:
+                while True:
+                    self._output.write(self._mailbox.get())
+                    self._written += 1
+            except Closed:
+                self._output.close()
+            except BaseException:
+                with contextlib.suppress(OutputError):  # the first failure is the one to report
+                    self._output.close()
+                raise
+        except BaseException as failure:  # raised by the next write or by close
+            self._failure = failure
+        finally:
+            self._dropped += len(self._mailbox.cancel())
