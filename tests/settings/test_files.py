@@ -86,6 +86,55 @@ def test_an_option_wins_over_the_file_and_the_file_over_the_default(file):
     assert (settings.score, settings.nms, settings.top) == (0.9, 0.2, Settings().top)
 
 
+ENVIRONMENT = {
+    "number": ("VISION_SCORE", "0.4", "score", 0.4),
+    "count": ("VISION_MAX_FRAMES", "7", "max_frames", 7),
+    "switch": ("VISION_SHOW", "Yes", "show", True),
+    "off": ("VISION_RECONNECT", "0", "reconnect", False),
+    "number-as-text": ("VISION_RECORD", "7", "record", "7"),
+    "list": (
+        "VISION_SUBSCRIBE",
+        "zmq+ipc:///a zmq+ipc:///b",
+        "subscribe",
+        ("zmq+ipc:///a", "zmq+ipc:///b"),
+    ),
+    "empty": ("VISION_SCORE", "", "score", 0.25),
+}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"), ENVIRONMENT.values(), ids=ENVIRONMENT
+)
+def test_a_variable_sets_its_setting(variable, text, name, value):
+    assert getattr(settings_from({}, environment={variable: text}), name) == value
+
+
+def test_an_option_wins_over_the_environment_and_the_environment_over_the_file(file):
+    path = file("score: 0.1\nnms: 0.1\ntop: 1\n")
+    environment = {"VISION_SCORE": "0.2", "VISION_NMS": "0.2"}
+    found = resolve("run", {"score": 0.3}, path, environment)
+    assert (found.settings.score, found.settings.nms, found.settings.top) == (0.3, 0.2, 1)
+    assert found.origins["score"] == "option --score"
+    assert found.origins["nms"] == "environment VISION_NMS"
+    assert found.origins["top"] == f"file {path}"
+    assert found.origins["threads"] == "default"
+
+
+@pytest.mark.parametrize("text", ["abc", "1.5", "nan"])
+def test_an_error_in_the_environment_names_the_variable(text):
+    message = "VISION_SCORE: expected a number from 0 to 1, but got"
+    with pytest.raises(ConfigError, match=message):
+        settings_from({}, environment={"VISION_SCORE": text})
+
+
+def test_a_command_has_its_own_defaults_and_ignores_other_settings(file):
+    path = file("publish: zmq+ipc:///a\nscore: 0.1\n")
+    found = resolve("demo", {}, path, {"VISION_SUBSCRIBE": "zmq+ipc:///b"})
+    assert (found.settings.max_frames, found.settings.score) == (300, 0.1)
+    assert (found.settings.publish, found.settings.subscribe) == (None, ())
+    assert found.unused == ("publish",)
+
+
 def test_a_camera_number_in_a_file_needs_no_quotes(file):
     assert settings_from({}, file("source: 0")).source == 0
 
