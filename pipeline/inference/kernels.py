@@ -24,7 +24,7 @@ def _warn_of_no_cache(reason: str) -> None:
 def kernel(function: Any = None, *, uses: Sequence[ModuleType] = ()) -> Any:
     """Compile on first use, keep the machine code on disk, run without the interpreter lock.
 
-    `uses`: further modules with functions that this one calls. Numba looks for changes in the
+    `uses`: other modules with functions that this one calls. Numba looks for changes in the
     function's own file only, so their contents become part of the name that it is kept under.
     """
     if function is None:

@@ -73,7 +73,7 @@ def _best_class(output, first, row, column, classes):
     return best
 
 
-@kernel
+@kernel(uses=[nms])
 def _collect(
     output, anchors, scale_x_y, input_size, mapping, score_threshold, multi_label,
     boxes, scores, class_ids, count,
