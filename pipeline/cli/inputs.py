@@ -46,7 +46,7 @@ def open_frames(settings: Settings) -> FrameSubscription:
 def check_addresses(settings: Settings) -> None:
     """Raise `ConfigError` where what is subscribed to cannot be used, before anything is loaded."""
     addresses = settings.subscribe or [str(settings.source)]
-    if is_address(addresses[0]):
+    if settings.subscribe or is_address(addresses[0]):
         security = subscriber_security(settings)
         check_subscription(addresses, group=settings.group, security=security)
 
