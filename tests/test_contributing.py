@@ -7,6 +7,7 @@ replaces the lines that import from the same modules or set the same names.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -107,6 +108,16 @@ def usage_of(text: str) -> str:
     """The block of CONTRIBUTING.md that contains `text` and says how to use an example."""
     (code,) = [code for code in USAGE.findall(CONTRIBUTING) if text in code]
     return code
+
+
+def test_output_writes_a_file(vision, tmp_path):
+    assert "write one CSV row per object" in vision("run", "--help")
+    vision("run", ROOT / "models" / "samples", "--csv", "found.csv", "--classifier", "none")
+    with (tmp_path / "found.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert {row[2] for row in rows} >= {"person", "cat", "cup"}
+    assert {row[0] for row in rows} == {"samples"}
+    assert all(len(row) == 8 and float(row[3]) >= 0.25 for row in rows)
 
 
 def boxes_network(path: Path, rows: np.ndarray) -> Path:
