@@ -19,7 +19,7 @@ from nodes.messages.detection_messages import add_classifications, boxes_from
 from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import stamp_ns
 from nodes.parameters.declaration import Parameter, Value
-from nodes.parameters.tables import CLASSIFICATION, SUBSCRIPTION, THREADS
+from nodes.parameters.tables import SUBSCRIPTION
 from nodes.parameters.topics import open_publisher, open_subscription
 from nodes.process import run
 from pipeline.errors import ConfigError, FrameError
@@ -50,8 +50,7 @@ class ClassifierNode(ManagedNode):
     """
 
     def __init__(self) -> None:
-        table = (*CLASSIFICATION, THREADS, *SUBSCRIPTION, SYNC_TOLERANCE)
-        super().__init__("classifier_node", table)
+        super().__init__("classifier_node", (*SUBSCRIPTION, SYNC_TOLERANCE))
         self.parameters.on_change = self._on_change
         self._activity = Activity(CLASSIFIED)
         self._classifier: Classifier | None = None
