@@ -23,6 +23,9 @@ Value = Any
 """bool, int, float, str or a list of str: the type of the default."""
 
 
+_UNITS = ("PIXELS", "SECONDS")
+
+
 @dataclass(frozen=True)
 class Parameter:
     """The name, default, description and allowed values of one parameter.
@@ -42,24 +45,19 @@ class Parameter:
     setting: Setting | None = None
 
     @classmethod
-    def of(cls, setting: Setting, note: str = "", changeable: bool = False) -> Parameter:
-        """The parameter of a setting; 0 or an empty text stands for an unset value."""
+    def of(cls, setting: Setting, unset: str = "", changeable: bool = False) -> Parameter:
+        """The parameter of a setting; 0 or empty is an unset value, which `unset` describes."""
         about, limits, default = setting.about, setting.range, setting.default
-        description = about.help
-        if default is None:
-            default = setting.base() if setting.base in (int, float) else ""
-            note = note or about.unset or "the source's own"
-            note = f"{'empty' if default == '' else 0}: {note}"
         low = limits.ge if limits.gt is None else limits.gt
+        description = about.help
+        if about.metavar in _UNITS:
+            description += f", in {about.metavar.lower()}"
+        if default is None:
+            low, default = 0, setting.base() if setting.base in (int, float) else ""
+            unset = unset or about.unset or "the source's own"
+            description += f"; {'empty' if default == '' else 0}: {unset}"
         return cls(
-            about.ros,
-            default,
-            f"{description}; {note}" if note else description,
-            low if setting.default is not None or low is None else 0,
-            limits.le,
-            setting.choices,
-            changeable,
-            setting,
+            about.ros, default, description, low, limits.le, setting.choices, changeable, setting
         )
 
     def descriptor(self) -> ParameterDescriptor:

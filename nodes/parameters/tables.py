@@ -7,8 +7,9 @@ from pipeline.settings import SETTINGS
 
 JPEG_QUALITY = 90
 _CHANGEABLE = ("score", "nms")
-_NOTES = {
-    "source": "subscribe to image_raw",
+_UNSET = {
+    "source": "vision_node subscribes to image_raw",
+    "camera": "the source's own; also the frame_id of the headers",
     "fps": "the source's own; also the rate at which files are played",
 }
 
@@ -16,9 +17,9 @@ _NOTES = {
 def parameters_of_settings(node: str) -> tuple[Parameter, ...]:
     """The parameters of a node that are settings of the pipeline, too."""
     return tuple(
-        Parameter.of(setting, _NOTES.get(name, ""), name in _CHANGEABLE)
+        Parameter.of(setting, _UNSET.get(name, ""), name in _CHANGEABLE)
         for name, setting in SETTINGS.items()
-        if node in setting.about.nodes
+        if setting.about.ros and node in setting.about.nodes
     )
 
 
