@@ -24,6 +24,7 @@ from nodes.parameters.topics import open_publisher, open_subscription
 from nodes.process import run
 from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.session import Runtime
 from pipeline.runtime.mailbox import Closed, NewestOfEach
 from pipeline.settings import NO_MODEL
 
@@ -68,9 +69,8 @@ class ClassifierNode(ManagedNode):
         given = self.parameters
         if given["classifier"] == NO_MODEL:
             raise ConfigError("parameter classifier is none; expected a model, or no such node")
-        self._classifier = Classifier(
-            given["classifier"], top=given["top"], threads=given["threads"] or None
-        )
+        runtime = Runtime(threads=given["threads"] or None)
+        self._classifier = Classifier(given["classifier"], top=given["top"], runtime=runtime)
         self.info = model_info(classifier=self._classifier)
         self._publisher = open_publisher(self, Detection2DArray, CLASSIFIED)
         self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))

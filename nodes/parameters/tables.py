@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nodes.parameters.declaration import Parameter
+from pipeline.images import JPEG_QUALITY
 from pipeline.settings import SETTINGS
 
-JPEG_QUALITY = 90
 _CHANGEABLE = ("score", "nms")
 _UNSET = {
     "source": "vision_node subscribes to image_raw",
