@@ -14,7 +14,7 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
 
 from nodes.messages.camera_info import read_camera_info
-from pipeline.capture import open_source
+from pipeline.sources import open_source
 
 SCENE = "scene:?size=320x240&fps=20"
 CALIBRATION = {
