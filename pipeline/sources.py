@@ -46,8 +46,14 @@ SUBSCRIPTIONS = SourceKind(
     ("open_timeout_s", "group", "in_flight", "in_turn", "limits", "security"),
 )
 
-KINDS = (cameras.KIND, stream.KIND, scene.KIND, SUBSCRIPTIONS, files.KIND)
-"""Every kind of source; the first that accepts a text opens it, so files come last."""
+KINDS: tuple[SourceKind, ...] = (
+    cameras.KIND,
+    stream.KIND,
+    scene.KIND,
+    SUBSCRIPTIONS,
+    files.KIND,
+)
+"""Every kind of source; the first that accepts a text opens it."""
 
 FORMS = ", ".join(kind.forms for kind in KINDS)
 
