@@ -19,8 +19,8 @@ import numpy as np
 import zmq
 
 from pipeline.transport import Publisher
-from pipeline.transport.wire.pixels import encode_jpeg
-from pipeline.transport.zmq.receiver import Subscription
+from pipeline.transport.wire.frames import encode_jpeg
+from pipeline.transport.zmq.receiver import Receiver
 from pipeline.types import Frame, Image
 
 SHAPE = (720, 1280, 3)
@@ -52,7 +52,7 @@ def drawing_sender(address: str) -> Send:
 
 def our_receiver(address: str) -> Receive:
     """What a `FrameSubscription` reads from, with a time limit and for every picture."""
-    subscription = Subscription(address, every=True)
+    subscription = Receiver(address, every=True)
 
     def receive() -> int | None:
         received = subscription.receive(IDLE_S)

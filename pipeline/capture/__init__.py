@@ -1,1 +1,5 @@
-"""Frames in: cameras, video files and streams, images, and the demo scene."""
+"""Frames in: cameras, video files and streams, pictures, and the demo scene."""
+
+from pipeline.capture.open import FORMS, open_source
+
+__all__ = ["FORMS", "open_source"]

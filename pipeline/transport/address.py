@@ -10,7 +10,10 @@ from urllib.parse import parse_qsl, urlsplit
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport.wire.messages import CAMERA_PATTERN, MAX_CAMERA
+from pipeline.transport.wire.schema import (
+    CAMERA_PATTERN,
+    MAX_CAMERA,
+)
 
 PREFIXES = ("zmq+tcp://", "zmq+ipc://")
 FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc:///PATH[?camera=CAMERA]"
@@ -18,14 +21,14 @@ FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc:///PATH[?camera=CAMERA]"
 
 @dataclass(frozen=True)
 class Address:
-    """Where messages go or come from.
+    """An address to send to or receive from.
 
     - `text`: as the user wrote it
-    - `endpoint`: as ZeroMQ takes it
+    - `endpoint`: in ZeroMQ's form
     - `host`: of TCP, else empty
-    - `camera`: the only camera that is meant, None for all
-    - `bind`: whether this end waits for the others (`?bind`) or goes to them (`?connect`); None is
-      what is usual: publishers wait, subscribers go
+    - `camera`: the only camera that is selected, None for all
+    - `bind`: whether this end binds (`?bind`) or connects (`?connect`); by default (None)
+      publishers bind and subscribers connect
     - `is_local`: whether it cannot be reached from another machine
     """
 
@@ -38,14 +41,14 @@ class Address:
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` is meant as an address between processes, well-formed or not."""
+    """Whether `text` has the scheme of an address between processes, valid or not."""
     return text.lower().startswith(PREFIXES)
 
 
 def parse_address(text: str) -> Address:
-    """The address that `text` stands for.
+    """Parse an address.
 
-    Raises `ConfigError` where it is none.
+    Raises `ConfigError` if it is invalid.
     """
     if not is_address(text):
         raise ConfigError(f"address '{text}': expected {FORMS}")
@@ -55,7 +58,7 @@ def parse_address(text: str) -> Address:
     except ValueError as error:
         raise ConfigError(f"address '{text}': {error}; expected {FORMS}") from error
     if parts.fragment:
-        raise ConfigError(f"address '{text}': has a '#', which is part of none; expected {FORMS}")
+        raise ConfigError(f"address '{text}': contains '#'; expected {FORMS}")
     camera, bind = _options(text, parts.query)
     if parts.scheme == "zmq+ipc":
         return Address(text, _ipc(text, parts.netloc + parts.path), "", camera, bind, True)
@@ -65,18 +68,18 @@ def parse_address(text: str) -> Address:
     in_path = parts.path.strip("/")
     if in_path:
         if camera not in {None, in_path}:
-            raise ConfigError(f"address '{text}': names two cameras; leave one of them")
+            raise ConfigError(f"address '{text}': names two cameras; remove one of them")
         camera = _camera(text, in_path)
     return Address(text, f"tcp://{host}:{port}", host, camera, bind, is_loopback(host))
 
 
 def _ipc(text: str, path: str) -> str:
-    # The name of the socket's file; with @ in front a name of the kernel's own, without a file.
+    # The path of the socket's file; a leading @ makes it an abstract name without a file.
     if not path.startswith(("/", "@")) or len(path) < 2:
         raise ConfigError(f"address '{text}': has no absolute path; expected {FORMS}")
     longest = int(zmq.IPC_PATH_MAX_LEN)
     if len(path.encode()) > longest:
-        raise ConfigError(f"address '{text}': its path is longer than {longest} bytes")
+        raise ConfigError(f"address '{text}': has a path longer than {longest} bytes")
     return f"ipc://{path}"
 
 
@@ -107,12 +110,12 @@ def _camera(text: str, name: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, by name or number, is this machine and no other can mean it."""
+    """Whether a host, by name or number, is the loopback of this machine."""
     if host.lower() == "localhost":
         return True
     try:
         number = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
-    mapped = getattr(number, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a socket for both
+    mapped = getattr(number, "ipv4_mapped", None)  # ::ffff:127.0.0.1, on a dual-stack socket
     return (mapped or number).is_loopback

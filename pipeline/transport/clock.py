@@ -1,10 +1,10 @@
-"""How far another machine's clock is ahead of this one's, and how far that may be off.
+"""Measures how far another machine's clock is ahead of this one's, and the error of that.
 
-A client notes the time t1, asks, and notes the time t4 of the answer; the answer holds the times t2
-and t3 at which the server got the question and answered. Then the server's clock is ahead by
-((t2 - t1) + (t3 - t4)) / 2, give or take half of the delay (t4 - t1) - (t3 - t2), whatever the way
-there and the way back took (D. Mills, RFC 5905, section 8). Of the latest answers the one with the
-least error is believed, where errors grow with age by what two clocks may drift apart.
+A client sends a request at time t1 and receives the answer at time t4; the answer holds the times
+t2 and t3 at which the server received the request and answered. Then the server's clock is ahead
+by ((t2 - t1) + (t3 - t4)) / 2, plus or minus half of the delay (t4 - t1) - (t3 - t2), however
+asymmetric the network is (D. Mills, RFC 5905, section 8). Of the latest answers the one with the
+least error is used; errors grow with age, because clocks drift.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from dataclasses import dataclass
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport.address import Address
-from pipeline.transport.zmq.keys import Doorkeeper, Security, protect
+from pipeline.transport.address import Address, is_loopback
+from pipeline.transport.zmq.keys import Security, check_peers, protect
 from pipeline.transport.zmq.sockets import last_endpoint, new_context, set_common_options
 from pipeline.types import ClockOffset
 
-DRIFT = 100e-6  # two cheap quartzes: 100 s in a million
+DRIFT = 100e-6  # of two cheap quartzes
 WINDOW = 32
 TOLERATED_NS = 50_000_000
 FIRST_INTERVAL_S = 0.05
 INTERVAL_S = 1.0
 QUICK_SAMPLES = 8
 ANSWER_TIMEOUT_S = 1.0
-POLL_MS = 50  # how often a thread looks whether it is to end
-MAX_PART_BYTES = 1024  # of times few are needed, of the handshake before them more
-LAST_NS = 2**62  # in the year 2116; what claims to be later is no time
+POLL_MS = 50  # how often a thread checks whether it was stopped
+MAX_PART_BYTES = 1024  # a time needs less, the handshake before it more
+MAX_CLOCKS = 16
+REPLACE_EVERY_S = 10.0
+LAST_NS = 2**62  # in the year 2116; later times are invalid
 
 _QUESTION = struct.Struct("<8sQ")  # magic, t1
 _ANSWER = struct.Struct("<8sQQQ")  # magic, t1, t2, t3
@@ -47,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One question and its answer, times in ns; t1 and t4 on this clock, t2 and t3 on the other."""
+    """One request and its answer, in ns; t1 and t4 on this clock, t2 and t3 on the other."""
 
     t1: int
     t2: int
@@ -66,8 +68,8 @@ class Sample:
 class OffsetFilter:
     """The best estimate from the newest `WINDOW` samples.
 
-    A sample that contradicts the others by more than all errors means that one of the clocks was
-    set, and is believed alone.
+    A sample that differs from the others by more than all errors means that one of the clocks was
+    set; the others are discarded.
     """
 
     def __init__(self) -> None:
@@ -75,9 +77,9 @@ class OffsetFilter:
         self._lock = threading.Lock()
 
     def add(self, sample: Sample, steady_ns: int) -> None:
-        """Take a sample that came at `steady_ns` of a clock that nobody sets."""
+        """Add a sample that arrived at `steady_ns` of the monotonic clock."""
         if sample.delay_ns < 0 or sample.t3 < sample.t2:
-            return  # a clock was set between question and answer
+            return  # a clock was set between request and answer
         with self._lock:
             new = _error(sample, 0)
             for old, at_ns in self._samples:
@@ -102,10 +104,10 @@ def _error(sample: Sample, age_ns: int) -> int:
 
 
 class ClockServer:
-    """Tells whoever asks what time it is here; a thread of its own.
+    """Answers requests for this machine's time, in a thread of its own.
 
-    Listens beside `address`: on the port after its own where that is free, else on any. `port` is
-    the one it got. Raises `ConfigError` where none can be had.
+    Listens on the port after that of `address` if that is free, else on any; `port` is the one it
+    listens on. Raises `ConfigError` if no port is available.
     """
 
     def __init__(
@@ -113,9 +115,9 @@ class ClockServer:
     ) -> None:
         self._now_ns = now_ns
         self._context = new_context()
-        self._doorkeeper = (
-            Doorkeeper(self._context, security.peers) if security.keys is not None else None
-        )
+        self._peer_check = None
+        if security.keys is not None:
+            self._peer_check = check_peers(self._context, security.peers)
         self._stop = threading.Event()
         opened: Future[int] = Future()
         self._thread = threading.Thread(
@@ -129,12 +131,12 @@ class ClockServer:
             raise
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop answering. Idempotent."""
         self._stop.set()
         self._thread.join()
-        if self._doorkeeper is not None:
-            self._doorkeeper.close()
-            self._doorkeeper = None
+        if self._peer_check is not None:
+            self._peer_check.stop()
+            self._peer_check = None
         self._context.term()
 
     def _run(self, address: Address, security: Security, opened: Future[int]) -> None:
@@ -143,7 +145,7 @@ class ClockServer:
         except BaseException as error:
             if opened.done():
                 raise
-            opened.set_exception(error)  # whatever it is, somebody waits for it
+            opened.set_exception(error)  # the creating thread waits for it
 
     def _serve(self, address: Address, security: Security, opened: Future[int]) -> None:
         with self._context.socket(zmq.REP) as socket:
@@ -159,7 +161,7 @@ class ClockServer:
 
 
 def answer_to(question: bytes, now_ns: Callable[[], int]) -> bytes:
-    """What a server says to a question; nothing to what is none."""
+    """A server's answer to a request; empty if the request is invalid."""
     t2 = now_ns()
     if len(question) != _QUESTION.size:
         return b""
@@ -168,7 +170,7 @@ def answer_to(question: bytes, now_ns: Callable[[], int]) -> bytes:
 
 
 def read_answer(answer: bytes, t4: int) -> Sample | None:
-    """What an answer that came at `t4` says; None where it is none."""
+    """The sample of an answer that arrived at `t4`; None if the answer is invalid."""
     if len(answer) != _ANSWER.size:
         return None
     magic, t1, t2, t3 = _ANSWER.unpack(answer)
@@ -176,10 +178,10 @@ def read_answer(answer: bytes, t4: int) -> Sample | None:
 
 
 class ClockClient:
-    """Keeps asking a clock server; a thread of its own.
+    """Asks a clock server again and again, in a thread of its own.
 
-    `host` and `port` are where it is, `address` is where its messages come from. A clock that is
-    more than 50 ms away is warned of. `estimate` may be called from any thread.
+    `host` and `port` are the server's, `address` is the one its messages come from. Logs a warning
+    if the clocks differ by more than 50 ms. `estimate` may be called from any thread.
     """
 
     def __init__(
@@ -203,7 +205,7 @@ class ClockClient:
         self._thread.start()
 
     def estimate(self) -> ClockOffset | None:
-        """How far the other's clock is ahead; None as long as it has not answered."""
+        """How far the other clock is ahead; None before the first answer."""
         return self._filter.estimate(time.monotonic_ns())
 
     def close(self) -> None:
@@ -215,7 +217,7 @@ class ClockClient:
     def _run(self) -> None:
         with self._context.socket(zmq.REQ) as socket:
             set_common_options(socket)
-            # A lost answer must not end the asking, and a late one must not be taken for another.
+            # Continue after a lost answer, and do not take a late answer for another.
             socket.req_relaxed = socket.req_correlate = True
             socket.maxmsgsize = MAX_PART_BYTES
             socket.ipv6 = self._host.startswith("[")
@@ -228,7 +230,7 @@ class ClockClient:
                     asked += self._hear(socket)
 
     def _hear(self, socket: zmq.Socket[bytes]) -> int:
-        """Wait for the answer; 1 where one came that counts."""
+        """Wait for the answer; returns 1 if a valid one came."""
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while not self._stop.is_set() and time.monotonic() < deadline:
             answer = _received(socket)
@@ -259,11 +261,53 @@ class ClockClient:
         self._is_far = is_far
 
 
-def _received(socket: zmq.Socket[bytes]) -> bytes | None:
-    """Wait a moment for a message of one part; empty where it has several, None where none comes.
+class RemoteClocks:
+    """The clocks of the publishers that one subscriber receives from, by network address."""
 
-    What is there by `poll` may be an answer that comes too late, or no question, which the socket
-    drops: then `recv` would wait for the next one, and the time be taken before that has come.
+    def __init__(self, address: Address, security: Security) -> None:
+        self._address = address
+        self._security = security
+        self._clients: dict[str, ClockClient] = {}
+        self._replaced_s: dict[str, float] = {}
+
+    def offset(self, peer: str, port: int, stamp: ClockOffset) -> ClockOffset | None:
+        """How far a clock is ahead of this machine's, which is `stamp` ahead of the peer's.
+
+        `port` is where the peer's clock service is, 0 if it has none. None if not known (yet).
+        """
+        if is_loopback(peer):
+            return stamp
+        sender = self._ask(peer, port) if port else None
+        return sender.plus(stamp) if sender is not None else None
+
+    def _ask(self, peer: str, port: int) -> ClockOffset | None:
+        client = self._clients.get(peer)
+        if client is not None and client.port != port:
+            now_s = time.monotonic()
+            if now_s - self._replaced_s.get(peer, -REPLACE_EVERY_S) < REPLACE_EVERY_S:
+                return None
+            self._replaced_s[peer] = now_s
+            client.close()
+            client = None
+        if client is None:
+            if len(self._clients) >= MAX_CLOCKS:
+                return None
+            host = f"[{peer}]" if ":" in peer else peer
+            client = self._clients[peer] = ClockClient(host, port, self._address, self._security)
+        return client.estimate()
+
+    def close(self) -> None:
+        """Stop asking. Idempotent."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+
+def _received(socket: zmq.Socket[bytes]) -> bytes | None:
+    """Wait a moment for a message of one part; empty if it has several, None if none comes.
+
+    `poll` may report a late answer or an invalid request, which the socket drops. A blocking `recv`
+    would then wait for the next message, after the time was read.
     """
     try:
         parts = socket.recv_multipart(zmq.NOBLOCK) if socket.poll(POLL_MS) else []
@@ -284,4 +328,4 @@ def _bind_beside(socket: zmq.Socket[bytes], address: Address) -> int:
         if got != wanted:
             log.info("the clock service is on port %d, because %d is in use", got, wanted)
         return got
-    raise ConfigError(f"clock of '{address.text}': no port can be had: {reason.strerror}")
+    raise ConfigError(f"clock of '{address.text}': no port is available: {reason.strerror}")

@@ -106,7 +106,7 @@ def test_leaving_the_machine_needs_keys_or_saying_so(text, security, allowed):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("zmq+ipc:///run/cam#1", "has a '#'"),
+        ("zmq+ipc:///run/cam#1", "contains '#'"),
         ("zmq+ipc:///run/cam?bind&connect", "only once"),
         ("zmq+tcp://host:5555/left?camera=right", "names two cameras"),
     ],
@@ -119,7 +119,7 @@ def test_nothing_in_an_address_is_passed_over(text, why):
 
 @pytest.mark.parametrize("where", ["*:5555", "127.0.0.1:0"])
 def test_nobody_goes_to_where_one_can_only_wait(where):
-    with pytest.raises(ConfigError, match="where to wait and not where to go"):
+    with pytest.raises(ConfigError, match="can only be bound"):
         Subscriber(f"zmq+tcp://{where}", security=Security(insecure=True))
 
 
@@ -181,3 +181,23 @@ def test_a_path_that_another_is_binding_is_in_use(tmp_path):
     ):
         Publisher(f"zmq+ipc://{path}")
     Publisher(f"zmq+ipc://{path}").close()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("zmq+tcp://192.0.2.1:5555?bind", "not an address"),
+        ("zmq+ipc:///nowhere/socket", "folder that does not exist"),
+    ],
+)
+def test_an_address_that_cannot_be_bound_says_why(text, why):
+    with pytest.raises(ConfigError, match=why):
+        Publisher(text, security=Security(insecure=True))
+
+
+def test_a_file_at_the_address_is_not_removed(tmp_path):
+    path = tmp_path / "diary.txt"
+    path.write_text("dear")
+    with pytest.raises(ConfigError, match="not a socket"):
+        Publisher(f"zmq+ipc://{path}")
+    assert path.read_text() == "dear"

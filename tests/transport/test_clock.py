@@ -249,7 +249,7 @@ def test_the_next_port_is_taken_where_it_is_free():
 
 
 def test_no_port_at_all_is_an_error():
-    with pytest.raises(ConfigError, match="no port can be had"):
+    with pytest.raises(ConfigError, match="no port is available"):
         ClockServer(parse_address("zmq+tcp://192.0.2.1:5000"), Security(insecure=True))
 
 

@@ -1,12 +1,14 @@
-"""The short way for what tells of pictures in shared memory: straight into the other process.
+"""Notifies a reader of a new frame in shared memory without going through ZeroMQ.
 
 On its way through ZeroMQ a message wakes three threads one after the other, which takes longer than
-copying the picture did. A line is a socket of the kernel's own, one for each reader of a ring, and
-wakes nobody but the reader. It is found by the ring's id in a message that came through ZeroMQ, and
-only within one machine and user. Where it cannot be had, messages go on to come through ZeroMQ.
+copying the image. A notification goes through a Unix socket from process to process, one for each
+reader of a ring, and wakes only the reader. The reader connects by the ring's id, which it finds in
+a message from ZeroMQ; both processes must run on one machine as one user. If it cannot connect,
+messages continue to come through ZeroMQ.
 
-Nobody waits on a line: what a slow reader has no room for is dropped, as it is by ZeroMQ. Lines end
-with the process at either end, and their names (Linux's abstract ones) leave nothing behind.
+The writer never waits: notifications that a slow reader has no room for are dropped, as ZeroMQ
+drops messages. Sockets close with the process at either end, and their names (Linux's abstract
+ones) leave no file behind.
 """
 
 from __future__ import annotations
@@ -17,60 +19,60 @@ import socket
 import struct
 from collections.abc import Sequence
 
-MAX_LINES = 64
+MAX_READERS = 64
 MAX_PACKET = 8192
-BUFFER = 8192  # room for about ten messages, of which a ring does not hold more pictures anyway
+BUFFER = 8192  # about ten messages; a ring has no more slots
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 _LENGTHS = struct.Struct("<2H")  # of the topic and of the header; the rest is the payload
 
 
-class LineServer:
-    """The writer's end: sends to every reader of a ring."""
+class NotifyServer:
+    """The writer's end: notifies every connected reader of a ring."""
 
     def __init__(self, ring: str) -> None:
-        self._lines: list[socket.socket] = []
-        self._door: socket.socket | None = None
-        with contextlib.suppress(OSError):  # then there are none, and ZeroMQ serves all
-            self._door = _socket()
-            self._door.bind(_name(ring))
-            self._door.listen(MAX_LINES)
+        self._readers: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        with contextlib.suppress(OSError):  # without it, all messages go through ZeroMQ
+            self._listener = _socket()
+            self._listener.bind(_name(ring))
+            self._listener.listen(MAX_READERS)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._readers)
 
     def accept(self) -> None:
-        """Let in who has come."""
-        while self._door is not None and len(self._lines) < MAX_LINES:
+        """Accept the readers that wait for a connection."""
+        while self._listener is not None and len(self._readers) < MAX_READERS:
             try:
-                line, _ = self._door.accept()
-            except OSError:  # nobody is there, or no file descriptor is left for anybody
+                reader, _ = self._listener.accept()
+            except OSError:  # no reader waits, or no file descriptor is left
                 return
-            if _is_own(line):
-                line.setblocking(False)
-                line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-                self._lines.append(line)
+            if _is_own(reader):
+                reader.setblocking(False)
+                reader.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+                self._readers.append(reader)
             else:
-                line.close()
+                reader.close()
 
     def send(self, topic: bytes, header: bytes, payload: bytes) -> None:
-        """Send to all that have room; those that have ended are let go."""
+        """Send to all readers that have room; close the connections of those that have ended."""
         packet = _LENGTHS.pack(len(topic), len(header)) + topic + header + payload
-        for line in tuple(self._lines):
-            if not _is_sent(line, packet):
-                self._lines.remove(line)
-                line.close()
+        for reader in tuple(self._readers):
+            if not _is_sent(reader, packet):
+                self._readers.remove(reader)
+                reader.close()
 
     def close(self) -> None:
-        """End all lines; calling it again does nothing."""
-        for line in self._lines:
-            line.close()
-        self._lines.clear()
-        if self._door is not None:
-            self._door.close()
+        """Close all connections. Idempotent."""
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+        if self._listener is not None:
+            self._listener.close()
 
 
-class Line:
-    """The reader's end of one line."""
+class NotifyClient:
+    """The reader's end of one connection."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -80,7 +82,7 @@ class Line:
         return self._socket.fileno()
 
     def receive(self) -> Sequence[bytes | memoryview] | None:
-        """The parts of the next message, unchecked; None where none waits or the line has ended."""
+        """The parts of the next message, unchecked; None if none waits or the writer has ended."""
         try:
             packet = self._socket.recv(MAX_PACKET)
         except BlockingIOError:
@@ -97,19 +99,19 @@ class Line:
         return [packet[start:middle], packet[middle : middle + header], packet[middle + header :]]
 
     def close(self) -> None:
-        """End it; calling it again does nothing."""
+        """Close the connection. Idempotent."""
         self.is_open = False
         self._socket.close()
 
 
-def connect(ring: str) -> Line | None:
-    """A line to the writer of a ring; None where there is none to be had."""
+def connect(ring: str) -> NotifyClient | None:
+    """Connect to the writer of a ring; None if that is impossible."""
     with contextlib.suppress(OSError):
         connected = _socket()
         try:
             connected.connect(_name(ring))
             if _is_own(connected):
-                return Line(connected)
+                return NotifyClient(connected)
         except OSError:
             pass
         connected.close()
@@ -126,10 +128,10 @@ def _name(ring: str) -> str:
     return f"\0vision-{ring}"
 
 
-def _is_sent(line: socket.socket, packet: bytes) -> bool:
-    """Whether the line goes on: one that is full does, and its reader sees that it has lost one."""
+def _is_sent(connection: socket.socket, packet: bytes) -> bool:
+    """Send, or drop if the buffer is full; False if the other end has closed."""
     try:
-        line.send(packet, socket.MSG_NOSIGNAL)
+        connection.send(packet, socket.MSG_NOSIGNAL)
     except BlockingIOError:
         return True
     except OSError:
@@ -137,7 +139,7 @@ def _is_sent(line: socket.socket, packet: bytes) -> bool:
     return True
 
 
-def _is_own(line: socket.socket) -> bool:
-    """Whether the process at the other end is of this user."""
-    credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+def _is_own(connection: socket.socket) -> bool:
+    """Whether the process at the other end belongs to this user."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return bool(_CREDENTIALS.unpack(credentials)[1] == os.geteuid())

@@ -1,28 +1,29 @@
-"""Pictures between processes of one machine without sending them: a ring of slots in shared memory.
+"""A ring of slots in shared memory, for frames between the processes of one machine.
 
-The writer copies a picture into a slot and sends a reference to it; readers look at it in place.
-The kernel's file locks say who uses what (Linux's open file description locks, one byte a slot): a
-reader holds a read lock on a slot as long as its picture lives, and the writer takes a slot only
-with a write lock. So no pixel changes under a reader's eyes, nobody waits for anybody, and whoever
-dies, even by kill -9, gives back what it held. A slot's generation is odd while it is being written
-and grows each time, so that a reader that comes too late finds a later one than its reference
-names, and gets `Gone`. One that comes too early waits: it may be told of a picture before that is
-copied, to wake up meanwhile.
+The writer copies a frame into a slot and sends a reference to it; readers use it in place. File
+locks of the kernel (Linux's open file description locks, one byte per slot) protect the slots: a
+reader holds a read lock on a slot as long as its image lives, and the writer uses a slot only with
+a write lock. So no pixel changes while it is read, neither side waits for the other, and a process
+that dies, even by kill -9, releases its locks. A slot's generation is odd while it is written and
+grows with each write. A reader that comes too late finds a later generation than its reference
+names, and gets `Gone`. A reader that comes too early waits: it may be notified of a frame before
+that is copied, so that it wakes up meanwhile.
 
 A ring's file (see `ring_file`) is a page with its layout and the slots' generations (u64 each),
-then the slots, page-aligned.
+then the slots, page-aligned. A slot holds the image and behind it the planes, see `wire.frames`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -44,34 +45,37 @@ from pipeline.transport.shm.ring_file import (
     remove_leftovers,
     write_layout,
 )
-from pipeline.transport.wire.messages import CHANNELS, SharedReference
-from pipeline.types import Image
+from pipeline.transport.wire.frames import layout
+from pipeline.transport.wire.schema import CHANNELS, SharedReference
+from pipeline.types import Image, Plane
 
 DEFAULT_SLOTS = 8
 MAX_LEASES = 4
-"""So many pictures a reader may hold in place; further ones are copied out of the ring."""
+"""Images that a reader may hold in place; further ones are copied out of the ring."""
 SPIN_S = 0.0002  # about as long as a copy takes; waking up again would take longer
 COPY_S = 0.1  # a writer that takes longer to copy has been stopped
 
 _GENERATIONS = 64  # where they begin in the first page
 
 
-class NoFreeSlot(RunError):  # noqa: N818 - the writer sends the picture another way
-    """Every slot of the ring is being looked at."""
+class NoFreeSlot(RunError):  # noqa: N818 - the writer sends the frame another way
+    """Every slot of the ring is in use."""
 
 
 class RingWriter:
-    """A ring for pictures of up to `slot_bytes` bytes.
+    """Writes frames of up to `slot_bytes` bytes into a new ring.
 
-    Takes its memory at once, so that none can be missing later. Raises `RunError` with the sizes
-    where there is not enough, `ConfigError` where the system has no such memory.
+    Allocates all memory at once, so that it cannot run out later. Raises `RunError` with the sizes
+    if there is not enough, `ConfigError` if the system has no such memory.
     """
 
     def __init__(self, slot_bytes: int, slots: int = DEFAULT_SLOTS) -> None:
         if not is_available():
             raise ConfigError("shared memory: needs Linux with /dev/shm; choose raw or jpeg")
         if not 2 <= slots <= MAX_SLOTS or slot_bytes < 1:
-            raise ValueError(f"a ring of {slots} slots of {slot_bytes} bytes cannot be made")
+            raise ValueError(
+                f"ring: expected 2 to {MAX_SLOTS} slots, got {slots} of {slot_bytes} bytes"
+            )
         remove_leftovers()
         self.slot_bytes = _pages(slot_bytes)
         self.slots = slots
@@ -87,50 +91,65 @@ class RingWriter:
         self._generations = _generations(self._bytes, slots)
         self._address = _address(self._bytes) + PAGE
         self._next = 0
-        self._lent: set[int] = set()  # slots that this process looks at or writes into itself
-        self._unsent: dict[int, int] = {}  # of these, the ones yet to be written: by address
+        self._lent: set[int] = set()  # slots that this process draws in or still refers to
+        self._unsent: dict[int, int] = {}  # of these, the ones that are not sent yet, by address
         self._closed = False
 
     def write(
-        self, image: Image, announce: Callable[[SharedReference], None] | None = None
+        self,
+        image: Image,
+        announce: Callable[[SharedReference], None] | None = None,
+        planes: Sequence[Plane] = (),
     ) -> SharedReference:
-        """Copy a picture into the slot that was written longest ago and nobody looks at.
+        """Copy a frame into the unused slot that was written longest ago.
 
-        One that was drawn in memory that was lent is there already. `announce` is called with the
+        An image that was drawn in lent memory is not copied. `announce` is called with the
         reference as soon as that is known, which is before copying: readers wait for it. Raises
-        `NoFreeSlot` where all are looked at, `ValueError` where the picture is too large.
+        `NoFreeSlot` if all are in use, `ValueError` if the frame is too large.
         """
+        nbytes = frame_nbytes(image, planes)
+        if nbytes > self.slot_bytes:
+            raise ValueError(f"{nbytes} bytes do not fit a slot of {self.slot_bytes}")
         lent = self._unsent.pop(_address(image), None) if self._unsent else None
         if lent is not None and image.flags.c_contiguous:
-            reference = self._finish(lent)
+            self._copy(lent, image, planes, skip_image=True)
+            reference = self._publish(lent)
             if announce is not None:
                 announce(reference)
             return reference
-        if image.nbytes > self.slot_bytes:
-            raise ValueError(f"{image.nbytes} bytes do not fit a slot of {self.slot_bytes}")
         slot = self._take_slot()
-        start = PAGE + slot * self.slot_bytes
-        target = self._bytes[start : start + image.nbytes].reshape(image.shape)
         try:
             if announce is not None:
                 announce(self._reference(slot, int(self._generations[slot]) + 1))
-            np.copyto(target, image)
+            self._copy(slot, image, planes)
         except BaseException:
             lock(self._fd, fcntl.F_UNLCK, slot + 1)
             raise
-        return self._finish(slot)
+        return self._publish(slot)
 
-    def _finish(self, slot: int) -> SharedReference:
-        """Let readers have a slot; the number comes last, so that a reader need not come twice."""
+    def _copy(
+        self, slot: int, image: Image, planes: Sequence[Plane], skip_image: bool = False
+    ) -> None:
+        memory = self._bytes[PAGE + slot * self.slot_bytes :][: self.slot_bytes]
+        if not skip_image:
+            np.copyto(memory[: image.nbytes].reshape(image.shape), image)
+        if planes:
+            starts, _ = layout([image.nbytes, *(plane.nbytes for plane in planes)])
+            for start, plane in zip(starts[1:], planes, strict=True):
+                target = memory[start : start + plane.nbytes].view(plane.dtype)
+                np.copyto(target.reshape(plane.shape), plane)
+
+    def _publish(self, slot: int) -> SharedReference:
+        """Release a slot to readers. The number changes last, so that a reader finds no lock."""
         lock(self._fd, fcntl.F_UNLCK, slot + 1)
         self._generations[slot] += 1
         return self._reference(slot, int(self._generations[slot]))
 
     def lend(self, height: int, width: int) -> Image:
-        """A slot to draw a picture in, (height, width, 3) uint8, for `write` to need no copy.
+        """A slot to draw an image in, (height, width, 3) uint8, so that `write` copies nothing.
 
-        It is kept from other pictures until nothing in this process refers to it. Raises
-        `NoFreeSlot` where all are looked at, `ValueError` where the picture would be too large.
+        It is not used for other frames as long as anything in this process refers to it. Raises
+        `NoFreeSlot` if all are in use, `ValueError` if the image would be too large.
         """
         if height * width * CHANNELS > self.slot_bytes:
             raise ValueError(f"{height} x {width} pixels do not fit a slot of {self.slot_bytes}")
@@ -138,7 +157,8 @@ class RingWriter:
         address = self._address + slot * self.slot_bytes
         self._lent.add(slot)
         self._unsent[address] = slot
-        lease = _Lease(address, height, width, False, partial(self._take_back, slot, address))
+        shape = (height, width, CHANNELS)
+        lease = _Lease(address, shape, False, partial(self._take_back, slot, address))
         return np.asarray(lease)
 
     def _take_back(self, slot: int, address: int) -> None:
@@ -147,7 +167,7 @@ class RingWriter:
         self._lent.discard(slot)
 
     def close(self) -> None:
-        """Take the ring's name away; readers keep the pictures that they hold."""
+        """Remove the ring's file; readers keep the images that they hold."""
         if not self._closed:
             self._closed = True
             self._unlink()
@@ -159,7 +179,7 @@ class RingWriter:
                 self._next = slot + 1
                 self._generations[slot] = (int(self._generations[slot]) + 1) | 1
                 return slot
-        raise NoFreeSlot(f"all {self.slots} slots of the ring are being looked at")
+        raise NoFreeSlot(f"all {self.slots} slots of the ring are in use")
 
     def _reference(self, slot: int, generation: int) -> SharedReference:
         return SharedReference(ring=self.ring, slot=slot, generation=generation)
@@ -171,17 +191,17 @@ class RingWriter:
 
 
 class RingReader:
-    """Another process's ring, by the id that came with a reference.
+    """Reads another process's ring, by the id that a reference names.
 
-    `read` is for one thread at a time; the pictures may be dropped in any. Raises `OutOfReach`
-    where the ring is not there, not one of this user's, or too much for this process.
+    `read` is for one thread at a time; images may be released in any thread. Raises `OutOfReach` if
+    the ring does not exist, belongs to another user, or cannot be opened or mapped.
     """
 
     def __init__(self, ring: str) -> None:
         self.ring = ring
         self._files = [open_ring(ring)]
-        # Locks belong to an open file, so each picture that is held in place has its own, and
-        # giving one back needs no thread to know of another.
+        # Locks belong to an open file. Each image that is held in place has a file of its own, so
+        # that threads release images independently.
         self._finalizer = weakref.finalize(self, close_all, self._files)
         self._finalizer.atexit = False
         self._slots, self._slot_bytes = read_layout(self._files[0], ring)
@@ -199,35 +219,36 @@ class RingReader:
         self._address = _address(self._bytes)
         self._generations = _generations(self._bytes, self._slots)
 
-    def read(self, reference: SharedReference, height: int, width: int) -> Image:
-        """The picture, (height, width, 3) uint8: in place as long as few are held, else a copy.
+    def read(self, reference: SharedReference, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The slot's bytes in this shape: in place as long as few are held, else a copy.
 
-        Raises `Gone` where the slot has been written again or the sizes do not fit the ring.
+        Raises `Gone` if the slot was written again or the sizes do not fit the ring.
         """
-        slot, nbytes = reference.slot, height * width * CHANNELS
+        slot, nbytes = reference.slot, math.prod(shape)
         if slot >= self._slots or nbytes > self._slot_bytes:
             raise Gone(f"ring {self.ring}: has no slot {slot} of {nbytes} bytes")
         start = PAGE + slot * self._slot_bytes
         if not self._unused:
-            return self._copy(reference, start, height, width)
+            return self._copy(reference, self._bytes[start : start + nbytes].reshape(shape))
         file = self._unused.pop()
         release = partial(self._release, file, slot)
-        # All that can be done before is, for whoever sent the reference may still be copying.
-        image = np.asarray(_Lease(self._address + start, height, width, True, release))
+        # Everything that can be prepared comes first, because the writer may still be copying.
+        image = np.asarray(_Lease(self._address + start, shape, True, release))
         self._hold(file, reference)
         return image
 
-    def _copy(self, reference: SharedReference, start: int, height: int, width: int) -> Image:
+    def _copy(
+        self, reference: SharedReference, memory: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
         self._hold(self._files[0], reference)
         try:
-            pixels = self._bytes[start : start + height * width * CHANNELS]
-            image: Image = pixels.reshape(height, width, CHANNELS).copy()
-            return image
+            copied: npt.NDArray[np.uint8] = memory.copy()
+            return copied
         finally:
             lock(self._files[0], fcntl.F_UNLCK, reference.slot + 1)
 
     def _hold(self, file: int, reference: SharedReference) -> None:
-        """Lock a slot for reading, once its picture is complete."""
+        """Lock a slot for reading once its frame is complete."""
         slot, generation = reference.slot, reference.generation
         if generation % 2 == 0 and self._generations[slot] == generation - 1:
             self._await_written(slot, generation)
@@ -238,19 +259,19 @@ class RingReader:
             raise Gone(f"ring {self.ring}: slot {slot} was written again before it was read")
 
     def _await_written(self, slot: int, generation: int) -> None:
-        """Wait while the picture is being copied, which takes less time than waking up would."""
+        """Wait while the frame is copied, which takes less time than waking up."""
         generations = self._generations
         start_s = time.monotonic()
         while generations[slot] == generation - 1:
             waited_s = time.monotonic() - start_s
             if waited_s > COPY_S:
-                raise Gone(f"ring {self.ring}: slot {slot} is not being written on")
-            if waited_s > SPIN_S:  # the writer may be waiting for this very processor
+                raise Gone(f"ring {self.ring}: the copy to slot {slot} did not finish")
+            if waited_s > SPIN_S:  # the writer may need this processor
                 os.sched_yield()
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether its writer has ended, or has taken another ring."""
+        """Whether its writer has ended or uses another ring."""
         return os.fstat(self._files[0]).st_nlink == 0
 
     def _release(self, file: int, slot: int) -> None:
@@ -259,28 +280,35 @@ class RingReader:
 
 
 class _Lease:
-    """What every view of a picture in place keeps alive, and with it the lock on its slot.
+    """The owner of memory in place: every view of it keeps this alive, and so the slot's lock.
 
-    An array could not do this: a view of a view has the first array's owner as its base. `release`
-    is called when the last view has gone, in whatever thread that happens; it keeps the ring.
+    An array cannot do this, because a view of a view has the first array's owner as its base.
+    `release` keeps the ring alive. It is called when the last view is released, in any thread.
     """
 
     __slots__ = ("__array_interface__", "_release")
 
     def __init__(
-        self, address: int, height: int, width: int, read_only: bool, release: Callable[[], None]
+        self, address: int, shape: tuple[int, ...], read_only: bool, release: Callable[[], None]
     ) -> None:
         self.__array_interface__ = {
             "version": 3,
-            "shape": (height, width, CHANNELS),
+            "shape": shape,
             "typestr": "|u1",
             "data": (address, read_only),
         }
         self._release = release
 
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_ending():  # with the process, the kernel gives all locks back
+        if not is_ending():  # the kernel releases the locks of a process that ends
             self._release()
+
+
+def frame_nbytes(image: Image, planes: Sequence[Plane]) -> int:
+    """The size in a slot of an image and the planes behind it."""
+    if not planes:
+        return image.nbytes
+    return layout([image.nbytes, *(plane.nbytes for plane in planes)])[1]
 
 
 def _generations(memory: npt.NDArray[np.uint8], slots: int) -> npt.NDArray[np.uint64]:

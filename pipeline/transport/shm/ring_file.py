@@ -1,10 +1,10 @@
-"""The files in /dev/shm that rings are: made, found, locked, and removed where their writers died.
+"""The files in /dev/shm that hold rings: created, opened, locked, and removed after a crash.
 
-A ring's writer holds a lock on its file for life, so that a ring without that lock is a dead
-writer's, and the next writer that starts removes it. The locks are Linux's open file description
+A ring's writer holds a lock on its file as long as it lives. A ring without that lock belongs to a
+dead writer, and the next writer that starts removes it. The locks are Linux's open file description
 locks: they belong to an open file rather than to a process, and end with it, even by kill -9.
 
-A file begins with a page that holds its layout; what else lies there is `shared_memory`'s affair.
+A file begins with a page that holds its layout; `ring` defines the rest.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ import struct
 import sys
 
 from pipeline.errors import RunError
-from pipeline.transport.wire.messages import MEBI, RING_PATTERN
+from pipeline.transport.wire.schema import (
+    MEBI,
+    RING_PATTERN,
+)
 
-FOLDER = "/dev/shm"  # noqa: S108 - the place that POSIX shared memory has on Linux
+FOLDER = "/dev/shm"  # noqa: S108 - where Linux has POSIX shared memory
 PREFIX = "vision-"
 MAX_SLOTS = 256
 PAGE = 4096
@@ -33,14 +36,14 @@ _LAYOUT = struct.Struct("=8sIIQ")  # magic, version, slots, bytes a slot
 _MAGIC = b"visionrg"
 _VERSION = 2
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux: type, whence, start, length, pid
-_LIFE = 0  # the byte whose lock says that the writer lives; slot i has byte i + 1
+_LIFE = 0  # the byte that the writer locks as long as it lives; slot i has byte i + 1
 _BUSY = (errno.EAGAIN, errno.EACCES)
 
 log = logging.getLogger(__name__)
 
 
-class Gone(RunError):  # noqa: N818 - the everyday fate of a slow reader, not a fault
-    """The picture that a reference names is not there any more."""
+class Gone(RunError):  # noqa: N818 - normal for a slow reader, not a fault
+    """The frame that a reference names is not in shared memory any more."""
 
 
 class OutOfReach(Gone):
@@ -48,12 +51,12 @@ class OutOfReach(Gone):
 
 
 def is_available() -> bool:
-    """Whether this system has what rings need (Linux has)."""
+    """Whether this system supports rings (Linux does)."""
     return sys.platform.startswith("linux") and os.path.isdir(FOLDER)
 
 
 def remove_leftovers() -> int:
-    """Remove the rings that dead writers of this user have left; how many there were."""
+    """Remove the rings of this user's dead writers; returns how many there were."""
     removed = 0
     for name in os.listdir(FOLDER):
         ring = name.removeprefix(PREFIX)
@@ -68,14 +71,14 @@ def remove_leftovers() -> int:
             finally:
                 os.close(fd)
     if removed:
-        log.info("rings that dead writers left in %s: removed %d", FOLDER, removed)
+        log.info("%s: removed %d rings of processes that had died", FOLDER, removed)
     return removed
 
 
 def create(size: int) -> tuple[int, str]:
-    """A new file of the size, locked as alive, and the id of its ring.
+    """Create a locked file of this size; returns its descriptor and the id of its ring.
 
-    The memory is taken at once. Raises `RunError` with the sizes where there is not enough.
+    The memory is allocated at once. Raises `RunError` with the sizes if there is not enough.
     """
     while True:
         ring = f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -83,13 +86,15 @@ def create(size: int) -> tuple[int, str]:
             fd = os.open(path_of(ring), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise RunError(f"shared memory: {FOLDER} cannot be used: {error.strerror}") from error
-        # Another starting writer may take the new file for a leftover before the lock is on it.
+        # Another writer that starts may remove the new file before it is locked.
         if lock(fd, fcntl.F_WRLCK, _LIFE) and os.fstat(fd).st_nlink:
             break
         os.close(fd)
     try:
         free, total = space()
-        if total and size > free:  # looked up first, so as not to fill the memory only to fail
+        if (
+            total and size > free
+        ):  # checked first, because allocating fills the memory before it fails
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
@@ -105,31 +110,31 @@ def _no_memory(size: int, error: OSError) -> RunError:
     free, total = space()
     return RunError(
         f"shared memory: {size / MEBI:.1f} MiB are needed and {FOLDER} has {free / MEBI:.1f} MiB "
-        f"free of {total / MEBI:.1f}; free some, give it more, or choose raw or jpeg"
+        f"free of {total / MEBI:.1f}; free some, enlarge {FOLDER}, or choose raw or jpeg"
     )
 
 
 def space() -> tuple[int, int]:
-    """Bytes of shared memory that are free, and that there are."""
+    """The free and the total bytes of shared memory."""
     found = os.statvfs(FOLDER)
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
 def path_of(ring: str) -> str:
-    """Where the file of a ring lies."""
+    """The path of a ring's file."""
     return f"{FOLDER}/{PREFIX}{ring}"
 
 
 def open_ring(ring: str, mode: int = os.O_RDONLY) -> int:
-    """A ring's file, opened; raises `OutOfReach` where it is not there or not this user's."""
+    """Open a ring's file; raises `OutOfReach` if it does not exist or is another user's."""
     if not re.search(RING_PATTERN, ring):
-        raise OutOfReach("shared memory: the reference holds no id of a ring")
+        raise OutOfReach("shared memory: the reference names no ring")
     try:
         fd = os.open(path_of(ring), mode | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise OutOfReach(
-            f"ring {ring}: is not in {FOLDER}; its writer has ended, or runs with another {FOLDER} "
-            f"(in a container of its own), where raw or jpeg is the choice"
+            f"ring {ring}: not found in {FOLDER}; its writer has ended, or runs in a container "
+            f"with another {FOLDER}; in that case choose raw or jpeg"
         ) from error
     except OSError as error:
         raise OutOfReach(f"ring {ring}: cannot be opened: {error.strerror}") from error
@@ -141,14 +146,14 @@ def open_ring(ring: str, mode: int = os.O_RDONLY) -> int:
 
 
 def write_layout(memory: mmap.mmap, slots: int, slot_bytes: int) -> None:
-    """Write at its beginning what a ring's memory holds."""
+    """Write the layout at the beginning of a ring's memory."""
     _LAYOUT.pack_into(memory, 0, _MAGIC, _VERSION, slots, slot_bytes)
 
 
 def read_layout(fd: int, ring: str) -> tuple[int, int]:
-    """The number of slots and their size, checked against the file that is there.
+    """The number of slots and their size in bytes, checked against the size of the file.
 
-    Raises `OutOfReach` where they do not fit.
+    Raises `OutOfReach` if they do not fit.
     """
     head = os.pread(fd, _LAYOUT.size, 0)
     if len(head) == _LAYOUT.size:
@@ -156,11 +161,11 @@ def read_layout(fd: int, ring: str) -> tuple[int, int]:
         fits = PAGE + slots * slot_bytes <= os.fstat(fd).st_size
         if (magic, version) == (_MAGIC, _VERSION) and 0 < slots <= MAX_SLOTS and fits:
             return slots, slot_bytes
-    raise OutOfReach(f"ring {ring}: is not laid out as this version expects")
+    raise OutOfReach(f"ring {ring}: has another layout than this version expects")
 
 
 def lock(fd: int, kind: int, byte: int) -> bool:
-    """Take or give back the lock of a byte without waiting; False where another holds it."""
+    """Set or release the lock of a byte without waiting; False if another file holds it."""
     request = _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
@@ -172,6 +177,6 @@ def lock(fd: int, kind: int, byte: int) -> bool:
 
 
 def close_all(files: list[int]) -> None:
-    """Close files, and with them give back their locks."""
+    """Close files, which releases their locks."""
     for file in files:
         os.close(file)

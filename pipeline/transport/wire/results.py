@@ -1,4 +1,4 @@
-"""Results as messages: the arrays, and the names of the classes that occur in them."""
+"""Results as messages: their arrays, and the names of the classes that occur in them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.transport.wire.messages import (
+from pipeline.transport.wire.messages import ResultMessage
+from pipeline.transport.wire.schema import (
     MAX_OBJECTS,
     MAX_TOP,
-    ResultMessage,
     WireError,
     result_nbytes,
 )
@@ -22,7 +22,7 @@ _ROUNDING = 1e-5  # how far above 1 the last bit of a softmax may carry
 
 
 class SparseLabels(Sequence[str]):
-    """The names of `count` classes of which only some are known; others read `class 17`."""
+    """The names of `count` classes, of which only some are known; others read `class 17`."""
 
     def __init__(self, count: int, known: Mapping[int, str]) -> None:
         self._count = count
@@ -39,21 +39,21 @@ class SparseLabels(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
-            raise IndexError(f"there are {self._count} classes, and {index} is none of them")
+            raise IndexError(f"class {index} is out of range; there are {self._count} classes")
         index %= self._count
         return self._known.get(index, f"class {index}")
 
 
 def result_fields(result: Result) -> dict[str, Any]:
-    """What the `ResultHeader` says of a result beside its envelope.
+    """The fields of a result's `ResultHeader` without those of its envelope.
 
-    Raises `WireError` where the result is larger or other than what a receiver takes.
+    Raises `WireError` if a receiver would refuse the result.
     """
     detections, finer = result.detections, result.classifications
     n, top = len(detections), None if finer is None else finer.ids.shape[1]
     if n > MAX_OBJECTS or (top or 0) > MAX_TOP:
         raise WireError(
-            "size", f"{n} objects with {top} finer names; at most {MAX_OBJECTS} and {MAX_TOP}"
+            "size", f"{n} objects with {top} classes each; at most {MAX_OBJECTS} and {MAX_TOP}"
         )
     _check_detections(detections, result.header.width, result.header.height)
     fields = {
@@ -83,12 +83,12 @@ def result_payload(result: Result) -> bytes:
 def result_of(message: ResultMessage) -> Result:
     """The result that a message holds.
 
-    Raises `WireError` where a value in the arrays is out of its range.
+    Raises `WireError` if a value in the arrays is out of its range.
     """
     header = message.header
     n, top = header.objects, header.top
     if message.payload.nbytes != result_nbytes(n, top):
-        raise WireError("size", "the payload is not as long as its header says")
+        raise WireError("size", "the payload is shorter or longer than its header says")
     read = _Reader(message.payload)
     boxes = read.take((n, 4), np.float32)
     scores = read.take((n,), np.float32)
@@ -104,12 +104,20 @@ def result_of(message: ResultMessage) -> Result:
         names = SparseLabels(header.finer_classes, header.finer_labels)
         finer = Classifications(ids, finer_scores, names)
         _check_classifications(finer, n)
-    picture = Header(header.camera, header.seq, header.stamp_ns, header.width, header.height)
-    return Result(picture, detections, finer, dict(header.stage_ns))
+    frame = Header(
+        header.camera,
+        header.seq,
+        header.stamp_ns,
+        header.width,
+        header.height,
+        header.read_ns,
+        header.recorded,
+    )
+    return Result(frame, detections, finer, dict(header.stage_ns))
 
 
 class _Reader:
-    """Takes arrays off a payload, one after the other, each a copy of its own."""
+    """Reads arrays from a payload, one after the other, each a copy of its own."""
 
     def __init__(self, payload: memoryview) -> None:
         self._payload = payload
@@ -132,7 +140,7 @@ def _check_detections(detections: Detections, width: int, height: int) -> None:
     x1, y1, x2, y2 = boxes.T
     inside = (x1 >= 0) & (x1 <= x2) & (x2 <= width) & (y1 >= 0) & (y1 <= y2) & (y2 <= height)
     if not inside.all():
-        raise WireError("payload", f"a box lies outside its picture of {width} x {height} pixels")
+        raise WireError("payload", f"a box lies outside its image of {width} x {height} pixels")
     _check_ids("class", detections.class_ids, len(detections.labels))
     _check_scores(detections.scores)
     if (detections.track_ids < -1).any():
@@ -141,8 +149,8 @@ def _check_detections(detections: Detections, width: int, height: int) -> None:
 
 def _check_classifications(finer: Classifications, objects: int) -> None:
     if len(finer) != objects:
-        raise WireError("payload", f"{len(finer)} rows of finer names for {objects} objects")
-    _check_ids("finer class", finer.ids, len(finer.labels))
+        raise WireError("payload", f"{len(finer)} rows of classifications for {objects} objects")
+    _check_ids("classification's class", finer.ids, len(finer.labels))
     _check_scores(finer.scores)
 
 

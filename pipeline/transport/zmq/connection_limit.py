@@ -1,8 +1,8 @@
-"""Watches the file descriptors that newcomers take up.
+"""Limits how many file descriptors new connections may use.
 
-Each connection takes one or two. Where none is left for the next, it waits over TCP until there is
-one, but over ipc libzmq 4.3.5 aborts the process (`ipc_listener.cpp` takes that for impossible). No
-setting keeps newcomers out, so the end comes in order, before that.
+Each connection uses one or two. If none is left for the next, it waits over TCP until there is one,
+but over ipc libzmq 4.3.5 aborts the process (`ipc_listener.cpp` regards that as impossible). No
+setting of libzmq refuses connections, so the socket's owner ends with an error before that.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pipeline.errors import RunError
 
 FEW = 16
 LAST = 6
-"""So many are kept for those who come between two checks."""
+"""Descriptors kept for the connections that arrive between two checks."""
 
 CHECK_S = 0.05
 
 log = logging.getLogger(__name__)
 
 
-class Door:
-    """Where a socket is bound."""
+class ConnectionLimit:
+    """Checks the file descriptors left for connections to the endpoints that a socket has bound."""
 
     def __init__(self) -> None:
         self._endpoints: list[str] = []
@@ -32,13 +32,13 @@ class Door:
         self._next_check_s = 0.0
 
     def add(self, endpoint: str) -> None:
-        """Note an endpoint that the socket has bound."""
+        """Add an endpoint that the socket has bound."""
         self._endpoints.append(endpoint)
 
     def check(self) -> None:
-        """Look, every `CHECK_S` only, whether there is room for newcomers; warn once of little.
+        """Check, at most once per `CHECK_S`, and warn once if few descriptors are left.
 
-        Raises `RunError` where the next but `LAST` would end the process.
+        Raises `RunError` if fewer than `LAST` are left.
         """
         now_s = time.monotonic()
         if not self._endpoints or now_s < self._next_check_s:
@@ -47,18 +47,20 @@ class Door:
         spare = spare_files()
         places = ", ".join(self._endpoints)
         if spare < LAST and "ipc://" in places:
-            raise RunError(f"{places}: too few file descriptors are left; allow more (ulimit -n)")
+            raise RunError(
+                f"{places}: too few file descriptors are left; raise the limit (ulimit -n)"
+            )
         if spare < FEW and not self._has_warned:
-            log.warning("%s: file descriptors run short; allow more (ulimit -n)", places)
+            log.warning("%s: file descriptors run short; raise the limit (ulimit -n)", places)
         self._has_warned = spare < FEW
 
 
 def spare_files() -> int:
-    """How many files this process may still open."""
+    """How many more files this process may open."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return FEW
     try:
         return limit - len(os.listdir("/dev/fd"))
-    except OSError:  # not even for looking
+    except OSError:  # not even one to count them
         return 0

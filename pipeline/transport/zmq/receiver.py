@@ -1,53 +1,55 @@
-"""A subscriber that may be closed from another thread than the one that reads."""
+"""Receives in one thread what another may stop, and the base of sources that receive."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pipeline.source import Item, Source
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.subscriber import Received, Subscriber
 from pipeline.types import ClockOffset
 
-POLL_S = 0.1  # how often a waiting reader looks whether it was closed
+POLL_S = 0.1  # how often a waiting reader checks whether it was closed
 SILENT_S = 3.0
-"""Such a silence is worth a line in the log."""
+"""A silence of this length is logged."""
 MAX_CAMERAS = 256
 
 log = logging.getLogger(__name__)
 
 
-class Subscription:
-    """A subscriber that may be closed from another thread than the one that reads.
+class Receiver:
+    """A subscriber that may be closed by another thread than the one that reads.
 
-    The socket is made by whoever needs it first, and used by one thread at a time.
+    The first thread that needs the socket creates it; one thread at a time uses it.
     """
 
-    def __init__(self, addresses: str | Sequence[str], **options: object) -> None:
+    def __init__(self, addresses: str | Sequence[str], **options: Any) -> None:
         self._addresses = addresses
         self._options = options
         self._subscriber: Subscriber | None = None
-        self._lock = threading.Lock()  # held while the socket is used, and to close it
+        self._lock = threading.Lock()  # held while the socket is used or closed
         self._closed = threading.Event()
-        what = "nothing comes" if options.get("frames", True) else "no result comes"
-        self._silence = Silence(addresses, options.get("security"), what)
+        what = "message" if options.get("frames", True) else "result"
+        self._silence = SilenceLog(addresses, options.get("security"), what)
         self._clocks: dict[str, ClockOffset | None] = {}
         self._newest_clock: ClockOffset | None = None
 
     def _opened(self) -> Subscriber:
         if self._subscriber is None:
-            self._subscriber = Subscriber(self._addresses, **self._options)  # type: ignore[arg-type]
+            self._subscriber = Subscriber(self._addresses, **self._options)
         return self._subscriber
 
     def await_message(self, timeout_s: float) -> bool:
-        """Wait for a message at most so long, and leave it to be received; whether there is one."""
+        """Wait for a message, which `receive` returns; False if none came in time."""
         with self._lock:
             return self._opened().await_message(timeout_s)
 
     def receive(self, timeout_s: float | None = None) -> Received | None:
-        """The newest message; None once closed, or where none came within `timeout_s`."""
+        """The newest message; None once closed, or if none came within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         while not self._closed.is_set():
             left_s = deadline_s - time.monotonic()
@@ -69,10 +71,7 @@ class Subscription:
         self._clocks[received.header.camera] = self._newest_clock = received.clock
 
     def clock_of(self, camera: str) -> ClockOffset | None:
-        """How far the clock that stamps a camera's frames is ahead, None where not known.
-
-        Of a camera that is not known it is that of the newest message.
-        """
+        """The clock that stamps a camera's frames, of an unknown camera that of the newest."""
         return self._clocks.get(camera, self._newest_clock)
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -86,50 +85,52 @@ class Subscription:
         return self._closed.is_set()
 
     def stop(self) -> None:
-        """Make a reader that waits get None; takes no lock, so a signal handler may call it."""
+        """Make a waiting reader return None; takes no lock, so a signal handler may call it."""
         self._closed.set()
 
     def close(self) -> None:
-        """Stop, and close the socket."""
+        """Stop, and close the socket. Idempotent."""
         self._closed.set()
         with self._lock:
             if self._subscriber is not None:
                 self._subscriber.close()
 
 
-class Silence:
-    """Says once that nothing comes from some addresses, and that it is over."""
+class SilenceLog:
+    """Logs once that no message comes from some addresses, and once that messages come again."""
 
-    def __init__(self, addresses: str | Sequence[str], security: object, what: str) -> None:
+    def __init__(
+        self, addresses: str | Sequence[str], security: Security | None, what: str
+    ) -> None:
         self._what = what
         self._subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
         self._hint = ""
-        if isinstance(security, Security) and security.keys is not None:
-            self._hint = " (is our key known there, and the key that we expect right?)"
-        elif isinstance(security, Security) and security.insecure:
-            self._hint = " (or does it expect keys?)"
+        if security is not None and security.keys is not None:
+            self._hint = " (does the publisher know our key, and is the key that we expect right?)"
+        elif security is not None and security.insecure:
+            self._hint = " (or does the publisher require keys?)"
         self._waited_s = 0.0
         self._has_come = False
 
     def note(self, waited_s: float, *, has_come: bool) -> None:
-        """Note that so long was waited for a message, and whether one came."""
+        """Note that a reader waited for a message, and whether one came."""
         was_long = self._waited_s > SILENT_S
         if has_come:
             if was_long:
-                log.info("%s: messages come now", self._subject)
+                log.info("%s: messages come again", self._subject)
             self._waited_s, self._has_come = 0.0, True
             return
         self._waited_s += waited_s
         if self._waited_s > SILENT_S and not was_long:
             why = " any more" if self._has_come else self._hint
-            log.info("%s: %s from there%s; waiting for it", self._subject, self._what, why)
+            log.info("%s: no %s comes%s; waiting", self._subject, self._what, why)
 
 
-class Turnstile:
-    """Makes a reader who has met a second camera wait until what it read before is done.
+class CameraTurns:
+    """Makes the reader of several cameras wait until the item it read before is done.
 
-    A reader that runs ahead keeps the newest frame of all, which may be the same camera's again and
-    again; one that comes when it is ready gets each camera's newest in turn.
+    A reader that runs ahead keeps the newest frame of all, which may always be the same camera's.
+    A reader that waits gets the newest frame of each camera in turn.
     """
 
     def __init__(self) -> None:
@@ -137,12 +138,12 @@ class Turnstile:
         self._is_done = threading.Event()
 
     def note(self, camera: str) -> None:
-        """The reader was given something of this camera."""
+        """Note that the reader got an item of this camera."""
         if len(self._cameras) < 2:
             self._cameras.add(camera)
 
-    def pass_through(self) -> bool:
-        """Wait a moment for the right to read; whether it came."""
+    def wait(self) -> bool:
+        """Wait a moment until the reader may read; returns whether it may."""
         if len(self._cameras) < 2:
             return True
         if not self._is_done.wait(POLL_S):
@@ -151,5 +152,44 @@ class Turnstile:
         return True
 
     def done(self) -> None:
-        """What was read is dealt with."""
+        """Note that the item that was read is done."""
         self._is_done.set()
+
+
+class Subscription(Source[Item]):
+    """The base of sources that receive what other processes publish.
+
+    With `in_turn`, frames of several cameras come in turn, see `CameraTurns`.
+    """
+
+    live = True
+
+    def __init__(self, receiver: Receiver, in_turn: bool) -> None:
+        self._receiver = receiver
+        self._turns = CameraTurns() if in_turn else None
+
+    def _may_read(self) -> bool:
+        """Wait until the next item may be read; False once closed."""
+        while self._turns is not None and not self._turns.wait():
+            if self._receiver.is_stopped:
+                return False
+        return True
+
+    def done(self) -> None:
+        if self._turns is not None:
+            self._turns.done()
+
+    def clock_of(self, camera: str) -> ClockOffset | None:
+        return self._receiver.clock_of(camera)
+
+    def counts(self) -> Mapping[str, Any]:
+        """What happened to the messages so far, by topic, under `received`; see `Subscriber`."""
+        return {"received": self._receiver.counts()}
+
+    def stop(self) -> None:
+        """End the reading; takes no lock, so a signal handler may call it."""
+        self._receiver.stop()
+
+    def close(self) -> None:
+        """Close the socket. Idempotent and safe to call from another thread during `read`."""
+        self._receiver.close()

@@ -1,4 +1,4 @@
-"""Putting the results of several detectors that take turns back in order."""
+"""Puts the results of several detectors that share frames back in order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pipeline.types import Result
 
 HOLD_S = 0.5
-"""So long a result waits for those before it; a detector that is slower counts as gone."""
+"""How long a result waits for those before it; a slower detector is regarded as gone."""
 
 RESTART_S = 2.0
-"""After such a silence results with lower numbers are those of a camera that was started again."""
+"""After a silence of this length, results with lower numbers are those of a restarted camera."""
 
 MAX_CAMERAS = 64
 MAX_WAITING = 256
@@ -22,10 +22,11 @@ MAX_SENDERS = 256
 
 @dataclass(slots=True)
 class _Camera:
-    """What is held of one camera; `newest` has for each sender its latest number and when it came.
+    """The results of one camera that wait.
 
-    `former_ns` is the stamp up to which results are of its life before, which ended at `begun_s`.
-    A sender's own results come in order, so what every sender has passed cannot come any more.
+    `newest` has for each sender its latest number and when it came. `former_ns` is the stamp up to
+    which results are from before the camera's restart, which was at `begun_s`. A sender's own
+    results come in order, so a number that every sender has passed cannot come any more.
     """
 
     waiting: list[tuple[int, int, float, Result]] = field(default_factory=list)
@@ -37,10 +38,11 @@ class _Camera:
     begun_s: float = 0.0
 
 
-class InSequence:
-    """Gives results of each camera by `seq`; one that comes after a later one was given is dropped.
+class ResultOrder:
+    """Returns the results of each camera by `seq`.
 
-    So is a second one on the same frame. `late` counts those.
+    A result that comes after a later one was returned is dropped, as is a second one on the same
+    frame. `late` counts them.
     """
 
     def __init__(self, hold_s: float = HOLD_S) -> None:
@@ -50,7 +52,7 @@ class InSequence:
         self.late = 0
 
     def put(self, sender: int, result: Result) -> None:
-        """Take in a result; `sender` tells who it is from."""
+        """Add a result of a sender."""
         header = result.header
         if header.camera not in self._cameras and len(self._cameras) >= MAX_CAMERAS:
             self._forget(next(iter(self._cameras)))
@@ -60,7 +62,7 @@ class InSequence:
             self.late += 1
             return
         if header.seq <= camera.given_seq:
-            # Started again it counts from 0; and its clock may have been set back meanwhile.
+            # A restarted camera counts from 0, and its clock may have been set back meanwhile.
             is_newer = header.stamp_ns > camera.given_stamp_ns
             if not is_newer and now_s - camera.given_s < RESTART_S:
                 self.late += 1
@@ -75,13 +77,13 @@ class InSequence:
         heapq.heappush(camera.waiting, (header.seq, next(self._arrivals), now_s, result))
 
     def get(self) -> Result | None:
-        """The next result whose turn has come, None where all have to wait."""
+        """The next result that is due, None if all have to wait."""
         now_s = time.monotonic()
         for camera in self._cameras.values():
             while camera.waiting and self._is_due(camera, now_s):
                 seq, _, _, result = heapq.heappop(camera.waiting)
                 if seq == camera.given_seq:
-                    self.late += 1  # two have looked at the same frame
+                    self.late += 1  # two detectors processed the same frame
                     continue
                 camera.given_seq, camera.given_stamp_ns = seq, result.header.stamp_ns
                 camera.given_s = now_s
@@ -90,7 +92,7 @@ class InSequence:
 
     @property
     def waiting(self) -> int:
-        """How many results wait for their turn."""
+        """How many results wait."""
         return sum(len(camera.waiting) for camera in tuple(self._cameras.values()))
 
     def _forget(self, camera: str) -> None:

@@ -1,4 +1,4 @@
-"""Another process's results to iterate over, with the frames that they are on."""
+"""A source of the results that other processes publish, with the frames that they are on."""
 
 from __future__ import annotations
 
@@ -7,46 +7,41 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from pipeline.source import Source
-from pipeline.transport.wire.messages import Limits
+from pipeline.transport.wire.schema import Limits
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.receiver import (
     MAX_CAMERAS,
     POLL_S,
     SILENT_S,
+    Receiver,
     Subscription,
-    Turnstile,
 )
-from pipeline.transport.zmq.reorder import InSequence
+from pipeline.transport.zmq.reorder import ResultOrder
 from pipeline.transport.zmq.subscriber import Received
-from pipeline.types import ClockOffset, Detections, Frame, Header, Result
+from pipeline.types import Detections, Frame, Header, Result
 
-KEPT_FRAMES = 8  # per camera; a result is so many frames behind its image at most
-BEHIND_S = 0.001  # what was sent before a result is waited for so long
-ALONE_S = 1.0  # of frames without a result, after which they need not wait for any
-PACE_S = 0.02  # what was held back for another follows the one before at once, or after so long
+KEPT_FRAMES = 8  # per camera; a result is at most so many frames behind its own
+BEHIND_S = 0.001  # how long to wait for a frame that was sent before its result
+ALONE_S = 1.0  # of frames without a result, after which they do not wait for one
+PACE_S = 0.02  # a result that waited for others follows once the one before is done, or after this
 
 log = logging.getLogger(__name__)
 
 
-class ResultSubscription(Source[Result]):
-    """The results that other processes publish; the newest where the reader is slow.
+class ResultSubscription(Subscription[Result]):
+    """A source of the results that other processes publish; the newest if the reader is slow.
 
-    Iterating waits for results until `stop` or `close` is called. With `images` the frames are
-    subscribed to as well, and a result has its image where that came. With `ordered`, every result
-    is given, by `seq`, where detectors that take turns send theirs in any order. With
-    `frames_alone` the frames of a camera are given without any object, where they have come for a
-    second and no result on one.
-
-    It can serve as a source of results: `read` waits for the next one, with `in_turn` and several
-    cameras until the one before is `done`; see `FrameSubscription`.
+    Iterating waits for results until `stop` or `close` is called. With `images`, the frames are
+    subscribed to as well, and a result has its frame if that came. With `ordered`, every result is
+    returned, by `seq`, although the detectors of a group send theirs in any order. With
+    `frames_alone`, the frames of a camera are returned as results without objects, once they have
+    come for a second without any result. For `in_turn` see `FrameSubscription`.
     """
 
-    live = True
-    frames: int | None = None
-    fps: float | None = None
+    camera = "cameras"
 
     def __init__(
         self,
@@ -60,7 +55,7 @@ class ResultSubscription(Source[Result]):
         limits: Limits | None = None,
         security: Security | None = None,
     ) -> None:
-        self._subscription = Subscription(
+        receiver = Receiver(
             addresses,
             frames=images,
             results=True,
@@ -69,37 +64,36 @@ class ResultSubscription(Source[Result]):
             limits=limits,
             security=security,
         )
+        super().__init__(receiver, in_turn)
         self._images = images
         self._ready: deque[Result] = deque()
-        self._order = InSequence() if ordered else None
+        self._order = ResultOrder() if ordered else None
         self._frames: defaultdict[str, deque[Frame]] = defaultdict(
             lambda: deque(maxlen=KEPT_FRAMES)
         )
         self._frames_alone = frames_alone
-        # When the first frame came since a camera's last result, and what that result is on.
+        # When the first frame came since a camera's last result, and the header of that result.
         self._unanswered_s: dict[str, float] = {}
         self._answered: dict[str, Header] = {}
-        self._has_told = False
+        self._has_logged = False
         self._is_done = threading.Event()
-        self._turnstile = Turnstile() if in_turn else None
 
     def read(self) -> Result | None:
-        """The next result; None once closed."""
-        if self._turnstile is None:
+        """Wait for the next result; None once closed."""
+        if self._turns is None:
             return self._read_in_order()
-        while not self._turnstile.pass_through():
-            if self._subscription.is_stopped:
-                return None
+        if not self._may_read():
+            return None
         result = self.receive()
         if result is not None:
-            self._turnstile.note(result.header.camera)
+            self._turns.note(result.header.camera)
         return result
 
     def _read_in_order(self) -> Result | None:
-        """The next result, where it has only waited for others once the one before is done.
+        """The next result. One that waited for others comes once the result before is done.
 
-        Those of a second become due together where a detector has died, too many to be kept by a
-        reader that keeps the newest.
+        If a detector dies, the results of a second become due together, too many for a reader that
+        keeps the newest.
         """
         result = self._next()
         if result is not None:
@@ -108,33 +102,31 @@ class ResultSubscription(Source[Result]):
         return self.receive() if result is None else self._with_image(result)
 
     def done(self) -> None:
-        """What was read is dealt with."""
         self._is_done.set()
-        if self._turnstile is not None:
-            self._turnstile.done()
+        super().done()
 
     def receive(self, timeout_s: float | None = None) -> Result | None:
-        """The next result; None once closed, or where none came within `timeout_s` seconds."""
+        """The next result; None once closed, or if none came within `timeout_s` seconds."""
         deadline_s = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         while True:
             result = self._next()
             if result is not None:
                 return self._with_image(result)
             left_s = deadline_s - time.monotonic()
-            received = self._subscription.receive(min(left_s, POLL_S))
+            received = self._receiver.receive(min(left_s, POLL_S))
             if received is not None:
                 self._take(received)
-            elif left_s <= 0 or self._subscription.is_stopped:
+            elif left_s <= 0 or self._receiver.is_stopped:
                 return None
 
     def _next(self) -> Result | None:
-        """The next result that need not wait for others."""
+        """The next result that does not wait for others."""
         if self._ready:
             return self._ready.popleft()
         return self._order.get() if self._order is not None else None
 
     def _take(self, received: Received) -> None:
-        """Keep what came for when its turn comes."""
+        """Store an item that came until it is due."""
         if isinstance(received.item, Frame):
             self._take_frame(received.item)
             return
@@ -148,7 +140,7 @@ class ResultSubscription(Source[Result]):
             self._order.put(received.header.sender, received.item)
 
     def _take_frame(self, frame: Frame) -> None:
-        """Keep a frame for its result; where none is to be expected, this is all there is."""
+        """Store a frame for its result, or return it alone if no result comes."""
         if len(self._frames) >= MAX_CAMERAS and frame.camera not in self._frames:
             self._frames.clear()
             self._unanswered_s.clear()
@@ -159,43 +151,22 @@ class ResultSubscription(Source[Result]):
         alone_s = now_s - self._unanswered_s.setdefault(frame.camera, now_s)
         if self._frames_alone and alone_s > ALONE_S:
             self._ready.append(Result(frame.header, Detections.empty(())))
-        elif alone_s > SILENT_S and not self._has_told:
-            self._has_told = True
-            log.info("frames of %s come, but no result on them; waiting for it", frame.camera)
-
-    def clock_of(self, camera: str) -> ClockOffset | None:
-        """How far the clock that stamps a camera's frames is ahead of this machine's.
-
-        None where that is not known (yet).
-        """
-        return self._subscription.clock_of(camera)
+        elif alone_s > SILENT_S and not self._has_logged:
+            self._has_logged = True
+            log.info("frames of %s come, but no result on them; waiting", frame.camera)
 
     def __iter__(self) -> Iterator[Result]:
         while (result := self.receive()) is not None:
             yield result
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """What happened to the messages so far, by topic; see `Subscriber`."""
-        return self._subscription.counts()
+    def counts(self) -> Mapping[str, Any]:
+        """Those of `Subscriber` by topic under `received`, and the number of `late` results."""
+        return {**super().counts(), "late": self.late}
 
     @property
     def late(self) -> int:
-        """How many results came behind a later one or twice, or still waited for their turn."""
+        """How many results came after a later one or twice, or still wait for others."""
         return self._order.late + self._order.waiting if self._order is not None else 0
-
-    def stop(self) -> None:
-        """End the iteration; takes no lock, so a signal handler may call it."""
-        self._subscription.stop()
-
-    def close(self) -> None:
-        """Let go of the socket; may be called twice, and from another thread."""
-        self._subscription.close()
-
-    def __enter__(self) -> ResultSubscription:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self.close()
 
     def _with_image(self, result: Result) -> Result:
         return dataclasses.replace(result, frame=self._frame(result))
@@ -204,7 +175,7 @@ class ResultSubscription(Source[Result]):
         """The frame of a result, which was sent before it but may arrive after it."""
         frame = self._kept_frame(result)
         if frame is None and self._images:
-            received = self._subscription.receive(BEHIND_S)
+            received = self._receiver.receive(BEHIND_S)
             if received is not None:
                 self._take(received)
             frame = self._kept_frame(result)

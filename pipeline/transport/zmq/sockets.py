@@ -1,4 +1,4 @@
-"""ZeroMQ sockets as both ends use them: bounded queues, bounded messages, no waiting at the end."""
+"""ZeroMQ sockets with bounded queues, bounded messages and no waiting on close."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ import socket as unix
 import stat
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport.address import Address
-from pipeline.transport.zmq.connection_limit import Door
-from pipeline.transport.zmq.keys import Doorkeeper, Security, protect
+from pipeline.transport.zmq.connection_limit import ConnectionLimit
+from pipeline.transport.zmq.keys import Security, check_peers, protect
 
 QUEUED = 2
-"""Messages that may wait for one subscriber, per stream; further ones are dropped there."""
+"""Messages that may wait for one subscriber, per stream; further ones are dropped."""
 
-# A peer whose machine or cable is gone is noticed by the kernel's own heartbeats, within 4 s. Those
-# of ZeroMQ are left off: where they fall due on a connection that has broken while its queue was
-# full, libzmq 4.3.5 aborts the process (out_event asserts !_io_error).
+# TCP keepalive detects within 4 s that a peer's machine or network is gone. ZeroMQ's heartbeats are
+# off: if one is due on a connection that broke while its queue was full, libzmq 4.3.5 aborts the
+# process (out_event asserts !_io_error).
 IDLE_S, PROBE_S, PROBES = 1, 1, 3
-# The pauses between TCP's own attempts double: after a while a new connection is there earlier, and
-# the pictures that waited in the old one are gone with it.
+# TCP doubles the pauses between its retries. After a while a new connection is faster, and discards
+# the old images that waited in the first one.
 UNACKNOWLEDGED_MS = 3000
 CONNECT_MS = 2000
 RECONNECT_MS = (100, 1000)  # the first wait and the longest
 HANDSHAKE_MS = 5000
-FILES_NEEDED = 16  # by a context with a socket, a connection or two, and the keeper of its door
-LOCAL_BUFFER = 4 << 20  # a whole raw picture, so that it passes without a wait between
-REMOTE_BUFFER = 256 << 10  # little, because what waits in it grows old on a slow link
+FILES_NEEDED = 16  # by a context with a socket, two connections and the check of peers
+LOCAL_BUFFER = 4 << 20  # a whole raw image
+REMOTE_BUFFER = 256 << 10  # small, because images in it grow old on a slow link
 
 Context = zmq.Context[zmq.Socket[bytes]]
 E_ = TypeVar("E_", bound="Endpoint")
 
-_READABLE = int(zmq.POLLIN)  # plain, because arithmetic on enumerations takes its time
+_READABLE = int(zmq.POLLIN)  # an int, because arithmetic on enumerations is slow
 _WHY = {
     errno.EADDRINUSE: "is in use by another process",
     errno.EADDRNOTAVAIL: "is not an address of this machine",
     errno.ENODEV: "is not an address or interface of this machine",
-    errno.EACCES: "may not be used by this user",
-    errno.ENOENT: "lies in a folder that does not exist",
+    errno.EACCES: "requires rights that this user does not have",
+    errno.ENOENT: "is in a folder that does not exist",
 }
 
 
 class Endpoint:
     """One socket with a context of its own, used by one thread at a time.
 
-    Raises `RunError` where there is nothing left to make one of, and `ConfigError` where an address
-    cannot be used.
+    Raises `RunError` if too few file descriptors are left, `ConfigError` if an address cannot be
+    used.
     """
 
     def __init__(self, kind: int, security: Security, max_part_bytes: int, streams: int) -> None:
         self._security = security
         self._context = new_context()
-        self._doorkeeper: Doorkeeper | None = None
+        self._peer_check: Any = None
         self.socket = self._context.socket(kind)
         self.addresses: list[Address] = []
         self._opened: list[tuple[str, bool]] = []
@@ -67,26 +67,26 @@ class Endpoint:
         self.socket.sndhwm = self.socket.rcvhwm = queued
         self.socket.maxmsgsize = max_part_bytes
         set_common_options(self.socket)
-        # A publisher that goes to its subscriber keeps nothing for one that is not there; else the
-        # first that came at its return would be a message of the time when it left.
+        # A publisher that connects to its subscriber queues nothing while that is away. Otherwise
+        # the first message after its return would be an old one.
         self.socket.immediate = kind == zmq.XPUB
-        self.door = Door()
+        self.connections = ConnectionLimit()
 
     def open(self, address: Address, bind: bool) -> None:
         """Bind or connect; a socket may have several addresses, all with the same security.
 
-        One that it has already is passed over, where another camera is meant by it.
+        An address that is open already is ignored; it may name another camera.
         """
         if any((address.endpoint, bind) == known for known in self._opened):
             return
         buffer = LOCAL_BUFFER if address.is_local else REMOTE_BUFFER
         self.socket.sndbuf = self.socket.rcvbuf = buffer
-        # Only where it is asked for: a name that has both kinds of address would be looked for
-        # under the one alone, while the other end listens on the other.
+        # Only if the address is IPv6: a name with both kinds of address would be resolved to one of
+        # them, while the other end listens on the other.
         self.socket.ipv6 = address.host.startswith("[")
         protect(self.socket, address, self._security, bind)
-        if bind and self._security.keys is not None and self._doorkeeper is None:
-            self._doorkeeper = Doorkeeper(self._context, self._security.peers)
+        if bind and self._security.keys is not None and self._peer_check is None:
+            self._peer_check = check_peers(self._context, self._security.peers)
         if not bind:
             _check_destination(address)
         try:
@@ -99,10 +99,10 @@ class Endpoint:
         self.addresses.append(address)
         self._opened.append((address.endpoint, bind))
         if bind:
-            self.door.add(self.last_endpoint())
+            self.connections.add(self.last_endpoint())
 
     def _bind(self, address: Address) -> None:
-        """Bind, and over ipc see first that this takes nobody's place: libzmq would let it."""
+        """Bind; over ipc, check first that the path is free, because libzmq would replace it."""
         path = address.endpoint.removeprefix("ipc://")
         if path == address.endpoint or path.startswith("@"):
             self.socket.bind(address.endpoint)
@@ -116,12 +116,12 @@ class Endpoint:
         return last_endpoint(self.socket)
 
     def close(self, flush_s: float = 0.0) -> None:
-        """Close; what cannot be sent within `flush_s` is dropped. Calling it again does nothing."""
+        """Close; messages that cannot be sent within `flush_s` are dropped. Idempotent."""
         if self.socket.closed:
             return
         self.socket.close(int(flush_s * 1000))
-        if self._doorkeeper is not None:
-            self._doorkeeper.close()
+        if self._peer_check is not None:
+            self._peer_check.stop()
         self._context.term()
 
     def __enter__(self: E_) -> E_:
@@ -137,9 +137,9 @@ class Endpoint:
 
 
 def new_context() -> Context:
-    """A context for one socket and those of its helpers.
+    """A context for one socket and its authentication.
 
-    Raises `RunError` where too few file descriptors are left, for which libzmq would abort.
+    Raises `RunError` if too few file descriptors are left, because libzmq would abort.
     """
     spare: list[int] = []
     try:
@@ -149,7 +149,7 @@ def new_context() -> Context:
     except OSError as error:
         raise RunError(
             f"sockets: {FILES_NEEDED} file descriptors are needed: {error.strerror}; "
-            f"allow more (ulimit -n)"
+            f"raise the limit (ulimit -n)"
         ) from error
     finally:
         for file in spare:
@@ -158,7 +158,7 @@ def new_context() -> Context:
 
 
 def set_common_options(socket: zmq.Socket[bytes]) -> None:
-    """What every socket here has, whatever its kind."""
+    """Set the options that all kinds of sockets share."""
     socket.linger = 0
     socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS
     socket.handshake_ivl, socket.connect_timeout = HANDSHAKE_MS, CONNECT_MS
@@ -169,31 +169,31 @@ def set_common_options(socket: zmq.Socket[bytes]) -> None:
 
 
 def is_readable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether a message waits; much cheaper than a `recv` that fails."""
+    """Whether a message waits; much faster than a `recv` that fails."""
     return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
 
 def last_endpoint(socket: zmq.Socket[bytes]) -> str:
-    """The endpoint that a socket has bound or connected last, with its real port."""
+    """The endpoint that a socket bound or connected last, with its real port."""
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     return bytes(endpoint).rstrip(b"\0").decode()
 
 
 def _check_destination(address: Address) -> None:
-    """An address to wait at may leave open which interface and port; one to go to may not."""
+    """Raise `ConfigError` if an address to connect to has no definite host and port."""
     if address.host == "*" or address.endpoint.endswith(":0"):
         raise ConfigError(
-            f"address '{address.text}': says where to wait and not where to go; name the other "
-            f"end's machine and port, or wait there for it with ?bind at the end"
+            f"address '{address.text}': can only be bound, as it has no definite host and port; "
+            f"name the host and port of the other end, or append ?bind to bind here"
         )
 
 
 @contextlib.contextmanager
 def _alone_at(path: str, address: Address) -> Iterator[None]:
-    """Keeps two that start at once from each taking the path for free.
+    """Lock the path, so that two processes that start at once do not both bind it.
 
-    Raises `ConfigError` where another is just binding it. The lock is a name of the kernel's, which
-    ends with its process; systems without such names do without.
+    Raises `ConfigError` if another process is binding it. The lock is an abstract socket name,
+    which ends with its process; systems without such names do not lock.
     """
     digest = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()
     with contextlib.closing(unix.socket(unix.AF_UNIX)) as lock:
@@ -206,24 +206,24 @@ def _alone_at(path: str, address: Address) -> Iterator[None]:
 
 
 def check_ipc_path(path: str, address: Address) -> None:
-    """Binding removes what lies at the path, so make sure that this is nothing of value.
+    """Raise `ConfigError` if the path is a socket in use, or a file that is not a socket.
 
-    Raises `ConfigError` where it is another's socket in use, or no socket.
+    Binding removes the file at the path.
     """
     try:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except OSError:
-        return  # binding will say why, if it matters
+        return  # binding reports the error
     if not is_socket:
-        raise ConfigError(f"address '{address.text}': there is a file that is no socket")
+        raise ConfigError(f"address '{address.text}': a file that is not a socket exists there")
     with contextlib.closing(unix.socket(unix.AF_UNIX)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except BlockingIOError:
-            pass  # of one that stands, with many who wait for it
+            pass  # a stopped process, with a full queue of connections
         except OSError:
-            return  # left behind by a process that died
+            return  # the file of a process that died
     raise ConfigError(f"address '{address.text}': {_WHY[errno.EADDRINUSE]}")
 
 
@@ -232,7 +232,7 @@ def _why(error: zmq.ZMQError) -> str:
 
 
 def peer_of(part: zmq.Frame) -> str:
-    """The network address of who sent it; over ipc that is localhost."""
+    """The network address of a message's sender; over ipc it is localhost."""
     with contextlib.suppress(zmq.ZMQError):
         peer = str(part.get("Peer-Address"))
         return peer if not peer.startswith("localhost:") else "localhost"  # :user:group:process

@@ -1,8 +1,9 @@
-"""Receives frames and results, the newest of each camera, and counts what became of the others."""
+"""Receives frames and results, the newest of each camera, and counts the others."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,47 +14,52 @@ from typing import Any
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport.address import is_loopback
-from pipeline.transport.clock import ClockClient
-from pipeline.transport.shm.notify import Line, connect
-from pipeline.transport.shm.ring import RingReader
+from pipeline.transport.address import Address, parse_address
+from pipeline.transport.clock import RemoteClocks
 from pipeline.transport.shm.ring_file import Gone, OutOfReach
-from pipeline.transport.wire import messages as wire
-from pipeline.transport.wire import pixels as payload
-from pipeline.transport.wire.messages import Envelope, FrameMessage, Limits, Message, WireError
-from pipeline.transport.wire.results import result_of
-from pipeline.transport.zmq.keys import Security
-from pipeline.transport.zmq.sockets import is_readable, peer_of
-from pipeline.transport.zmq.stream_counts import LATE_NS, Stream, Streams
-from pipeline.transport.zmq.subscriber_socket import (
-    open_socket,
-    parse_addresses,
-    topics_of,
-    turn_of,
+from pipeline.transport.shm.rings import ReaderRings
+from pipeline.transport.wire.frames import frame_of
+from pipeline.transport.wire.messages import (
+    EndMessage,
+    FrameMessage,
+    Message,
+    decode,
 )
-from pipeline.transport.zmq.worker_groups import ready_message
-from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Image, Result
+from pipeline.transport.wire.results import result_of
+from pipeline.transport.wire.schema import (
+    MAX_TOPIC,
+    EndHeader,
+    Envelope,
+    Limits,
+    SharedReference,
+    WireError,
+    frame_topic,
+    result_topic,
+)
+from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.sockets import Endpoint, is_readable, peer_of
+from pipeline.transport.zmq.stream_counts import LATE_NS, LogLimit, Stream, Streams
+from pipeline.transport.zmq.subscriptions import end_receipt
+from pipeline.transport.zmq.worker_groups import member_prefix, ready_message
+from pipeline.types import ClockOffset, Frame, Image, Result
 
-MAX_DRAIN = 100  # messages that are taken at once; a flood must not keep the newest from its user
+MAX_DRAIN = 100  # messages read at once; a flood must not delay the newest
 MAX_HELD = 16
-REPEAT_S = 0.1  # how often a member says again that it is ready
-MAX_RINGS = 16
-MAX_CLOCKS = 16
-FRESHER_S = 0.1  # a message that was long on its way has a fresher one behind, to be waited for
+REPEAT_S = 0.1  # how often a group's member repeats that it is ready
+FRESHER_S = 0.1  # how long to wait for the fresher message behind one that was long on its way
 LATE_S = LATE_NS / 1e9
-STEP_S = 0.02  # a process that is stopped while it waits has waited so long
+STEP_S = 0.02  # longer waits are not counted, because the process was stopped meanwhile
 MAX_STEPS = 50
-WARN_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Received:
-    """What came: a frame or a result, and what its header tells beside it.
+    """A frame or a result, and the header of its message.
 
-    `clock` says how far the clock that stamped the frame is ahead of this machine's, None where
-    that is not known (yet).
+    `clock` says how far the clock that stamped the frame is ahead of this machine's, None if that
+    is not known (yet).
     """
 
     item: Frame | Result
@@ -61,32 +67,31 @@ class Received:
     clock: ClockOffset | None
 
     def age_ns(self) -> int:
-        """How long ago the frame was captured, by this machine's clock as far as that is known.
+        """The frame's age by this machine's clock, as far as the clocks' difference is known.
 
-        It is 0 where a clock was set back meanwhile, or is known less well than that.
+        It is at least 0, also if a clock was set back or the difference is not exact.
         """
         ahead = self.clock.offset_ns if self.clock is not None else 0
-        return max(time.time_ns() - (self.header.stamp_ns - ahead), 0)
+        return max(time.time_ns() - (self.header.age_start_ns - ahead), 0)
 
 
 class Subscriber:
     """Subscribes to the frames, the results or both of publishers.
 
-    - `addresses`: one or several; publishers may start before or after, and start again. Where they
-      name cameras, only those are wanted
-    - `group`: take turns on the frames with the other members of this group, wherever they run;
-      then each call of `receive` is given a frame that no other member gets
-    - `every`: give every message that comes, in order, as far as `MAX_HELD` of a stream; else only
-      the newest
+    - `addresses`: one or several; publishers may start before or after, and restart. If they name
+      cameras, only those are subscribed to
+    - `group`: share the frames with the other members of this group; each call of `receive` then
+      returns a frame that no other member gets
+    - `every`: return every message in order, as far as `MAX_HELD` per stream; else only the newest
     - `streams`: how many cameras' frames and results are expected
-    - `limits`: the largest pictures that are taken
+    - `limits`: the largest images that are accepted
 
-    It is for one thread at a time. What becomes of the messages is counted in `counts`, by topic:
-    `received` (all that came), of them `given`, `superseded` (by a newer one), `gone` (no longer in
-    shared memory), `invalid`, `repeated` and `unread` (nobody asked for them before `close`); and
-    `lost` on the way. Messages that are not valid count under the topic `?`.
+    One thread at a time may use it. `counts` holds by topic what happened to the messages:
+    `received` (all), and of these `given`, `superseded` (by a newer one), `gone` (no longer in
+    shared memory), `invalid`, `repeated` and `unread` (not asked for before `close`); and those
+    `lost` on the way. Invalid messages count under the topic `?`.
 
-    Raises `ConfigError` where an address cannot be used or needs keys.
+    Raises `ConfigError` if an address cannot be used or needs keys.
     """
 
     def __init__(
@@ -101,37 +106,36 @@ class Subscriber:
         limits: Limits | None = None,
         security: Security | None = None,
     ) -> None:
-        parsed = parse_addresses(addresses)
+        if group is not None and (results or not frames):
+            raise ConfigError(f"group '{group}': members share frames and cannot receive results")
+        parsed, security = _parse(addresses), security or Security()
         self._limits = limits or Limits()
-        self._security = security or Security()
-        self._topics = topics_of(parsed, frames, results)
+        self._topics = _topics(parsed, frames, results)
         self._pending: dict[Stream, deque[Message]] = {}
         self._held = MAX_HELD if every else 1
-        self._turn = turn_of(group)
+        self._member = member_prefix(group)
+        self._name = secrets.token_hex(8)
         self._frames_had = 0
-        self._rings: dict[str, RingReader] = {}
-        self._lines: dict[str, Line] = {}
-        self._clocks: dict[str, ClockClient] = {}
-        self._warned_at_s: dict[str, float] = {}
+        self._rings = ReaderRings(notify=not self._member)
+        self._clocks = RemoteClocks(parsed[0], security)
+        self._log_limit = LogLimit()
         self._streams = Streams()
         self.counts = self._streams.counts
-        if group is not None and (results or not frames):
-            raise ConfigError(f"group '{group}': its members take turns on frames, not on results")
         self._awaited_s: float | None = None
-        self._endpoint = open_socket(parsed, self._turn, self._security, self._limits, streams)
+        self._endpoint = _open_socket(parsed, self._member, security, self._limits, streams)
         try:
             for topic in self._topics:
-                self._subscribe(topic)
+                self._set_subscribed(self._member + topic, True)
         except BaseException:
             self._endpoint.close()
             raise
 
     def await_message(self, timeout_s: float) -> bool:
-        """Wait at most so long for a message that can be read; whether there is one.
+        """Wait for a valid message; returns False if none came in time.
 
-        It is left to be received, unless whoever receives comes only later: then it is superseded.
+        The next `receive` returns it, or a newer one if it is called later than `LATE_S`.
         """
-        self._endpoint.door.check()
+        self._endpoint.connections.check()
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
             self._drain(left_s)
@@ -144,45 +148,37 @@ class Subscriber:
         return False
 
     def receive(self, timeout_s: float) -> Received | None:
-        """The newest of the camera whose turn it is; None where nothing came in time."""
-        self._endpoint.door.check()
+        """The newest message of the camera that waits longest; None if none came in time."""
+        self._endpoint.connections.check()
         awaited_s, self._awaited_s = self._awaited_s, None
         if awaited_s is not None and time.monotonic() - awaited_s > LATE_S:
-            self._pass_over()
+            self._discard_pending()
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = 0.0 if self._pending else max(deadline_s - time.monotonic(), 0.0)
-            if self._turn:
-                self._say_ready()
+            if self._member:
+                self._send_ready()
                 left_s = min(left_s, REPEAT_S)
             self._drain(left_s)
             while self._pending:
-                received = self._take_turn()
+                received = self._give_next()
                 if received is not None:
                     return received
             if time.monotonic() >= deadline_s:
                 return None
 
     def close(self) -> None:
-        """Close at once, and count what has come unread; calling it again does nothing."""
+        """Close at once, and count the messages that arrived unread. Idempotent."""
         try:
             if not self._endpoint.socket.closed:
                 self._drain(0.0)
         finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        for stream, held in self._pending.items():
-            stream.count["unread"] += len(held)
-        for line in self._lines.values():  # first, so that no publisher believes it in use any more
-            line.close()
-        self._lines.clear()
-        self._endpoint.close()
-        for clock in self._clocks.values():
-            clock.close()
-        self._clocks.clear()
-        self._pending.clear()
-        self._rings.clear()
+            for stream, held in self._pending.items():
+                stream.count["unread"] += len(held)
+            self._rings.close()  # first, so that no publisher regards them as in use
+            self._endpoint.close()
+            self._clocks.close()
+            self._pending.clear()
 
     def __enter__(self) -> Subscriber:
         return self
@@ -190,69 +186,73 @@ class Subscriber:
     def __exit__(self, *reason: object) -> None:
         self.close()
 
-    # --- taking messages in -----------------------------------------------------------------
+    # --- receiving messages -----------------------------------------------------------------
 
     def _drain(self, wait_s: float) -> None:
-        """Take in all that is there, waiting for the first at most so long."""
+        """Read all messages that have arrived, waiting for the first at most so long."""
         if self._wait(wait_s):
-            self._take_in()
+            self._read_all()
 
     def _wait(self, wait_s: float) -> bool:
-        """Wait for a message at most so long; whether there is one."""
-        lines = [(line, zmq.POLLIN) for line in self._lines.values()]
+        """Wait for a message at most so long; returns whether there is one."""
+        clients = [(client, zmq.POLLIN) for client in self._rings.clients.values()]
         socket = self._endpoint.socket
-        return bool(zmq.zmq_poll([(socket, zmq.POLLIN), *lines], int(wait_s * 1000)))
+        return bool(zmq.zmq_poll([(socket, zmq.POLLIN), *clients], int(wait_s * 1000)))
 
-    def _take_in(self) -> None:
+    def _read_all(self) -> None:
         socket = self._endpoint.socket
-        for ring in tuple(self._lines):
-            self._drain_line(ring)
+        self._read_notifications()
         for _ in range(MAX_DRAIN):
             if not is_readable(socket):
                 return
             parts = socket.recv_multipart(copy=False)
             self._accept([part.buffer for part in parts], partial(peer_of, parts[0]))
 
-    def _pass_over(self) -> None:
-        """Take nothing of what has come so far, for a reader that begins only now."""
+    def _read_notifications(self) -> None:
+        for ring, client in tuple(self._rings.clients.items()):
+            for _ in range(MAX_DRAIN):
+                parts = client.receive()
+                if parts is None:
+                    break
+                self._accept(parts, _here, notified=True)
+            if not client.is_open:
+                del self._rings.clients[ring]
+
+    def _discard_pending(self) -> None:
+        """Discard all messages that have arrived so far."""
         self._drain(0.0)
         for stream, held in self._pending.items():
             stream.count["superseded"] += len(held)
         self._pending.clear()
 
-    def _drain_line(self, ring: str) -> None:
-        line = self._lines[ring]
-        for _ in range(MAX_DRAIN):
-            parts = line.receive()
-            if parts is None:
-                break
-            self._accept(parts, _here, by_line=True)
-        if not line.is_open:
-            del self._lines[ring]
-
-    def _subscribe(self, topic: bytes) -> None:
-        if self._turn:
-            self._endpoint.socket.send(b"\x01" + self._turn + topic)
+    def _set_subscribed(self, topic: bytes, on: bool) -> None:
+        if self._member:
+            self._endpoint.socket.send((b"\x01" if on else b"\x00") + topic, zmq.NOBLOCK)
         else:
-            self._endpoint.socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._endpoint.socket.setsockopt(zmq.SUBSCRIBE if on else zmq.UNSUBSCRIBE, topic)
 
-    def _say_ready(self) -> None:
-        """Ask for the next frame; again and again, in case a publisher has just started."""
+    def _send_ready(self) -> None:
+        """Ask for the next frame; repeated, because a publisher may have just started."""
         if not self._pending:
             for topic in self._topics:
-                message = ready_message(self._turn + topic, self._frames_had)
+                message = ready_message(self._member + topic, self._frames_had)
                 self._endpoint.socket.send(message, zmq.NOBLOCK)
 
-    def _accept(self, parts: Sequence[Any], peer: Callable[[], str], by_line: bool = False) -> None:
-        topic = bytes(parts[0][: wire.MAX_TOPIC + 1]).removeprefix(self._turn)
+    def _accept(
+        self, parts: Sequence[Any], peer: Callable[[], str], notified: bool = False
+    ) -> None:
+        topic = bytes(parts[0][: MAX_TOPIC + 1]).removeprefix(self._member)
         try:
-            message = wire.decode([topic, *parts[1:]], self._limits)
+            message = decode([topic, *parts[1:]], self._limits)
         except WireError as error:
             self._refuse(peer(), error)
             return
         if not self._is_wanted(topic):
-            return  # libzmq matches beginnings: frame/front is also that of frame/front_left
-        stream = self._streams.admit(topic.decode(), message.header, peer, by_line)
+            return  # libzmq matches prefixes: frame/front also matches frame/front_left
+        if isinstance(message, EndMessage):
+            self._end(topic, message.header)
+            return
+        stream = self._streams.admit(topic.decode(), message.header, peer, notified)
         if stream is None:
             return
         self._frames_had += 1
@@ -260,6 +260,14 @@ class Subscriber:
         if len(held) == self._held:
             stream.count["superseded"] += 1
         held.append(message)
+
+    def _end(self, topic: bytes, header: EndHeader) -> None:
+        """Count the lost messages of a topic that has ended, and confirm the end."""
+        self._read_notifications()  # they were sent before
+        self._streams.end(topic.decode(), header)
+        receipt = end_receipt(header.sender, self._name, self._member + topic)
+        for on in (True, False):
+            self._set_subscribed(receipt, on)
 
     def _is_wanted(self, topic: bytes) -> bool:
         return any(
@@ -271,9 +279,9 @@ class Subscriber:
         self._streams.refuse()
         self._warn(error.reason, "a message from %s was refused: %s", peer, error)
 
-    # --- giving them out --------------------------------------------------------------------
+    # --- returning messages -----------------------------------------------------------------
 
-    def _take_turn(self) -> Received | None:
+    def _give_next(self) -> Received | None:
         stream = next(iter(self._pending))
         message = (
             self._fresher(stream) if stream.is_late and self._held == 1 else self._next(stream)
@@ -284,12 +292,17 @@ class Subscriber:
         if item is None:
             return None
         stream.count["given"] += 1
-        return Received(item, message.header, self._clock(message.header, stream.peer))
+        header = message.header
+        stamp_clock = ClockOffset(header.clock_offset_ns, header.clock_error_ns)
+        clock = self._clocks.offset(stream.peer, header.clock_port, stamp_clock)
+        return Received(item, header, clock)
 
     def _read(self, stream: Stream, message: Message) -> Frame | Result | None:
-        """What a message holds; None, which is counted, where that cannot be had."""
+        """The frame or result of a message; None, which is counted, if it cannot be read."""
         try:
-            return self._item(message)
+            if isinstance(message, FrameMessage):
+                return frame_of(message, self._read_slot)
+            return result_of(message)
         except Gone as error:
             stream.count["gone"] += 1
             if isinstance(error, OutOfReach):
@@ -300,7 +313,7 @@ class Subscriber:
         return None
 
     def _next(self, stream: Stream) -> Message:
-        """The oldest message that is held; the stream's next one has to wait for the others'."""
+        """The oldest message of a stream, which then goes behind the other streams."""
         held = self._pending.pop(stream)
         message = held.popleft()
         if held:
@@ -308,11 +321,10 @@ class Subscriber:
         return message
 
     def _fresher(self, stream: Stream) -> Message | None:
-        """The first message that is not late, or the newest where none comes soon.
+        """The first message that is not late, or the newest if none comes soon.
 
-        None where another publisher of the same topic has something fresher. Only waiting counts
-        as time, not what it takes to take in all that came while this process stood, nor that it
-        stands again.
+        None if another publisher of the same topic has a fresher one. Only waiting is timed, not
+        reading the messages that arrived while this process was stopped, nor another stop.
         """
         waited_s = 0.0
         for _ in range(MAX_STEPS):
@@ -322,7 +334,7 @@ class Subscriber:
             is_there = self._wait(STEP_S)
             waited_s += min(time.monotonic() - start_s, STEP_S)
             if is_there:
-                self._take_in()
+                self._read_all()
         message = self._next(stream)
         if stream.is_late:
             stream.settle()
@@ -331,68 +343,57 @@ class Subscriber:
                 return None
         return message
 
-    def _item(self, message: Message) -> Frame | Result:
-        if not isinstance(message, FrameMessage):
-            return result_of(message)
-        header = message.header
-        return Frame(self._image(message), header.stamp_ns, header.seq, header.camera)
-
-    def _image(self, message: FrameMessage) -> Image:
-        header, reference = message.header, message.reference
-        if reference is not None:
-            return self._ring(reference.ring).read(reference, header.height, header.width)
-        if header.kind == "raw":
-            return payload.decode_raw(header, message.payload)
-        return payload.decode_jpeg(header, message.payload)
-
-    def _ring(self, ring: str) -> RingReader:
-        reader = self._rings.get(ring)
-        if reader is None:
-            # Those of writers that have ended hold memory that nobody else needs any more.
-            kept = {key: one for key, one in self._rings.items() if not one.is_abandoned}
-            while len(kept) >= MAX_RINGS:
-                del kept[next(iter(kept))]
-            self._rings = kept
-            reader = self._rings[ring] = RingReader(ring)
-            line = connect(ring) if not self._turn and ring not in self._lines else None
-            if line is not None:
-                self._lines[ring] = line
-        return reader
-
-    def _clock(self, header: Envelope, peer: str) -> ClockOffset | None:
-        """How far the stamp's clock is ahead: by way of the sender's."""
-        stamp = ClockOffset(header.clock_offset_ns, header.clock_error_ns)
-        sender: ClockOffset | None = SAME_CLOCK
-        if not is_loopback(peer):
-            sender = self._ask_clock(header.clock_port, peer) if header.clock_port else None
-        return sender.plus(stamp) if sender is not None else None
-
-    def _ask_clock(self, port: int, peer: str) -> ClockOffset | None:
-        client = self._clocks.get(peer)
-        if client is not None and client.port != port:
-            if not self._is_time(f"clock {peer}"):
-                return None
-            client.close()
-            client = None
-        if client is None:
-            if len(self._clocks) >= MAX_CLOCKS:
-                return None
-            host = f"[{peer}]" if ":" in peer else peer
-            address = self._endpoint.addresses[0]
-            client = self._clocks[peer] = ClockClient(host, port, address, self._security)
-        return client.estimate()
+    def _read_slot(self, reference: SharedReference, shape: tuple[int, ...]) -> Image:
+        return self._rings.get(reference.ring).read(reference, shape)
 
     def _warn(self, kind: str, text: str, *arguments: Any) -> None:
-        """Log a warning, but of each kind not more than one in `WARN_EVERY_S`."""
-        if self._is_time(kind):
+        if self._log_limit.allows(kind):
             log.warning(text, *arguments)
 
-    def _is_time(self, kind: str) -> bool:
-        now_s = time.monotonic()
-        if now_s - self._warned_at_s.get(kind, -WARN_EVERY_S) < WARN_EVERY_S:
-            return False
-        self._warned_at_s[kind] = now_s
-        return True
+
+def check_subscription(
+    addresses: str | Sequence[str], *, group: str | None = None, security: Security | None = None
+) -> None:
+    """Raise `ConfigError` if the addresses cannot be subscribed to.
+
+    It does not subscribe: a publisher that waits for a subscriber would begin to send.
+    """
+    member, security = member_prefix(group), security or Security()
+    _open_socket(_parse(addresses), member, security, Limits(), 1).close()
+
+
+def _parse(addresses: str | Sequence[str]) -> list[Address]:
+    texts = [addresses] if isinstance(addresses, str) else addresses
+    if not texts:
+        raise ConfigError("subscribe: expected at least one address, but got none")
+    return [parse_address(text) for text in texts]
+
+
+def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[bytes]:
+    """The topics to subscribe to; one that ends with a slash is a prefix."""
+    cameras = {address.camera for address in addresses}
+    topics = []
+    for camera in {None} if None in cameras else cameras:
+        if frames:
+            topics.append(frame_topic(camera) if camera else b"frame/")
+        if results:
+            topics.append(result_topic(camera) if camera else b"result/")
+    return topics
+
+
+def _open_socket(
+    addresses: list[Address], member: bytes, security: Security, limits: Limits, streams: int
+) -> Endpoint:
+    """The socket of a subscriber at all of the addresses, without a subscription."""
+    # A member of a group sends requests to the publisher, which only XSUB can.
+    endpoint = Endpoint(zmq.XSUB if member else zmq.SUB, security, limits.max_part_bytes, streams)
+    try:
+        for address in addresses:
+            endpoint.open(address, address.bind is True)
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
 
 
 def _here() -> str:

@@ -1,10 +1,10 @@
-"""Groups whose members take turns on one stream: each frame goes to one that is ready for it.
+"""Groups whose members share the frames of a stream: each frame goes to one that is ready for it.
 
-A member subscribes to a topic of its own, `turn/GROUP/MEMBER/frame/CAMERA` (or without the camera
-for all), and says that it is ready with a message back to the publisher: `READY`, its subscription,
-and how many frames it has had, in 8 bytes. It repeats this as long as it waits, so that a publisher
-that starts later hears it too; the number tells a repetition from the next wish. Who dies is
-unsubscribed by ZeroMQ, and takes with it the frame that it had in hand and no other.
+A member subscribes to a topic of its own, `turn/GROUP/MEMBER/frame/CAMERA` (without the camera for
+all), and says that it is ready with a message to the publisher: `READY`, its subscription, and how
+many frames it has received, in 8 bytes. It repeats this as long as it waits, so that a publisher
+that starts later receives it too; the number tells a repetition from the next request. ZeroMQ
+unsubscribes a member that dies, which loses the frame that it was processing and no other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 
 READY = b"\x02"
-FORGET_S = 2.0  # a frame that was sent so long ago to a member that still asks has not arrived
+FORGET_S = 2.0  # a frame sent so long ago to a member that still asks was lost
 MAX_MEMBERS = 256
 
 _NAME = r"[A-Za-z0-9_-]{1,32}"
@@ -26,53 +26,55 @@ _SUBSCRIPTION = re.compile(rb"turn/(" + _NAME.encode() + rb")/[0-9a-f]{16}/frame
 _NUMBER = struct.Struct("<Q")
 
 
-def turn_prefix(group: str) -> bytes:
-    """What the topics of a new member of a group begin with.
+def member_prefix(group: str | None) -> bytes:
+    """The beginning of the topics of a new member of a group; empty without a group.
 
-    Raises `ConfigError` where the name cannot be a group's.
+    Raises `ConfigError` if the group's name is invalid.
     """
+    if group is None:
+        return b""
     if not re.fullmatch(_NAME, group):
         raise ConfigError(f"group '{group}': expected at most 32 letters, digits, _ and -")
     return f"turn/{group}/{secrets.token_hex(8)}/".encode()
 
 
 def ready_message(subscription: bytes, frames: int) -> bytes:
-    """What a member says that has had so many frames and wants one more."""
+    """The request for a frame of a member that has received so many frames."""
     return READY + subscription + _NUMBER.pack(frames)
 
 
 @dataclass(slots=True)
 class _Member:
-    """Its group, and for which of its wishes it has been sent a frame, and when."""
+    """Its group, and which of its requests was served last, and when."""
 
     group: str
     served: int = -1
     served_at_s: float = 0.0
 
 
-class Turns:
-    """Whose turn it is, at the publisher."""
+class WorkerGroups:
+    """Chooses at the publisher which member of each group receives a frame."""
 
     def __init__(self) -> None:
         self._members: dict[bytes, _Member] = {}
-        self._waiting: dict[bytes, int] = {}  # who is ready, the longest first, and its number
+        self._waiting: dict[bytes, int] = {}  # the ready members, longest first, by request number
 
     def __bool__(self) -> bool:
         return bool(self._members)
 
     def join(self, subscription: bytes) -> None:
-        """Note a new subscription, where it is that of a member."""
+        """Add a member, if the subscription is one of a member."""
         found = _SUBSCRIPTION.match(subscription)
         if found and len(self._members) < MAX_MEMBERS:
             self._members[subscription] = _Member(found[1].decode())
 
     def leave(self, subscription: bytes) -> None:
-        """Note the end of a subscription."""
+        """Remove a member."""
         self._members.pop(subscription, None)
         self._waiting.pop(subscription, None)
 
-    def hear(self, message: bytes) -> None:
-        """Note what a member says; anything else is passed over."""
+    def note_ready(self, message: bytes) -> None:
+        """Read a member's request; any other message is ignored."""
         if len(message) <= _NUMBER.size or not message.startswith(READY):
             return
         subscription = message[len(READY) : -_NUMBER.size]
@@ -80,15 +82,15 @@ class Turns:
         member = self._members.get(subscription)
         if member is None:
             return
-        if subscription in self._waiting:  # another publisher may have served the earlier wish
+        if subscription in self._waiting:  # another publisher may have served the earlier request
             self._waiting[subscription] = max(self._waiting[subscription], frames)
         elif frames > member.served or time.monotonic() - member.served_at_s > FORGET_S:
             self._waiting[subscription] = frames
 
-    def take(self, topic: bytes) -> list[tuple[str, bytes]]:
-        """Each group that wants `topic`, and the topic of the member that gets it now.
+    def choose(self, topic: bytes) -> list[tuple[str, bytes]]:
+        """Each group that wants `topic`, and the topic of the member that gets the next message.
 
-        That is empty where every member of the group is busy.
+        The member's topic is empty if all members of the group are busy.
         """
         chosen: dict[str, bytes] = {}
         for subscription in self._waiting:
@@ -107,6 +109,6 @@ def _own_topic(topic: bytes, subscription: bytes) -> bytes:
 
 
 def _is_for(topic: bytes, subscription: bytes) -> bool:
-    """Whether a member wants the topic: just that, or all that begin so where it ends with /."""
+    """Whether a member wants the topic: exactly, or as a prefix if it ends with a slash."""
     wanted = subscription.split(b"/", 3)[3]
     return topic == wanted or (wanted.endswith(b"/") and topic.startswith(wanted))

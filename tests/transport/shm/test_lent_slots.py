@@ -25,7 +25,7 @@ def test_a_picture_drawn_in_lent_memory_is_not_copied(writer):
     drawn = writer.lend(*SHAPE[:2])
     drawn[:] = 7
     reference = writer.write(drawn)
-    got = RingReader(writer.ring).read(reference, *SHAPE[:2])
+    got = RingReader(writer.ring).read(reference, SHAPE)
     assert (got == 7).all()
     drawn[0, 0] = 8
     assert (got[0, 0] == 8).all()  # the same memory
@@ -49,7 +49,7 @@ def test_what_is_being_drawn_is_seen_by_nobody(writer):
     first = [writer.write(picture(value)) for value in range(writer.slots)]
     drawn = writer.lend(*SHAPE[:2])
     with pytest.raises(Gone):
-        RingReader(writer.ring).read(first[0], *SHAPE[:2])
+        RingReader(writer.ring).read(first[0], SHAPE)
     del drawn  # never sent
     gc.collect()
     assert writer.write(picture(1)).slot == 1
@@ -61,7 +61,7 @@ def test_a_part_of_lent_memory_is_sent_as_it_is(writer):
     drawn[:] = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
     reader = RingReader(writer.ring)
     for part in (drawn[:, 5:20], drawn[3:9], drawn[:20]):
-        got = reader.read(writer.write(part), *part.shape[:2])
+        got = reader.read(writer.write(part), part.shape)
         np.testing.assert_array_equal(got, part)
 
 

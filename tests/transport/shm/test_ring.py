@@ -18,7 +18,9 @@ from pipeline.transport.shm import ring as shared_memory
 from pipeline.transport.shm import ring_file
 from pipeline.transport.shm.ring import MAX_LEASES, NoFreeSlot, RingReader, RingWriter
 from pipeline.transport.shm.ring_file import Gone, OutOfReach
-from pipeline.transport.wire.messages import SharedReference
+from pipeline.transport.wire.schema import (
+    SharedReference,
+)
 
 pytestmark = pytest.mark.skipif(
     not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"
@@ -44,7 +46,7 @@ def is_there(ring):
 def test_a_picture_is_read_in_place(writer):
     sent = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
     reader = RingReader(writer.ring)
-    got = reader.read(writer.write(sent), *SHAPE[:2])
+    got = reader.read(writer.write(sent), SHAPE)
     np.testing.assert_array_equal(got, sent)
     assert np.shares_memory(got, reader._bytes)
     assert not got.flags.writeable
@@ -53,7 +55,7 @@ def test_a_picture_is_read_in_place(writer):
 def test_a_slice_of_a_picture_is_written_whole(writer):
     large = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     part = large[10:58, 20:84]
-    got = RingReader(writer.ring).read(writer.write(part), *SHAPE[:2])
+    got = RingReader(writer.ring).read(writer.write(part), SHAPE)
     np.testing.assert_array_equal(got, part)
 
 
@@ -63,12 +65,12 @@ def test_a_reader_that_comes_too_late_gets_gone(writer):
     for value in range(1, writer.slots + 1):
         writer.write(picture(value))
     with pytest.raises(Gone):
-        reader.read(first, *SHAPE[:2])
+        reader.read(first, SHAPE)
 
 
 def test_a_picture_being_looked_at_is_never_written_over(writer):
     reader = RingReader(writer.ring)
-    held = reader.read(writer.write(picture(7)), *SHAPE[:2])
+    held = reader.read(writer.write(picture(7)), SHAPE)
     for value in range(20):
         writer.write(picture(value))
     assert (held == 7).all()
@@ -76,7 +78,7 @@ def test_a_picture_being_looked_at_is_never_written_over(writer):
 
 def test_a_view_of_a_view_holds_its_slot(writer):
     reader = RingReader(writer.ring)
-    corner = reader.read(writer.write(picture(7)), *SHAPE[:2])[:10][:, :10]
+    corner = reader.read(writer.write(picture(7)), SHAPE)[:10][:, :10]
     gc.collect()
     for value in range(20):
         writer.write(picture(value))
@@ -86,7 +88,7 @@ def test_a_view_of_a_view_holds_its_slot(writer):
 def test_a_dropped_picture_gives_its_slot_back(writer):
     reader = RingReader(writer.ring)
     for value in range(3 * writer.slots):
-        image = reader.read(writer.write(picture(value)), *SHAPE[:2])
+        image = reader.read(writer.write(picture(value)), SHAPE)
         assert np.shares_memory(image, reader._bytes)
         del image
     assert len(reader._unused) == MAX_LEASES
@@ -95,7 +97,7 @@ def test_a_dropped_picture_gives_its_slot_back(writer):
 def test_a_reader_may_hold_any_number_of_pictures():
     ring = RingWriter(int(np.prod(SHAPE)), slots=MAX_LEASES + 2)
     reader = RingReader(ring.ring)
-    held = [reader.read(ring.write(picture(value)), *SHAPE[:2]) for value in range(30)]
+    held = [reader.read(ring.write(picture(value)), SHAPE) for value in range(30)]
     ring.close()
     for value, image in enumerate(held):
         assert (image == value).all()
@@ -104,7 +106,7 @@ def test_a_reader_may_hold_any_number_of_pictures():
 def test_the_same_reference_read_twice_holds_until_both_are_dropped(writer):
     reader = RingReader(writer.ring)
     reference = writer.write(picture(7))
-    first, second = (reader.read(reference, *SHAPE[:2]) for _ in range(2))
+    first, second = (reader.read(reference, SHAPE) for _ in range(2))
     del first
     for value in range(20):
         writer.write(picture(value))
@@ -113,7 +115,7 @@ def test_the_same_reference_read_twice_holds_until_both_are_dropped(writer):
 
 def test_a_ring_that_is_looked_at_everywhere_says_so(writer):
     readers = [RingReader(writer.ring) for _ in range(writer.slots)]
-    held = [r.read(writer.write(picture(i)), *SHAPE[:2]) for i, r in enumerate(readers)]
+    held = [r.read(writer.write(picture(i)), SHAPE) for i, r in enumerate(readers)]
     with pytest.raises(NoFreeSlot):
         writer.write(picture(9))
     del held[0]
@@ -122,7 +124,7 @@ def test_a_ring_that_is_looked_at_everywhere_says_so(writer):
 
 def test_pictures_outlive_the_ring_and_its_reader():
     ring = RingWriter(int(np.prod(SHAPE)))
-    image = RingReader(ring.ring).read(ring.write(picture(7)), *SHAPE[:2])
+    image = RingReader(ring.ring).read(ring.write(picture(7)), SHAPE)
     ring.close()
     del ring
     gc.collect()
@@ -133,7 +135,7 @@ def test_readers_open_and_close_without_leaking_files(writer):
     gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        RingReader(writer.ring).read(writer.write(picture(1)), *SHAPE[:2])
+        RingReader(writer.ring).read(writer.write(picture(1)), SHAPE)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -174,7 +176,7 @@ def test_only_the_owner_may_open_a_ring(writer):
 def test_a_reference_to_nothing_is_gone(writer, reference):
     writer.write(picture(1))
     with pytest.raises(Gone):
-        RingReader(writer.ring).read(SharedReference(ring=writer.ring, **reference), *SHAPE[:2])
+        RingReader(writer.ring).read(SharedReference(ring=writer.ring, **reference), SHAPE)
 
 
 def test_a_picture_that_was_never_finished_costs_no_other(writer):
@@ -188,13 +190,13 @@ def test_a_picture_that_was_never_finished_costs_no_other(writer):
         writer.write(picture(1), tell)
     reader = RingReader(writer.ring)
     with pytest.raises(Gone):
-        reader.read(told[0], *SHAPE[:2])
+        reader.read(told[0], SHAPE)
     references = [writer.write(picture(value)) for value in range(2, 2 + writer.slots)]
     assert {reference.slot for reference in references} == set(range(writer.slots))
     for value, reference in enumerate(references, 2):
-        assert (reader.read(reference, *SHAPE[:2]) == value).all()
+        assert (reader.read(reference, SHAPE) == value).all()
     with pytest.raises(Gone):
-        reader.read(told[0], *SHAPE[:2])
+        reader.read(told[0], SHAPE)
 
 
 def test_a_reader_that_is_told_early_waits_for_the_picture(writer, monkeypatch):
@@ -205,7 +207,7 @@ def test_a_reader_that_is_told_early_waits_for_the_picture(writer, monkeypatch):
 
     def read(reference):
         is_reading.set()
-        got.append(reader.read(reference, *SHAPE[:2]))
+        got.append(reader.read(reference, SHAPE))
 
     def tell(reference):
         thread = threading.Thread(target=read, args=[reference])
@@ -222,7 +224,7 @@ def test_a_reader_that_is_told_early_waits_for_the_picture(writer, monkeypatch):
 def test_a_picture_larger_than_its_slot_is_gone(writer):
     reference = writer.write(picture(1))
     with pytest.raises(Gone, match="bytes"):
-        RingReader(writer.ring).read(reference, 32_768, 32_768)
+        RingReader(writer.ring).read(reference, (32_768, 32_768, 3))
 
 
 def test_a_picture_that_does_not_fit_is_not_written(writer):
@@ -247,7 +249,7 @@ def test_a_link_or_a_foreign_file_is_no_ring(tmp_path):
             RingReader(ring)
         path.unlink()
         path.write_bytes(b"visionrg" + b"\xff" * 100)
-        with pytest.raises(Gone, match="laid out"):
+        with pytest.raises(Gone, match="another layout"):
             RingReader(ring)
     finally:
         path.unlink(missing_ok=True)
@@ -288,7 +290,7 @@ def test_too_few_file_descriptors_put_a_ring_out_of_reach(writer, files_left, co
     with pytest.raises(OutOfReach, match="Too many open files"):
         RingReader(writer.ring)
     files_left(MAX_LEASES + 2)
-    assert (RingReader(writer.ring).read(reference, *SHAPE[:2]) == 1).all()
+    assert (RingReader(writer.ring).read(reference, SHAPE) == 1).all()
 
 
 def test_memory_that_runs_out_later_is_an_error_too(monkeypatch):
@@ -321,7 +323,7 @@ def test_pictures_may_be_dropped_in_any_thread(writer):
         thread.start()
     for value in range(600):
         with contextlib.suppress(NoFreeSlot):
-            item = reader.read(writer.write(picture(value % 251)), *SHAPE[:2]), value % 251
+            item = reader.read(writer.write(picture(value % 251)), SHAPE), value % 251
             with lock:
                 todo.append(item)
                 lock.notify()

@@ -16,7 +16,9 @@ import pytest
 from pipeline.transport.shm import ring_file
 from pipeline.transport.shm.ring import NoFreeSlot, RingReader, RingWriter
 from pipeline.transport.shm.ring_file import Gone, remove_leftovers
-from pipeline.transport.wire.messages import SharedReference
+from pipeline.transport.wire.schema import (
+    SharedReference,
+)
 
 pytestmark = pytest.mark.skipif(
     not ring_file.is_available(), reason="rings in shared memory need Linux with /dev/shm"
@@ -72,7 +74,7 @@ def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch)
     monkeypatch.setattr(ring_file, "FOLDER", str(tmp_path))
     with running(WRITE.format(folder=str(tmp_path))) as (process, ring):
         reference = SharedReference(ring=ring, slot=0, generation=2)
-        image = RingReader(ring).read(reference, *SHAPE[:2])
+        image = RingReader(ring).read(reference, SHAPE)
         remove_leftovers()
         assert is_there(ring)  # the writer lives
         process.send_signal(signal.SIGKILL)
@@ -85,9 +87,9 @@ def test_the_next_start_removes_what_a_killed_writer_left(tmp_path, monkeypatch)
 
 READ = """
 from pipeline.transport.shm.ring import RingReader
-from pipeline.transport.wire.messages import SharedReference
+from pipeline.transport.wire.schema import (SharedReference,)
 reader = RingReader({ring!r})
-held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=2), 48, 64)
+held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=2), (48, 64, 3))
 """
 
 
@@ -138,7 +140,7 @@ def test_no_picture_is_ever_torn_by_a_fast_writer(is_early):
         slot, generation, value = message
         try:
             image = reader.read(
-                SharedReference(ring=reader.ring, slot=slot, generation=generation), 480, 640
+                SharedReference(ring=reader.ring, slot=slot, generation=generation), (480, 640, 3)
             )
         except Gone:
             gone += 1
@@ -183,8 +185,8 @@ def test_a_picture_whose_writer_ends_while_it_is_copied_is_gone(end):
         process.stdin.flush()
         ring, slot, generation = process.stdout.readline().split()
         reference = SharedReference(ring=ring, slot=int(slot), generation=int(generation))
-        with pytest.raises(Gone, match="written"):
-            RingReader(ring).read(reference, *SHAPE[:2])
+        with pytest.raises(Gone, match="did not finish"):
+            RingReader(ring).read(reference, SHAPE)
     finally:
         process.kill()
         process.communicate()

@@ -1,4 +1,4 @@
-"""What may come over the wire: whole messages and nothing else."""
+"""Messages: valid ones are read, and all others are refused."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from pipeline.errors import ConfigError
 from pipeline.source import check_camera_name
 from pipeline.transport.wire import messages as wire
 from pipeline.transport.wire import results as wire_result
-from pipeline.transport.wire.messages import FrameHeader, Limits, ResultHeader, WireError
+from pipeline.transport.wire import schema
+from pipeline.transport.wire.frames import frame_of
+from pipeline.transport.wire.schema import FrameHeader, Limits, ResultHeader, WireError
 from pipeline.types import Classifications, Detections, Header, Result
 
 LIMITS = Limits(max_frame_mb=1)
 
 
 def fields(**changes):
-    """The fields of a good frame header of a 3 x 2 picture, with changes."""
+    """The fields of a valid frame header of a 3 x 2 image, with changes."""
     good = {
-        "version": wire.VERSION,
+        "version": schema.VERSION,
         "sender": 7,
         "count": 0,
         "camera": "front",
@@ -41,6 +43,11 @@ def fields(**changes):
         "kind": "raw",
     }
     return {name: value for name, value in {**good, **changes}.items() if value is not ...}
+
+
+def plane(**changes):
+    """A depth plane of a 3 x 2 image, with changes."""
+    return {"name": "depth", "dtype": "float32", "shape": [2, 3], "unit": "m", **changes}
 
 
 def message(payload=bytes(18), topic=b"frame/front", **changes):
@@ -84,7 +91,7 @@ def result_parts(given_result):
 def test_a_frame_comes_back_as_it_was_sent():
     pixels = np.arange(18, dtype=np.uint8)
     got = wire.decode(message(pixels.tobytes()), LIMITS)
-    assert msgspec.to_builtins(got.header) == fields()
+    assert got.header == msgspec.convert(fields(), FrameHeader)
     assert bytes(got.payload) == pixels.tobytes()
 
 
@@ -109,6 +116,24 @@ def test_a_result_comes_back_as_it_was_sent(n, top):
         np.testing.assert_array_equal(got.classifications.scores, sent.classifications.scores)
         for i in sent.classifications.ids.ravel():
             assert got.classifications.labels[i] == sent.classifications.labels[i]
+
+
+@pytest.mark.parametrize("topic", [b"frame/front", b"result/front"])
+def test_an_end_message_says_how_many_were_sent(topic):
+    end = schema.EndHeader(version=2, sender=7, sent=30, camera="front")
+    got = wire.decode([topic, wire.encode(end)], LIMITS)
+    assert isinstance(got, wire.EndMessage)
+    assert got.header == end
+    assert refused([topic + b"_left", wire.encode(end)]).reason == "topic"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sent": -1}, {"sent": ...}, {"sender": 2**64 - 1}, {"camera": "../x"}], ids=str
+)
+def test_an_end_message_with_a_field_out_of_its_range_is_refused(changes):
+    end = {"version": 2, "sender": 7, "sent": 30, "camera": "front", **changes}
+    end = {name: value for name, value in end.items() if value is not ...}
+    assert refused([b"frame/front", msgspec.msgpack.encode(end)]).reason == "header"
 
 
 def test_labels_that_did_not_come_are_numbered():
@@ -142,7 +167,19 @@ def test_labels_that_did_not_come_are_numbered():
         {"clock_offset_ns": 2**63 - 1},
         {"kind": "pickle"},
         {"sender": 2**64 - 1},
-        {"extra": 1},
+        {"recorded": 1},
+        {"read_ns": -1},
+        {"planes": [plane()] * 9},
+        {"planes": [plane(), plane()]},
+        {"planes": [plane(name="../depth")]},
+        {"planes": [plane(name="d" * 65)]},
+        {"planes": [plane(dtype="object")]},
+        {"planes": [plane(shape=[2])]},
+        {"planes": [plane(shape=[2, 3, 1, 1])]},
+        {"planes": [plane(shape=[3, 2])]},
+        {"planes": [plane(shape=[2, 3, 0])]},
+        {"planes": [plane(unit="mm")]},
+        {"planes": [plane(encoding="zip")]},
     ],
     ids=str,
 )
@@ -155,8 +192,12 @@ def test_a_field_out_of_its_range_is_refused(changes):
     [
         ([], "parts"),
         ([b"frame/front"], "parts"),
-        (message()[:2], "parts"),
+        (message()[:2], "header"),
         ([*message(), b""], "parts"),
+        (message(planes=[plane()]), "parts"),
+        ([*message(planes=[plane()]), bytes(23)], "size"),
+        ([*message(planes=[plane(shape=[2, 3, 32_768], dtype="float64", unit="")]), b""], "size"),
+        ([*message(), *[b""] * 20], "parts"),
         (message(topic=b"frame/rear"), "topic"),
         (message(topic=b"frame/"), "topic"),
         (message(topic=b"result/front"), "header"),
@@ -186,13 +227,37 @@ def test_a_reference_into_shared_memory_holds_no_path(ring):
     assert refused(message(payload, kind="shm")).reason == "payload"
 
 
-@pytest.mark.parametrize(("version", "side"), [(2, "receiver"), (99, "receiver")])
-def test_another_version_is_refused_by_both_numbers(version, side):
+@pytest.mark.parametrize("version", [3, 99])
+def test_a_newer_version_is_refused_and_both_versions_are_named(version):
     error = refused(message(version=version, something_new=[1, 2]))
     assert error.reason == "version"
     assert f"version {version} " in str(error)
-    assert f"version {wire.VERSION};" in str(error)
-    assert f"update the {side}" in str(error)
+    assert f"versions 1 to {schema.VERSION};" in str(error)
+    assert "update the receiver" in str(error)
+
+
+def test_unknown_fields_of_a_later_minor_version_are_ignored():
+    got = wire.decode(message(tracks={"ids": [1]}, events=["enter"]), LIMITS)
+    assert got.header == msgspec.convert(fields(), FrameHeader)
+
+
+def test_parts_of_a_result_that_this_version_does_not_know_are_ignored():
+    sent = result()
+    got = wire_result.result_of(wire.decode([*result_parts(sent), b"positions"], LIMITS))
+    np.testing.assert_array_equal(got.detections.boxes, sent.detections.boxes)
+
+
+def test_a_recorded_frame_keeps_its_read_time_and_a_live_one_does_not():
+    recorded = frame_of(wire.decode(message(recorded=True, read_ns=77), LIMITS), no_slot)
+    assert (recorded.recorded, recorded.read_ns) == (True, 77)
+    assert recorded.header.age_start_ns == 77
+    live = frame_of(wire.decode(message(read_ns=77), LIMITS), no_slot)
+    assert live.read_ns > 77
+    assert live.header.age_start_ns == live.stamp_ns
+
+
+def no_slot(reference, shape):
+    raise AssertionError("nothing is in shared memory")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +323,10 @@ def tampered(draw, parts):
 
 @st.composite
 def damaged_messages(draw):
-    whole = draw(st.sampled_from([message(), result_parts(result()), result_parts(result(0))]))
+    with_plane = [*message(planes=[plane()]), bytes(24)]
+    end = [b"frame/front", msgspec.msgpack.encode(fields(sent=3))]
+    kinds = [message(), with_plane, end, result_parts(result()), result_parts(result(0))]
+    whole = draw(st.sampled_from(kinds))
     parts = list(whole)
     for _ in range(draw(st.integers(1, 3))):
         if parts:
@@ -272,6 +340,8 @@ def decode_all(parts):
         got = wire.decode(parts, LIMITS)
         if isinstance(got, wire.ResultMessage):
             wire_result.result_of(got)
+        elif isinstance(got, wire.FrameMessage) and got.reference is None:
+            frame_of(got, no_slot)
 
 
 @given(damaged_messages())
@@ -318,7 +388,7 @@ def test_the_wire_takes_the_names_that_sources_take(name):
         allowed = False
     got = True
     try:
-        msgspec.convert(name, wire.Camera)
+        msgspec.convert(name, schema.Camera)
     except msgspec.ValidationError:
         got = False
     assert got == allowed

@@ -88,7 +88,7 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path):
     ("content", "why"),
     [
         (b"", "holds no key"),
-        (b"\xff\xfe\x00", "is no key"),
+        (b"\xff\xfe\x00", "is not a key"),
         (b'public-key = "short"', "holds no key"),
         (b'public-key = "' + b"~" * 40 + b'"', "damaged"),
     ],

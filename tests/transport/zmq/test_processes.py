@@ -277,7 +277,7 @@ def test_too_few_file_descriptors_are_an_error_and_no_abort(address, left):
         cwd=ROOT,
         timeout=WAIT_S,
     )
-    assert done.stdout.count("Too many open files; allow more (ulimit -n)") == 2
+    assert done.stdout.count("Too many open files; raise the limit (ulimit -n)") == 2
 
 
 @pytest.mark.skipif(not ring_file.is_available(), reason="shared memory needs Linux")

@@ -15,7 +15,7 @@ from pipeline.engine import Pipeline
 from pipeline.transport import Publisher, ResultSubscription
 from pipeline.transport.zmq import reorder as order
 from pipeline.transport.zmq import results as results_of
-from pipeline.transport.zmq.reorder import MAX_WAITING, RESTART_S, InSequence
+from pipeline.transport.zmq.reorder import MAX_WAITING, RESTART_S, ResultOrder
 from pipeline.types import Detections, Header, Result
 
 WAIT_S = 30.0
@@ -40,7 +40,7 @@ def clock(monkeypatch):
 
 @pytest.mark.usefixtures("clock")
 def test_a_result_waits_for_the_one_before_it():
-    sequence = InSequence()
+    sequence = ResultOrder()
     sequence.put(1, result(0))
     assert drained(sequence) == [0]
     sequence.put(2, result(2))
@@ -52,14 +52,14 @@ def test_a_result_waits_for_the_one_before_it():
 
 
 def test_a_single_sender_is_never_waited_for():
-    sequence = InSequence()
+    sequence = ResultOrder()
     for seq in (7, 9, 30):
         sequence.put(1, result(seq))
         assert drained(sequence) == [seq]
 
 
 def test_a_sender_that_has_gone_is_not_waited_for_long(clock):
-    sequence = InSequence(hold_s=0.5)
+    sequence = ResultOrder(hold_s=0.5)
     sequence.put(1, result(0))
     sequence.put(2, result(1))
     assert drained(sequence) == [0, 1]
@@ -71,7 +71,7 @@ def test_a_sender_that_has_gone_is_not_waited_for_long(clock):
 
 @pytest.mark.usefixtures("clock")
 def test_a_result_that_comes_too_late_is_dropped_and_counted():
-    sequence = InSequence()
+    sequence = ResultOrder()
     sequence.put(1, result(5))
     assert drained(sequence) == [5]
     sequence.put(2, result(4))
@@ -81,7 +81,7 @@ def test_a_result_that_comes_too_late_is_dropped_and_counted():
 
 @pytest.mark.usefixtures("clock")
 def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
-    sequence = InSequence(hold_s=1e9)
+    sequence = ResultOrder(hold_s=1e9)
     sequence.put(1, result(10, stamp_ns=5))
     assert drained(sequence) == [10]
     sequence.put(1, result(0, stamp_ns=9))
@@ -92,7 +92,7 @@ def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
 
 
 def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(clock):
-    sequence = InSequence()
+    sequence = ResultOrder()
     sequence.put(1, result(500, stamp_ns=10**15))
     assert drained(sequence) == [500]
     sequence.put(1, result(0, stamp_ns=5))
@@ -144,7 +144,7 @@ def test_what_comes_too_late_for_a_subscription_is_counted(address, await_true):
 
 
 def test_of_two_results_on_one_frame_the_first_is_given():
-    sequence = InSequence(hold_s=1e9)
+    sequence = ResultOrder(hold_s=1e9)
     sequence.put(1, result(0))
     for sender in (2, 1):
         sequence.put(sender, result(2))
@@ -153,7 +153,7 @@ def test_of_two_results_on_one_frame_the_first_is_given():
 
 
 def test_a_camera_that_counts_from_zero_again_is_followed():
-    sequence = InSequence()
+    sequence = ResultOrder()
     sequence.put(1, result(500, stamp_ns=1000))
     assert drained(sequence) == [500]
     sequence.put(1, result(0, stamp_ns=2000))
@@ -166,7 +166,7 @@ def test_what_members_send_in_their_own_order_comes_out_in_order(members, total,
     shares = [[] for _ in range(members)]
     for seq in range(total):
         rng.choice(shares).append(seq)
-    sequence = InSequence(hold_s=1e9)
+    sequence = ResultOrder(hold_s=1e9)
     # Everybody has been heard of before, so that everybody is waited for.
     for sender in range(members):
         sequence.put(sender, result(sender))
@@ -186,7 +186,7 @@ def test_what_members_send_in_their_own_order_comes_out_in_order(members, total,
     st.sampled_from([0.0, 1e9]),
 )
 def test_whatever_senders_claim_nothing_is_given_twice_or_backwards(claims, hold_s):
-    sequence, given_out = InSequence(hold_s=hold_s), []
+    sequence, given_out = ResultOrder(hold_s=hold_s), []
     for sender, seq, stamp_ns in claims:
         sequence.put(sender, result(seq, stamp_ns))
         given_out += [got.header for got in iter(sequence.get, None)]
@@ -196,7 +196,7 @@ def test_whatever_senders_claim_nothing_is_given_twice_or_backwards(claims, hold
 
 
 def test_a_flood_of_results_that_wait_is_bounded():
-    sequence, given_out = InSequence(hold_s=1e9), []
+    sequence, given_out = ResultOrder(hold_s=1e9), []
     sequence.put(-1, result(0))  # never heard of again, so that everything waits for it
     for seq in range(2, 2000, 2):  # with gaps, as those of one that takes turns
         sequence.put(1, result(seq))

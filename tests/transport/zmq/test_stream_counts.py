@@ -6,7 +6,9 @@ import logging
 import time
 
 from pipeline.transport import Publisher, Subscriber
-from pipeline.transport.wire.messages import Envelope
+from pipeline.transport.wire.schema import (
+    Envelope,
+)
 from pipeline.transport.zmq.stream_counts import LATE_NS, MAX_STREAMS, Streams
 from pipeline.transport.zmq.subscriber import FRESHER_S
 from pipeline.types import Detections, Header, Result
@@ -17,7 +19,7 @@ NEWEST = 100
 def envelope(sender, camera="front"):
     sizes = {"width": 64, "height": 48}
     times = {"stamp_ns": 0, "sent_ns": 0, "steady_ns": time.monotonic_ns()}
-    return Envelope(sender=sender, count=0, camera=camera, seq=0, **times, **sizes)
+    return Envelope(version=2, sender=sender, count=0, camera=camera, seq=0, **times, **sizes)
 
 
 def test_who_calls_himself_another_every_time_fills_neither_the_log_nor_memory(caplog):
@@ -54,8 +56,8 @@ def test_who_stood_finds_the_newest_also_where_he_stands_again_while_looking(
                 send(seq)
                 time.sleep(0.002)  # else most are dropped
             time.sleep(1.5 * LATE_NS / 1e9)
-            monkeypatch.setattr(receiver, "_take_in", take_in_and_stand)
+            monkeypatch.setattr(receiver, "_read_all", take_in_and_stand)
             return receiver.receive(1.0).item.header.seq == NEWEST
 
-        take_in = receiver._take_in
+        take_in = receiver._read_all
         await_true(attempt)

@@ -22,6 +22,7 @@ from pipeline.transport import (
     check_subscription,
     open_subscription,
 )
+from pipeline.transport.shm import rings
 from pipeline.transport.shm.ring_file import OutOfReach
 from pipeline.transport.zmq import subscriber
 from pipeline.transport.zmq.sockets import Endpoint
@@ -77,7 +78,7 @@ def test_frames_come_newer_and_newer(address):
     seqs = [frame.seq for frame in frames]
     assert seqs == sorted(set(seqs))
     assert all((frame.image == frame.seq % 251).all() for frame in frames)
-    assert source.counts()["frame/front"]["given"] == 5
+    assert source.counts()["received"]["frame/front"]["given"] == 5
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_to_look_at_an_address_is_not_to_subscribe(address, group, await_true, m
         with Subscriber(address, frames=False, results=True):
             await_true(lambda: sender.wants_results("front"))
             assert not sender.wants_frames("front")
-            assert list(sender._subscribed) == [b"result/"]
+            assert list(sender._subscriptions.prefixes) == [b"result/"]
     for endpoint in looking:
         endpoint.close()
 
@@ -152,7 +153,10 @@ def test_what_came_while_a_source_was_opened_is_in_its_counts(opened):
         sender.send_frame(newest)
         came, given = source.read(), given + 1
     source.close()
-    received, sent = source.counts()["frame/front"], sender.counts["frame/front"]["sent"]
+    received, sent = (
+        source.counts()["received"]["frame/front"],
+        sender.counts["frame/front"]["sent"],
+    )
     assert received["received"] + received["lost"] == sent
     assert received["given"] == given
 
@@ -162,14 +166,14 @@ def test_a_reader_that_comes_later_begins_with_a_frame_of_then(opened, monkeypat
     _, source, frames, read = opened
     before = next(frames)
     assert read().stamp_ns > before.stamp_ns
-    assert source.counts()["frame/front"]["superseded"] > 0
+    assert source.counts()["received"]["frame/front"]["superseded"] > 0
 
 
 def test_frames_that_cannot_be_read_are_none(address, monkeypatch):
     def out_of_reach(ring):
         raise OutOfReach(f"ring {ring}: is in another container")
 
-    monkeypatch.setattr(subscriber, "RingReader", out_of_reach)
+    monkeypatch.setattr(rings, "RingReader", out_of_reach)
     with Sender(address), pytest.raises(SourceError, match=r"no frame came within 0\.5 s"):
         open_source(address, open_timeout_s=0.5)
 

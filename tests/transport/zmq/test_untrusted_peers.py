@@ -1,4 +1,4 @@
-"""Strangers at the other end, and other machines with other clocks."""
+"""Peers that are not trusted, and other machines with other clocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import pytest
 import zmq
 
 from pipeline.errors import ConfigError
-from pipeline.transport import Limits, Publisher, Security, Subscriber
+from pipeline.transport import Limits, Publisher, Security, Subscriber, clock
 from pipeline.transport import address as address_module
 from pipeline.transport.clock import ClockServer
-from pipeline.transport.zmq import publisher
-from pipeline.transport.zmq import subscriber as subscriber_module
+from pipeline.transport.zmq import publisher, stream_counts
 from pipeline.types import ClockOffset, Frame
 
 SHAPE = (48, 64, 3)
@@ -28,7 +27,7 @@ SHAPE = (48, 64, 3)
 def far(monkeypatch):
     """Makes the loopback look like another machine, whose clock is 5 s ahead."""
     monkeypatch.setattr(address_module, "is_loopback", lambda host: False)
-    monkeypatch.setattr(subscriber_module, "is_loopback", lambda host: False)
+    monkeypatch.setattr(clock, "is_loopback", lambda host: False)
     ahead = functools.partial(ClockServer, now_ns=lambda: time.time_ns() + AHEAD_NS)
     monkeypatch.setattr(publisher, "ClockServer", ahead)
 
@@ -80,7 +79,7 @@ def stranger(address, kind=zmq.PUB):
 def test_garbage_is_refused_counted_and_survived(
     address, caplog, await_true, exchanged, monkeypatch
 ):
-    monkeypatch.setattr(subscriber_module, "WARN_EVERY_S", 1e6)
+    monkeypatch.setattr(stream_counts, "LOG_EVERY_S", 1e6)
     random = np.random.default_rng(0)
     header = {"version": 1, "camera": "front"}
     garbage = [

@@ -53,12 +53,12 @@ def test_a_subscription_waits_for_its_publisher_and_says_so(
     monkeypatch.setattr(subscription, "SILENT_S", 0.2)
     with subscribe_frames([address]) as source:
         got = collected(source.read)
-        await_true(lambda: "nothing comes from there; waiting" in caplog.text)
+        await_true(lambda: "no message comes; waiting" in caplog.text)
         with Publisher(address) as sender:
             await_true(lambda: sender.send_frame(frame()) and got)
-        await_true(lambda: "messages come now" in caplog.text)
-        await_true(lambda: "nothing comes from there any more" in caplog.text)
-    assert caplog.text.count("from there; waiting") == 1
+        await_true(lambda: "messages come again" in caplog.text)
+        await_true(lambda: "no message comes any more" in caplog.text)
+    assert caplog.text.count("no message comes; waiting") == 1
 
 
 def test_a_wrong_address_is_said_before_anything_is_read():
@@ -187,7 +187,7 @@ def test_it_is_said_what_is_waited_for(address, collected, await_true, monkeypat
     with Publisher(address) as sender:
         with ResultSubscription(address) as results:
             collected(results.read)
-            await_true(lambda: "no result comes from there; waiting" in caplog.text)
+            await_true(lambda: "no result comes; waiting" in caplog.text)
         with ResultSubscription(address, images=True) as results:
             collected(results.read)
             await_true(
