@@ -15,6 +15,8 @@ from nodes.images.image_messages import image_from
 from nodes.messages.diagnostics import Activity
 from nodes.messages.headers import Origin, header_message, stamp_ns
 from nodes.parameters.declaration import Parameters
+from pipeline.capture.open import is_stored
+from pipeline.capture.paced import Paced
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.source import Source
@@ -217,15 +219,17 @@ def open_capture(
 
     Waits for the source. Raises `SourceError` if it cannot be opened.
     """
-    source = open_source(
-        parameters["source"],
+    text, fps = parameters["source"], parameters["fps"] or None
+    source: Any = open_source(
+        text,
         width=parameters["width"] or None,
         height=parameters["height"] or None,
-        fps=parameters["fps"] or None,
+        fps=None if is_stored(text) else fps,
         fourcc=parameters["fourcc"] or None,
         open_timeout_s=parameters["open_timeout"],
-        real_time=True,
     )
+    if not source.live:
+        source = Paced(source, fps)
     return CaptureSource(
         source, activity, limit, lambda frame: _header(frame, clock, parameters["frame_id"])
     )

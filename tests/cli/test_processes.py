@@ -1,4 +1,4 @@
-"""Camera, detector and viewer as processes of their own: what is sent arrives, and all end well."""
+"""Camera, detector and viewer as separate processes: every message is counted, and all stop."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from pipeline.transport.shm.ring_file import is_available
 ROOT = Path(__file__).resolve().parents[2]
 
 SCENE = "scene:?size=320x240&fps=15"
-PROMPT_S = 2.0  # how long a stop may take; times `crowding`, where others use the processors
+PROMPT_S = 2.0  # how long a stop may take, times `crowding` on a busy machine
 WAIT_S = 120.0
 LINES = 8
-TRIES = 3
 
 
 @pytest.fixture
@@ -63,56 +62,41 @@ def stats_of(folder, name: str) -> dict:
 
 
 def arrived(count: dict) -> int:
-    """What a receiver knows to have been sent to it; and every message has its one fate."""
+    """The messages that a receiver knows were sent; each received one is counted once more."""
     fates = ("given", "superseded", "gone", "invalid", "repeated", "unread")
     assert count["received"] == sum(count.get(fate, 0) for fate in fates)
     return count["received"] + count["lost"]
 
 
-def test_every_hop_counts_the_same_on_both_sides_and_any_may_start_first(
-    start, stop, address, tmp_path
-):
-    # What is dropped before one who stands still is known by what comes after it: of the last
-    # messages nobody can tell, but it is not so each time.
-    differences = []
-    while [0, 0] not in differences and len(differences) < TRIES:
-        differences.append(run_all(start, stop, address, tmp_path))
-        assert min(differences[-1]) >= 0
-    assert [0, 0] in differences
-    assert cv2.VideoCapture(str(tmp_path / "seen.mp4")).read()[0]
-
-
-def run_all(start, stop, address, tmp_path):
-    """Camera, detector and two viewers to their end; what was sent and did not come, by hop."""
+def test_every_hop_counts_the_same_on_both_sides_in_any_start_order(start, stop, address, tmp_path):
     camera, found = address("camera"), address("found")
-    viewers = [
-        start("view", "--subscribe", found, "--jsonl", "-", "--stats", "view.json"),
-        start("view", "--subscribe", found, "--jsonl", "-", "--record", "seen.mp4"),
-    ]
+    viewer = start("view", "--subscribe", found, "--jsonl", "-", "--stats", "view.json")
     detect = start("detect", "--subscribe", camera, "--publish", found, "--stats", "detect.json")
     source = start("camera", SCENE, "--publish", camera, "--stats", "camera.json")
-    for viewer in viewers:
-        seen = lines_from(viewer, LINES)
-        assert [line["seq"] for line in seen] == sorted({line["seq"] for line in seen})
-        assert all(0 <= line["age_ms"] < 10_000 for line in seen)
-    while not any(line["objects"] for line in seen):  # between two photographs there are none
-        seen = lines_from(viewers[-1], 1)
-    # From the source on, so that what is under way arrives before its receiver ends.
+    seen = lines_from(viewer, LINES)
+    # The counts of the first viewer are compared, so it must have subscribed first.
+    recorder = start("view", "--subscribe", found, "--jsonl", "-", "--record", "seen.mp4")
+    for lines in (seen, lines_from(recorder, LINES)):
+        assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
+        assert all(0 <= line["age_ms"] < 10_000 for line in lines)
+    while not any(line["objects"] for line in seen):  # there are none between two photographs
+        seen = lines_from(viewer, 1)
+    # The source ends first: each publisher tells its subscribers how many messages it sent.
     for process, number in zip(
-        [source, detect, *viewers], [signal.SIGINT, signal.SIGTERM] * 2, strict=True
+        [source, detect, viewer, recorder], [signal.SIGINT, signal.SIGTERM] * 2, strict=True
     ):
         stop(process, number)
     figures = {name: stats_of(tmp_path, name) for name in ("camera", "detect", "view")}
     frames, results = "frame/scene", "result/scene"
-    assert frames not in figures["view"]["received"]  # nobody looks at them
+    for sender, receiver, topic in (("camera", "detect", frames), ("detect", "view", results)):
+        sent = figures[sender]["sent"][topic]["sent"]
+        assert arrived(figures[receiver]["received"][topic]) == sent
+    assert frames not in figures["view"]["received"]  # no output needs them
     assert figures["view"]["age_ms"]["error"] == 0
-    return [
-        figures[sender]["sent"][topic]["sent"] - arrived(figures[receiver]["received"][topic])
-        for sender, receiver, topic in (("camera", "detect", frames), ("detect", "view", results))
-    ]
+    assert cv2.VideoCapture(str(tmp_path / "seen.mp4")).read()[0]
 
 
-def test_detectors_of_a_group_share_the_frames_and_the_viewer_puts_them_in_order(
+def test_detectors_of_a_group_share_the_frames_and_the_viewer_reorders_the_results(
     start, stop, address, tmp_path
 ):
     camera, members = address("camera"), ("one", "two")
@@ -135,8 +119,6 @@ def test_detectors_of_a_group_share_the_frames_and_the_viewer_puts_them_in_order
     assert numbers == sorted(set(numbers))
     stop(source)
     sent = stats_of(tmp_path, "camera")["sent"]["turn/crew/frame/scene"]["sent"]
-    while sum(map(count_lines, files)) < sent and time.monotonic() < deadline:
-        time.sleep(0.01)
     for process in (*crew, viewer):
         stop(process)
     received = [stats_of(tmp_path, name)["received"]["frame/scene"] for name in members]
@@ -144,7 +126,7 @@ def test_detectors_of_a_group_share_the_frames_and_the_viewer_puts_them_in_order
     assert min(count["given"] for count in received) > 0
 
 
-def test_two_cameras_come_to_one_detector(start, stop, address):
+def test_two_cameras_connect_to_one_detector(start, stop, address):
     meeting = address("meeting")
     detect = start(
         *("detect", "--subscribe", f"{meeting}?bind", "--jsonl", "-", "--classifier", "none")
@@ -161,7 +143,7 @@ def test_two_cameras_come_to_one_detector(start, stop, address):
     stop(detect)
 
 
-def test_the_frames_of_a_camera_without_a_detector_can_be_seen(start, address, tmp_path):
+def test_a_viewer_shows_the_frames_of_a_camera_without_a_detector(start, address, tmp_path):
     start("camera", SCENE, "--publish", address("camera"))
     viewer = start(
         *("view", "--subscribe", address("camera"), "--record", "seen.mp4", "--max-frames", LINES)
@@ -184,7 +166,7 @@ def test_the_last_result_of_a_run_arrives(start, stop, address):
     stop(viewer)
 
 
-def test_known_keys_are_let_in_and_others_refused_aloud(vision, start, stop, tmp_path):
+def test_known_keys_are_accepted_and_others_refused_and_logged(vision, start, stop, tmp_path):
     for name in ("drone", "ground", "stranger"):
         outcome = vision("keys", name, "--folder", tmp_path)
         assert outcome.code == 0
@@ -206,9 +188,9 @@ def test_known_keys_are_let_in_and_others_refused_aloud(vision, start, stop, tmp
 
     ground, stranger = come("ground"), come("stranger")
     lines_from(ground, LINES)
-    while b"is not among the known ones" not in (line := source.stderr.readline()):
+    while b"is unknown" not in (line := source.stderr.readline()):
         assert line
-    assert b"is our key known there" in stranger.stderr.readline()
+    assert b"does the publisher know our key" in stranger.stderr.readline()
     for process in (source, ground, stranger):
         stop(process)
     assert stranger.stdout.closed or not stranger.stdout.read()
@@ -224,7 +206,7 @@ def test_known_keys_are_let_in_and_others_refused_aloud(vision, start, stop, tmp
     ],
     ids=["camera", "run", "detect", "view"],
 )
-def test_off_the_machine_keys_are_asked_for(vision, command):
+def test_addresses_off_the_machine_require_keys(vision, command):
     outcome = vision(*command, "zmq+tcp://192.0.2.7:5555")
     assert outcome.code == 2
     assert "vision keys" in outcome.err
@@ -242,30 +224,30 @@ def test_off_the_machine_keys_are_asked_for(vision, command):
     ],
     ids=["run-publish", "run-source", "detect-subscribe", "detect-publish"],
 )
-def test_an_address_is_looked_at_before_the_models_are_loaded(vision, command):
+def test_addresses_are_checked_before_the_models_are_loaded(vision, command):
     outcome = vision(*command, "--detector", "not-there.onnx")
     assert outcome.code == 2
     assert "vision keys" in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
-        (("--key", "me.key_secret"), "name one with --peer FILE.key"),
+        (("--key", "me.key_secret"), "--peer FILE.key"),
         (("--peer", "me.key"), "--key NAME.key_secret"),
     ],
     ids=["no-peer", "no-key"],
 )
-def test_which_key_is_missing_is_said(vision, tmp_path, monkeypatch, keys, said):
+def test_a_missing_key_is_named(vision, tmp_path, monkeypatch, keys, message):
     monkeypatch.chdir(tmp_path)
     vision("keys", "me")
     outcome = vision("camera", "scene:", "--publish", "zmq+tcp://127.0.0.1:0", *keys)
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (("camera", "scene:"), "--publish ADDRESS is missing"),
         (("camera", "--publish", "zmq+ipc:///tmp/x"), "SOURCE is missing"),
@@ -277,18 +259,18 @@ def test_which_key_is_missing_is_said(vision, tmp_path, monkeypatch, keys, said)
     ],
     ids=["publish", "source", "subscribe", "view", "address", "group", "payload"],
 )
-def test_what_is_missing_or_wrong_is_said(vision, command, said):
+def test_a_missing_or_invalid_option_is_named(vision, command, message):
     outcome = vision(*command)
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
     assert outcome.err.count("\n") == 1
 
 
 @pytest.mark.skipif(not is_available(), reason="needs /dev/shm")
-def test_what_a_killed_publisher_left_in_shared_memory_is_removed_by_the_next(vision, address):
-    made = "import os; from pipeline.transport import ring_file, shared_memory\n"
-    made += "ring = shared_memory.RingWriter(4096).ring\n"
-    made += "print(ring_file.path_of(ring), flush=True); os._exit(9)"
+def test_the_next_publisher_removes_the_shared_memory_of_a_killed_one(vision, address):
+    made = "import os; from pipeline.transport.shm import ring, ring_file\n"
+    made += "name = ring.RingWriter(4096).ring\n"
+    made += "print(ring_file.path_of(name), flush=True); os._exit(9)"
     left = subprocess.run(
         [sys.executable, "-c", made], capture_output=True, cwd=ROOT, check=False, text=True
     ).stdout.strip()
@@ -298,7 +280,7 @@ def test_what_a_killed_publisher_left_in_shared_memory_is_removed_by_the_next(vi
     assert not Path(left).exists()
 
 
-def test_the_figures_say_how_often_and_how_long_a_source_was_away(vision, address, tmp_path):
+def test_statistics_have_the_reconnects_and_gaps_of_a_source(vision, address, tmp_path):
     outcome = vision(
         *("camera", "scene:?size=320x240&die_after=0.3s", "--reconnect", "--duration", "2.5"),
         *("--publish", address("camera"), "--stats", tmp_path / "camera.json"),
@@ -311,7 +293,7 @@ def test_the_figures_say_how_often_and_how_long_a_source_was_away(vision, addres
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (("camera", "scene:", "--publish", "zmq+ipc:///tmp/x?camera=left"), "--camera NAME"),
         (("detect", "--subscribe", "zmq+ipc:///tmp/x", "--publish", "zmq+ipc:///tmp/x"), "another"),
@@ -319,27 +301,28 @@ def test_the_figures_say_how_often_and_how_long_a_source_was_away(vision, addres
     ],
     ids=["camera", "itself", "source"],
 )
-def test_an_address_to_publish_at_is_of_nobody_else(vision, command, said):
+def test_publish_refuses_the_address_of_a_source_or_one_camera(vision, command, message):
     outcome = vision(*command)
     assert outcome.code == 2
     assert "--publish zmq+ipc:///tmp/x" in outcome.err
-    assert said in outcome.err
+    assert message in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (("scene:", "--quality", "50", "--await-subscriber"), "--quality, --await-subscriber"),
+        (("zmq+ipc:///nobody", "--fps", "5", "--open-timeout", "0.1"), "--fps"),
         (("scene:", "--server", "a.key", "--insecure"), "--insecure"),
     ],
-    ids=["publishing", "receiving"],
+    ids=["publishing", "capturing", "receiving"],
 )
-def test_options_that_do_nothing_are_warned_of(vision, command, said):
+def test_options_without_effect_are_warned_of(vision, command, message):
     outcome = vision("run", *command, "--classifier", "not-there.onnx", "--yes")
-    assert f"warning: {said}: without effect" in outcome.err
+    assert f"warning: {message}: without effect" in outcome.err
 
 
-def test_what_a_settings_file_says_for_other_commands_is_not_warned_of(vision, tmp_path):
+def test_settings_of_other_commands_in_a_file_are_not_warned_of(vision, tmp_path):
     settings = tmp_path / "all.yaml"
     settings.write_text("quality: 50\npublish:\nfps: 5\n")
     outcome = vision("view", "--jsonl", "-", "--config", settings, "--subscribe", "tcp://here")
@@ -347,7 +330,7 @@ def test_what_a_settings_file_says_for_other_commands_is_not_warned_of(vision, t
 
 
 @pytest.mark.parametrize("command", ["camera", "view"])
-def test_what_help_shows_over_a_network_has_its_keys(vision, monkeypatch, tmp_path, command):
+def test_examples_over_a_network_in_help_have_keys(vision, monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
     for name in ("drone", "ground"):
         vision("keys", name)
@@ -358,7 +341,7 @@ def test_what_help_shows_over_a_network_has_its_keys(vision, monkeypatch, tmp_pa
     assert "key" not in outcome.err  # which leaves that there is no camera and no screen
 
 
-def test_commands_that_share_a_file_take_what_is_theirs(vision, address, tmp_path):
+def test_commands_that_share_a_settings_file_use_their_own_settings(vision, address, tmp_path):
     settings = tmp_path / "all.yaml"
     settings.write_text(f"publish: {address('out')}\nsubscribe: ['{address('in')}']\nretry: true\n")
     outcome = vision("view", "--jsonl", "-", "--config", settings, "--duration", 0.2)

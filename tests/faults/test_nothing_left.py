@@ -240,4 +240,4 @@ def test_too_many_newcomers_over_ipc_end_the_camera_in_order_and_not_by_an_abort
     camera.await_ready()
     with crowd(camera, address, 18):
         error = await_failure(camera)
-    assert "too few file descriptors are left; allow more (ulimit -n)" in error
+    assert "too few file descriptors are left; raise the limit (ulimit -n)" in error

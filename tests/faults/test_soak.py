@@ -1,4 +1,4 @@
-"""Two minutes of kill -9; `python -m tests.faults.soak --minutes 60` does it for longer."""
+"""Two minutes of kill -9; `python -m tests.faults.soak --minutes 60` runs it for longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .processes import IN_HAND, how_many_above
 from .soak import Soak
 
 STOPPED_S = 10
-SECONDS = 100  # with the start, and the account at the end, about two minutes
+SECONDS = 100  # with the start and the comparison of counts about two minutes
 
 
 pytestmark = [
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def test_whoever_is_killed_the_others_go_on_and_the_counts_add_up(tmp_path, capsys):
+def test_other_processes_continue_after_a_kill_and_the_counts_are_equal(tmp_path, capsys):
     soak = Soak(tmp_path, seed=1, size="640x360")
     try:
         soak.run(SECONDS)
@@ -32,7 +32,7 @@ def test_whoever_is_killed_the_others_go_on_and_the_counts_add_up(tmp_path, caps
     assert soak.leftovers() == []
 
 
-def test_a_viewer_that_is_stopped_slows_nobody_and_goes_on_with_the_newest(tmp_path, crowding):
+def test_a_stopped_viewer_slows_no_process_and_continues_with_the_newest(tmp_path, crowding):
     soak = Soak(tmp_path, seed=1, size="320x240")
     try:
         others_had, ages_ms = soak.stop_viewer(STOPPED_S)
@@ -40,5 +40,5 @@ def test_a_viewer_that_is_stopped_slows_nobody_and_goes_on_with_the_newest(tmp_p
         soak.close()
     before, meanwhile, afterwards = others_had
     assert meanwhile > 0.5 * min(before, afterwards), others_had  # on however few cores
-    # One result it may have had in its hands; history would be many seconds and hundreds of them.
+    # It may have been processing one result; old results would be hundreds, many seconds old.
     assert how_many_above(1000 * crowding(), ages_ms) <= IN_HAND, ages_ms
