@@ -18,9 +18,9 @@ from benchmarks.models import float_models
 from benchmarks.preprocess import preprocess_figures
 from benchmarks.report import report
 from benchmarks.throughput import efficiency_figure, speed_figures
-from pipeline.capture import open_source
 from pipeline.errors import VisionError
 from pipeline.inference.detector import Detector
+from pipeline.sources import open_source
 
 VIDEO = "videos/bottle-detection.mp4"
 

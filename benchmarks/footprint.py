@@ -20,7 +20,7 @@ _RUN = """
 import sys
 from pathlib import Path
 import psutil
-from pipeline.capture import open_source
+from pipeline.sources import open_source
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.figures import Figure
-from pipeline.capture import open_source
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector, Prepared
+from pipeline.sources import open_source
 from pipeline.types import Detections
 
 SCENE = "scene:?size=1280x720&fps=30"

@@ -25,9 +25,9 @@ from benchmarks.ros_processes import NodeProcess, Watcher
 from nodes.images.image_messages import image_from, image_message
 from nodes.messages.headers import header_message
 from nodes.middleware import make_room_for_images
-from pipeline.capture import open_source
 from pipeline.engine import Pipeline
 from pipeline.inference.detector import Detector
+from pipeline.sources import open_source
 
 SCENE = "scene:?size=640x480&fps=30"
 WARM_UP_S = 3.0

@@ -11,11 +11,11 @@ from benchmarks.figures import Figure
 from benchmarks.models import FloatModels
 from benchmarks.paired import measure_pair
 from benchmarks.tutorial import TutorialLoop
-from pipeline.capture import open_source
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import BATCH, Classifier, crop_into
 from pipeline.inference.detector import Detector
 from pipeline.inference.session import available_threads
+from pipeline.sources import open_source
 
 
 def run_pipeline(video: Path, frames: int, detector: Detector, classifier: Classifier) -> int:

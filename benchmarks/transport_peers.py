@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.transport_ways import RECEIVERS, SENDERS, SHAPE, Receive, Send
-from pipeline.capture import open_source
+from pipeline.sources import open_source
 from pipeline.types import Image
 
 

@@ -43,17 +43,31 @@ def truth(text: str) -> bool:
     return text.lower() == "true"
 
 
+def of_parameter(
+    name: str,
+    convert: Callable[[str], object],
+    nodes: tuple[str, ...],
+    choices: tuple[str, ...] | None = None,
+) -> Argument:
+    """The argument that sets a parameter, described as in config/vision.yaml."""
+    lines = PARAMS_FILE.read_text(encoding="utf-8").splitlines()
+    end = start = next(i for i, line in enumerate(lines) if line.startswith(f"    {name}: "))
+    while lines[start - 1].startswith("    # "):
+        start -= 1
+    comment = " ".join(line.removeprefix("    # ") for line in lines[start:end])
+    return Argument(name, "", f"{comment}; empty: as in params_file", choices, convert, nodes)
+
+
 DETECTING = ("vision_node", "detector_node")
 INFERRING = (*DETECTING, "classifier_node")  # these also subscribe to images
 ALL = ("camera_node", *INFERRING)
-AS_FILE = "; empty: the value of params_file"
 
 ARGUMENTS = (
     Argument(
         "source",
         "",
-        "source of the images: a camera number, /dev/videoN, a file, a folder, rtsp://, http://, "
-        "zmq+tcp:// or scene: (built in); empty: image_topic, or this machine's first camera",
+        "camera number, /dev/videoN, file, folder, rtsp://, http://, zmq+tcp://, or scene: for the "
+        "built-in scene; empty: image_topic, or this machine's first camera",
     ),
     Argument("image_topic", "", "topic of the images if no source is given"),
     Argument(
@@ -62,69 +76,25 @@ ARGUMENTS = (
         "true: one process; false: a process each for camera, detector and classifier",
         BOOLEAN,
     ),
-    Argument(
-        "detector",
-        "",
-        "detection model: a registered name or an ONNX file" + AS_FILE,
-        convert=str,
-        nodes=DETECTING,
-    ),
-    Argument(
-        "classifier",
-        "",
-        "classification model: a registered name, an ONNX file, or none" + AS_FILE,
-        convert=str,
-        nodes=("vision_node", "classifier_node"),
-    ),
-    Argument(
-        "score_threshold",
-        "",
-        "lowest score of a detection, 0 to 1" + AS_FILE,
-        convert=float,
-        nodes=DETECTING,
-    ),
-    Argument(
-        "nms_threshold",
-        "",
-        "overlap above which two boxes of one class are one object, 0 to 1" + AS_FILE,
-        convert=float,
-        nodes=DETECTING,
-    ),
-    Argument(
-        "threads",
-        "",
-        "number of cores for inference per node, 0 for all cores" + AS_FILE,
-        convert=int,
-        nodes=INFERRING,
-    ),
-    Argument(
-        "image_transport",
-        "",
-        "raw or compressed images" + AS_FILE,
-        ("", "raw", "compressed"),
-        str,
-        INFERRING,
-    ),
-    Argument(
-        "reliability",
-        "",
-        "reliability of the image subscription; auto takes the publisher's" + AS_FILE,
-        ("", "auto", "reliable", "best_effort"),
-        str,
-        INFERRING,
-    ),
+    of_parameter("detector", str, DETECTING),
+    of_parameter("classifier", str, ("vision_node", "classifier_node")),
+    of_parameter("score_threshold", float, DETECTING),
+    of_parameter("nms_threshold", float, DETECTING),
+    of_parameter("threads", int, INFERRING),
+    of_parameter("image_transport", str, INFERRING, ("", "raw", "compressed")),
+    of_parameter("reliability", str, INFERRING, ("", "auto", "reliable", "best_effort")),
     Argument("namespace", "", "namespace of all nodes and topics"),
     Argument("params_file", str(PARAMS_FILE), "YAML file of parameters"),
-    Argument("use_sim_time", "", "take the time from /clock" + AS_FILE, ("", *BOOLEAN), truth, ALL),
-    Argument("log_level", "info", "debug, info, warn, error or fatal"),
     Argument(
-        "autostart",
+        "use_sim_time",
         "",
-        "configure and activate the nodes at their start" + AS_FILE,
+        "take the time from /clock; empty: as in params_file",
         ("", *BOOLEAN),
         truth,
         ALL,
     ),
+    Argument("log_level", "info", "debug, info, warn, error or fatal"),
+    of_parameter("autostart", truth, ALL, ("", *BOOLEAN)),
     Argument("respawn", "false", "restart a node after it has ended", BOOLEAN),
 )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
-from nodes.parameters.tables import CAPTURE, MAX_RATE, PUBLICATION
+from nodes.parameters.tables import LOOP, MAX_RATE, PUBLICATION
 from nodes.process import run
-from pipeline.capture.video import check_address
+from pipeline.capture.stream import check_address
 from pipeline.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ class CameraNode(EngineNode):
     """
 
     def __init__(self) -> None:
-        super().__init__("camera_node", (*CAPTURE, MAX_RATE, *PUBLICATION))
+        super().__init__("camera_node", (MAX_RATE, LOOP, *PUBLICATION))
 
     def configure(self) -> None:
         """Check the source, read the calibration and create the publishers."""

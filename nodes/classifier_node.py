@@ -19,11 +19,12 @@ from nodes.messages.detection_messages import add_classifications, boxes_from
 from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import stamp_ns
 from nodes.parameters.declaration import Parameter, Value
-from nodes.parameters.tables import CLASSIFICATION, SUBSCRIPTION, THREADS
+from nodes.parameters.tables import SUBSCRIPTION
 from nodes.parameters.topics import open_publisher, open_subscription
 from nodes.process import run
 from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.session import Runtime
 from pipeline.runtime.mailbox import Closed, NewestOfEach
 from pipeline.settings import NO_MODEL
 
@@ -50,8 +51,7 @@ class ClassifierNode(ManagedNode):
     """
 
     def __init__(self) -> None:
-        table = (*CLASSIFICATION, THREADS, *SUBSCRIPTION, SYNC_TOLERANCE)
-        super().__init__("classifier_node", table)
+        super().__init__("classifier_node", (*SUBSCRIPTION, SYNC_TOLERANCE))
         self.parameters.on_change = self._on_change
         self._activity = Activity(CLASSIFIED)
         self._classifier: Classifier | None = None
@@ -69,9 +69,8 @@ class ClassifierNode(ManagedNode):
         given = self.parameters
         if given["classifier"] == NO_MODEL:
             raise ConfigError("parameter classifier is none; expected a model, or no such node")
-        self._classifier = Classifier(
-            given["classifier"], top=given["top"], threads=given["threads"] or None
-        )
+        runtime = Runtime(threads=given["threads"] or None)
+        self._classifier = Classifier(given["classifier"], top=given["top"], runtime=runtime)
         self.info = model_info(classifier=self._classifier)
         self._publisher = open_publisher(self, Detection2DArray, CLASSIFIED)
         self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
-from nodes.parameters.tables import DETECTION, SUBSCRIPTION
+from nodes.parameters.tables import MAX_DETECTIONS, MAX_RATE, SUBSCRIPTION
 from nodes.process import run
 
 
@@ -11,7 +11,7 @@ class DetectorNode(EngineNode):
     """Detects objects in every image of `image_raw`; publishes them on `detections`."""
 
     def __init__(self) -> None:
-        super().__init__("detector_node", (*DETECTION, *SUBSCRIPTION))
+        super().__init__("detector_node", (MAX_DETECTIONS, MAX_RATE, *SUBSCRIPTION))
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from nodes.source_runner import SourceRunner
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.inference.session import Runtime
 from pipeline.settings import NO_MODEL
 from pipeline.types import Result
 
@@ -122,17 +123,17 @@ class EngineNode(ManagedNode):
         given = self.parameters
         if "detector" not in given:
             return
-        threads = given["threads"] or None
+        runtime = Runtime(threads=given["threads"] or None)
         self._detector = Detector(
             given["detector"],
             score_threshold=given["score_threshold"],
             nms_threshold=given["nms_threshold"],
             nms_kind=given["nms_kind"],
             max_detections=given["max_detections"],
-            threads=threads,
+            runtime=runtime,
         )
         if given.get("classifier", NO_MODEL) != NO_MODEL:
-            self._classifier = Classifier(given["classifier"], top=given["top"], threads=threads)
+            self._classifier = Classifier(given["classifier"], top=given["top"], runtime=runtime)
         self.info = model_info(detector=self._detector, classifier=self._classifier)
         self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))
 

@@ -19,7 +19,7 @@ from std_srvs.srv import SetBool
 
 from nodes.messages.diagnostics import Activity, Diagnostics
 from nodes.parameters.declaration import Parameter, Parameters
-from nodes.parameters.tables import AUTOSTART, DIAGNOSTICS
+from nodes.parameters.tables import AUTOSTART, DIAGNOSTICS, parameters_of_settings
 from pipeline.errors import VisionError, one_line
 
 HOUSEKEEPING_S = 1.0
@@ -49,7 +49,8 @@ class RosHandler(logging.Handler):
 class ManagedNode(LifecycleNode):
     """A lifecycle node that configures and activates itself unless `autostart` is false.
 
-    - `parameters`: the values of the node's table, by name
+    - `parameters`: the values of the parameters, by name: those of the settings that name the node,
+      those of `table`, and those of every node
     - `state`: `unconfigured`, `inactive`, `active` or `finalized`
     - `enabled`: False while `~/enable` has paused the node
     - `problem`: why the node does not work, for diagnostics; empty if it does
@@ -63,7 +64,8 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, table: Sequence[Parameter], **options: Any) -> None:
         super().__init__(name, **options)
         _forward_logs(self.get_logger())
-        self.parameters = Parameters(self, (AUTOSTART, *table, *DIAGNOSTICS))
+        shared = parameters_of_settings(name)
+        self.parameters = Parameters(self, (AUTOSTART, *shared, *table, *DIAGNOSTICS))
         self.state = "unconfigured"
         self.enabled = True
         self.problem = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nodes.engine_node import EngineNode
 from nodes.parameters.declaration import Parameter
-from nodes.parameters.tables import CAPTURE, CLASSIFICATION, DETECTION, PUBLICATION, SUBSCRIPTION
+from nodes.parameters.tables import LOOP, MAX_DETECTIONS, MAX_RATE, PUBLICATION, SUBSCRIPTION
 from nodes.process import run
 from pipeline.errors import ConfigError
 
@@ -19,7 +19,7 @@ class VisionNode(EngineNode):
     """Captures or subscribes, detects and classifies; several cameras share one model fairly."""
 
     def __init__(self) -> None:
-        table = (*DETECTION, *SUBSCRIPTION, *CLASSIFICATION, *CAPTURE, *PUBLICATION, CAMERAS)
+        table = (MAX_DETECTIONS, MAX_RATE, LOOP, CAMERAS, *SUBSCRIPTION, *PUBLICATION)
         super().__init__("vision_node", table)
         names = self.cameras or ()  # rclpy gives None for []
         if not names or len(set(names)) < len(names) or ("" in names and len(names) > 1):

@@ -1,7 +1,7 @@
 """Real-time video pipeline: capture, detection and classification on a small CPU.
 
-The public names are loaded when they are first asked for, so that a command which needs none of
-them (`vision --help`) starts at once.
+Public names are imported on first use, so that a command that needs none of them (`vision --help`)
+starts fast.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from pipeline.inference.detector import Detector
     from pipeline.inference.session import Runtime
     from pipeline.output.drawing import draw
+    from pipeline.output.json_lines import JsonLines
+    from pipeline.output.output import Output, Stop
+    from pipeline.output.video_file import VideoFile
+    from pipeline.output.window import Window
+    from pipeline.outputs import Outputs, deliver
+    from pipeline.publishing import Publishing
     from pipeline.source import Source
     from pipeline.sources import open_source
     from pipeline.step import Step
     from pipeline.types import Classifications, Detections, Frame, Header, Result
 
-# ONNX Runtime reads it when it is first loaded. A robot's software reports to nobody unasked, and
-# leaves no files in a home that may be read-only.
+# ONNX Runtime reads it when loaded: no telemetry, and no files in a home that may be read-only.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
@@ -34,13 +39,21 @@ _HOMES = {
     "Frame": "pipeline.types",
     "Header": "pipeline.types",
     "InputError": "pipeline.errors",
+    "JsonLines": "pipeline.output.json_lines",
+    "Output": "pipeline.output.output",
+    "Outputs": "pipeline.outputs",
     "Pipeline": "pipeline.engine",
+    "Publishing": "pipeline.publishing",
     "Result": "pipeline.types",
     "RunError": "pipeline.errors",
     "Runtime": "pipeline.inference.session",
     "Source": "pipeline.source",
     "Step": "pipeline.step",
+    "Stop": "pipeline.output.output",
+    "VideoFile": "pipeline.output.video_file",
     "VisionError": "pipeline.errors",
+    "Window": "pipeline.output.window",
+    "deliver": "pipeline.outputs",
     "draw": "pipeline.output.drawing",
     "open_source": "pipeline.sources",
 }
@@ -54,13 +67,21 @@ __all__ = [
     "Frame",
     "Header",
     "InputError",
+    "JsonLines",
+    "Output",
+    "Outputs",
     "Pipeline",
+    "Publishing",
     "Result",
     "RunError",
     "Runtime",
     "Source",
     "Step",
+    "Stop",
+    "VideoFile",
     "VisionError",
+    "Window",
+    "deliver",
     "draw",
     "open_source",
 ]

@@ -15,6 +15,7 @@ from pipeline.source import Source
 from pipeline.transport import Publisher, Security, is_address, load_key_pair, load_public_key
 from pipeline.transport.address import parse_address
 from pipeline.transport.shm.ring_file import is_available, remove_leftovers
+from pipeline.transport.zmq.publisher import PayloadKind
 from pipeline.types import SAME_CLOCK, UNKNOWN_CLOCK, ClockOffset, Result
 
 FLUSH_S = 0.5
@@ -24,31 +25,38 @@ logger = logging.getLogger(__name__)
 
 
 class Publishing(Output):
-    """Sends each frame and then its result; without a detector only frames.
+    """Sends each frame, and its result if `with_results`, to the subscribers at an address.
+
+    - `payload`, `quality`, `security`: as for `pipeline.transport.Publisher`
+    - `streams`: how many topics share the send queue
+    - `awaits_subscriber`: `wait_ready` waits for a subscriber
 
     Made and used by one thread. Raises `ConfigError` if the address cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        if settings.publish is None:
-            raise ConfigError("--publish ADDRESS is missing; it says where the frames are sent")
-        _check_address(settings.publish, [*settings.subscribe, str(settings.source)])
-        self._with_results = with_results = settings.detector != NO_MODEL
-        self._awaits_subscriber = settings.await_subscriber
+    def __init__(
+        self,
+        address: str,
+        *,
+        payload: PayloadKind = "auto",
+        quality: int = 85,
+        security: Security | None = None,
+        with_results: bool = True,
+        streams: int = 2,
+        awaits_subscriber: bool = False,
+    ) -> None:
+        self._with_results = with_results
+        self._awaits_subscriber = awaits_subscriber
         self._source: Source[Any] | None = None
         self._publisher = Publisher(
-            settings.publish,
-            payload=settings.payload,
-            quality=settings.quality,
-            streams=(2 if with_results else 1) * max(1, len(settings.subscribe)),
-            security=publisher_security(settings),
+            address, payload=payload, quality=quality, streams=streams, security=security
         )
         if is_available():  # else they stay until a subscriber wants images from shared memory
             remove_leftovers()
         logger.info("publishing at zmq+%s", self._publisher.endpoint)
 
     def wait_ready(self) -> None:
-        """Wait for a subscriber if the settings say so; a signal interrupts it."""
+        """Wait for a subscriber if that was asked for; a signal interrupts it."""
         while self._awaits_subscriber and not self._publisher.has_subscribers():
             threading.Event().wait(POLL_S)
 
@@ -78,7 +86,23 @@ class Publishing(Output):
         self._publisher.close(flush_s=FLUSH_S)
 
 
-KIND = OutputKind("publish", Publishing)
+def _make(settings: Settings) -> Publishing:
+    if settings.publish is None:
+        raise ConfigError("--publish ADDRESS is missing; it says where the frames are sent")
+    _check_address(settings.publish, [*settings.subscribe, str(settings.source)])
+    with_results = settings.detector != NO_MODEL
+    return Publishing(
+        settings.publish,
+        payload=settings.payload,
+        quality=settings.quality,
+        security=publisher_security(settings),
+        with_results=with_results,
+        streams=(2 if with_results else 1) * max(1, len(settings.subscribe)),
+        awaits_subscriber=settings.await_subscriber,
+    )
+
+
+KIND = OutputKind("publish", _make)
 
 
 def publisher_security(settings: Settings) -> Security:

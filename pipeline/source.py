@@ -1,12 +1,12 @@
-"""The interface of every source of frames, and the names of cameras."""
+"""The interface of sources, kinds of sources and their options, and the names of cameras."""
 
 from __future__ import annotations
 
 import abc
 import re
 import unicodedata
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ConfigError
@@ -16,6 +16,9 @@ _CAMERA_NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 Item = TypeVar("Item", Frame, Result)
 S = TypeVar("S", bound="Source[Any]")
+
+DEFAULT_FPS = 30.0
+"""The rate of images and of recordings that state none, in frames per second."""
 
 
 class Source(abc.ABC, Generic[Item]):
@@ -64,13 +67,68 @@ class Source(abc.ABC, Generic[Item]):
     def __enter__(self: S) -> S:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *reason: object) -> None:
         self.close()
+
+
+class SourceWrapper(Source[Item]):
+    """Base of sources that change what another source gives; delegates everything but `read`."""
+
+    def __init__(self, source: Source[Item]) -> None:
+        self.camera, self.live = source.camera, source.live
+        self.frames, self.fps = source.frames, source.fps
+        self._source: Source[Item] = source
+
+    def close(self) -> None:
+        self._source.close()
+
+    def clock_of(self, camera: str) -> ClockOffset | None:
+        return self._source.clock_of(camera)
+
+    def done(self) -> None:
+        self._source.done()
+
+    def counts(self) -> Mapping[str, Any]:
+        return self._source.counts()
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to open a source; `pipeline.open_source` explains each option."""
+
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    fourcc: str | None = None
+    open_timeout_s: float = 5.0
+    read_timeout_s: float = 5.0
+    camera: str | None = None
+    reconnect: bool | None = None
+    isolate: bool = False
+    real_time: bool = False
+    group: str | None = None
+    in_flight: int | None = None
+    in_turn: bool = False
+    limits: Any = None
+    security: Any = None
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of source, such as cameras: how texts name one, and how it is opened.
+
+    - `name`: the kind in the plural, for messages
+    - `forms`: the texts that name such sources, for help and errors
+    - `accepts`: whether a text names a source of this kind
+    - `open`: opens the source; raises `SourceError` or `ConfigError`
+    - `uses`: the options with an effect on this kind; `camera` and `real_time` go without saying
+    """
+
+    name: str
+    forms: str
+    accepts: Callable[[str], bool]
+    open: Callable[[str, SourceOptions], Source[Frame]]
+    uses: tuple[str, ...]
 
 
 def safe_name(text: str) -> str:

@@ -1,32 +1,67 @@
-"""From what a user types to a source of frames, of this process or of another."""
+"""Opens sources: the table of all kinds of sources, and `open_source`."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline import capture
+from pipeline.capture import camera as cameras
+from pipeline.capture import files, scene, stream
+from pipeline.capture.live import Backoff
+from pipeline.capture.playback import Paced
 from pipeline.errors import SourceError
-from pipeline.source import Source, check_camera_name
+from pipeline.source import Source, SourceKind, SourceOptions, check_camera_name
 from pipeline.transport.address import FORMS as ADDRESS_FORMS
 from pipeline.transport.address import is_address
-from pipeline.transport.wire.schema import (
-    Limits,
-)
-from pipeline.transport.zmq.frames import FrameSubscription, open_subscription
+from pipeline.transport.wire.schema import Limits
+from pipeline.transport.zmq.frames import open_subscription
 from pipeline.transport.zmq.keys import Security
 from pipeline.types import Frame
 
-AnySource = Source[Frame] | FrameSubscription
-FORMS = f"{capture.FORMS}, or {ADDRESS_FORMS}"
-FIRST_RETRY_S, LAST_RETRY_S = 0.5, 5.0
+log = logging.getLogger(__name__)
 
 Opened = TypeVar("Opened")
 
 
+def _open_subscription(text: str, options: SourceOptions) -> Source[Frame]:
+    return open_subscription(
+        text,
+        open_timeout_s=options.open_timeout_s,
+        camera=options.camera,
+        group=options.group,
+        in_flight=options.in_flight,
+        in_turn=options.in_turn,
+        limits=options.limits,
+        security=options.security,
+    )
+
+
+SUBSCRIPTIONS = SourceKind(
+    "subscriptions",
+    ADDRESS_FORMS,
+    is_address,
+    _open_subscription,
+    ("open_timeout_s", "group", "in_flight", "in_turn", "limits", "security"),
+)
+
+KINDS: tuple[SourceKind, ...] = (
+    cameras.KIND,
+    stream.KIND,
+    scene.KIND,
+    SUBSCRIPTIONS,
+    files.KIND,
+)
+"""Every kind of source; the first that accepts a text opens it."""
+
+FORMS = ", ".join(kind.forms for kind in KINDS)
+
+_NEVER_REPORTED = ("camera", "open_timeout_s", "real_time", "in_turn", "limits", "security")
+
+
 def open_source(
-    text: str,
+    text: str | int,
     *,
     width: int | None = None,
     height: int | None = None,
@@ -37,61 +72,86 @@ def open_source(
     camera: str | None = None,
     reconnect: bool | None = None,
     isolate: bool = False,
+    real_time: bool = False,
     group: str | None = None,
     in_flight: int | None = None,
     in_turn: bool = False,
     limits: Limits | None = None,
     security: Security | None = None,
-) -> AnySource:
-    """Open what `text` names: something to capture, or another process's frames.
+) -> Source[Frame]:
+    """Open what `text` names: a camera, a file, images, a stream, the scene, or a subscription.
 
-    `zmq+tcp://` and `zmq+ipc://` addresses take `group`, `in_flight`, `in_turn`, `limits` and
-    `security`, as `pipeline.transport.open_subscription` explains; everything else takes the
-    settings that `pipeline.capture.open_source` explains.
+    - `width`, `height` (pixels), `fps`, `fourcc`: requested from cameras; all but `fourcc` from the
+      scene; `fps` also replaces the rate of files and is the rate of images
+    - `open_timeout_s`, `read_timeout_s`: cameras and streams must deliver their first frame and
+      later ones within these times, subscriptions the first
+    - `camera`: replaces the source's own name for its frames
+    - `reconnect`: reopen a live source when it breaks, until it is closed; False raises its
+      `CaptureError`; by default cameras and streams reconnect and the scene does not
+    - `isolate`: read cameras, streams and the scene in a child process from the start, so that a
+      crash of the driver or decoder does no harm; by default only after a hang
+    - `real_time`: deliver the frames of recordings at their own rate, as a camera would
+    - `group`, `in_flight`, `in_turn`, `limits`, `security`: of subscriptions, see
+      `pipeline.transport.open_subscription`
 
-    Raises `SourceError` where it cannot be opened and `ConfigError` where a setting makes no sense.
+    Options without an effect on the source are logged. Raises `SourceError` if the source cannot
+    be opened and `ConfigError` if an option makes no sense.
     """
-    if is_address(text):
-        if camera is not None:
-            check_camera_name(camera)
-        return open_subscription(
-            text,
-            open_timeout_s=open_timeout_s,
-            camera=camera,
-            group=group,
-            in_flight=in_flight,
-            in_turn=in_turn,
-            limits=limits,
-            security=security,
-        )
-    return capture.open_source(
-        text,
-        width=width,
-        height=height,
-        fps=fps,
-        fourcc=fourcc,
-        open_timeout_s=open_timeout_s,
-        read_timeout_s=read_timeout_s,
-        camera=camera,
-        reconnect=reconnect,
-        isolate=isolate,
-    )
+    options = SourceOptions(
+        width, height, fps, fourcc, open_timeout_s, read_timeout_s, camera, reconnect, isolate,
+        real_time, group, in_flight, in_turn, limits, security,
+    )  # fmt: skip
+    text = str(text)
+    if camera is not None:
+        check_camera_name(camera)
+    kind = kind_of(text)
+    unused = _unused(kind, options)
+    if unused:
+        log.warning("%s: without effect on %s: %s", text, kind.name, ", ".join(unused))
+    source = kind.open(text, options)
+    return Paced(source) if real_time and not source.live else source
+
+
+def kind_of(text: str) -> SourceKind:
+    """The kind of source that `text` names.
+
+    Raises `SourceError` if it names none.
+    """
+    for kind in KINDS:
+        if kind.accepts(text):
+            return kind
+    scheme, separator, _ = text.partition("://")
+    why = f"unknown kind '{scheme}://'" if separator else files.why_missing(text)
+    raise SourceError(f"source {text!r}: {why}; expected {FORMS}")
+
+
+def _unused(kind: SourceKind, options: SourceOptions) -> list[str]:
+    """The options that were chosen and have no effect on a kind of source."""
+    defaults = vars(SourceOptions())
+    return [
+        name
+        for name, value in vars(options).items()
+        if value != defaults[name] and name not in (*kind.uses, *_NEVER_REPORTED)
+    ]
 
 
 def open_with_retries(
     attempt: Callable[[], Opened], closing: threading.Event, say: Callable[[str], object]
 ) -> Opened:
-    """What `attempt` opens, tried again with pauses that double, as often as it takes.
+    """Call `attempt` until it opens a source, waiting with back-off after each failure.
 
-    `say` is told of each failure; once `closing` is set, the next one is raised as `SourceError`.
+    `say` is called with each failure. Once `closing` is set, the next failure is raised as
+    `SourceError`.
     """
-    wait_s = FIRST_RETRY_S
+    backoff = Backoff()
+    attempts = 0
     while True:
         try:
             return attempt()
         except SourceError as error:
             if closing.is_set():
                 raise
-            say(f"{error}; trying again in {wait_s:g} s")
+            wait_s = backoff.wait_s(attempts)
+            say(f"{error}; trying again in {wait_s:.1f} s")
+        attempts += 1
         closing.wait(wait_s)
-        wait_s = min(2 * wait_s, LAST_RETRY_S)

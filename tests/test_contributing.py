@@ -2,11 +2,12 @@
 
 A Python block begins with the file that it is for: `# pipeline/capture/noise.py` makes a new file,
 `# pipeline/sources.py, in KINDS` adds lines at the end of a table, and `..., changed lines`
-replaces the lines that import from the same modules or set the same names.
+replaces the imports and values that they extend.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -46,13 +47,23 @@ def add_lines(text: str, table: str, lines: str) -> str:
 
 
 def change_lines(text: str, lines: str) -> str:
-    """`text` with each of `lines` in the place of the one that begins in the same way."""
+    """`text` with each of `lines` in the place of the import or value that it extends."""
+    old = text.splitlines()
     for line in filter(None, lines.splitlines()):
         begin = re.match(r"from \S+ import |\w+ = ", line)
         assert begin, f"neither an import nor a value: {line}"
-        text, count = re.subn(rf"^{re.escape(begin[0])}.*$", line, text, flags=re.MULTILINE)
-        assert count == 1, f"{count} lines begin with: {begin[0]}"
-    return text
+        extended = [
+            number
+            for number, one in enumerate(old)
+            if one.startswith(begin[0]) and words(one) <= words(line)
+        ]
+        assert len(extended) == 1, f"{len(extended)} lines could become: {line}"
+        old[extended[0]] = line
+    return "\n".join(old) + "\n"
+
+
+def words(line: str) -> set[str]:
+    return set(re.findall(r"\w+", line))
 
 
 def apply(text: str, where: str, code: str) -> str:
@@ -79,9 +90,9 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(tree, tmp_path):
-    """Runs Python in the copy with `variables` in its environment; returns its output."""
+    """Runs Python in the copy with environment `variables`; returns its output, or `errors`."""
 
-    def run(*arguments: object, **variables: str) -> str:
+    def run(*arguments: object, errors: bool = False, **variables: str) -> str:
         outcome = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=tmp_path,
@@ -92,7 +103,7 @@ def run(tree, tmp_path):
             check=False,
         )
         assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-        return outcome.stdout
+        return outcome.stderr if errors else outcome.stdout
 
     return run
 
@@ -107,6 +118,31 @@ def usage_of(text: str) -> str:
     """The block of CONTRIBUTING.md that contains `text` and says how to use an example."""
     (code,) = [code for code in USAGE.findall(CONTRIBUTING) if text in code]
     return code
+
+
+def test_source_opens_in_python_and_on_the_command_line(run, vision, tmp_path):
+    lines = run("-c", usage_of("noise:3")).splitlines()
+    assert lines == [f"noise {seq} (32, 64, 3)" for seq in range(3)]
+    stats = tmp_path / "stats.json"
+    vision("run", "noise:2", "--classifier", "none", "--stats", stats)
+    assert json.loads(stats.read_text())["captured"] == 2
+
+
+def test_source_refuses_bad_input_and_is_listed(run):
+    fails = "import sys; from pipeline.cli.main import main; sys.exit(main(sys.argv[1:]) != 2)"
+    message = "expected noise:COUNT, such as noise:100"
+    assert message in run("-c", fails, "run", "noise:x", errors=True)
+    assert "noise:COUNT" in run("-c", fails, "run", "unknown:x", errors=True)
+
+
+def test_output_writes_a_file(vision, tmp_path):
+    assert "write one CSV row per object" in vision("run", "--help")
+    vision("run", ROOT / "models" / "samples", "--csv", "found.csv", "--classifier", "none")
+    with (tmp_path / "found.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert {row[2] for row in rows} >= {"person", "cat", "cup"}
+    assert {row[0] for row in rows} == {"samples"}
+    assert all(len(row) == 8 and float(row[3]) >= 0.25 for row in rows)
 
 
 def boxes_network(path: Path, rows: np.ndarray) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cli.main import app
 from pipeline.settings import load_config
+from pipeline.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -118,13 +119,17 @@ def test_settings_file_in_documents_is_valid(tmp_path):
         assert load_config(file)
 
 
-def test_example_in_readme_runs(capsys):
+def test_examples_in_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     code = blocks(ROOT / "README.md", "python")
     assert code
     for block in code:
         assert '"0"' in block
         exec(block.replace('"0"', '"scene:?fps=0"'), {})  # noqa: S102 - needs no camera
     assert " cat " in capsys.readouterr().out
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 100
+    with open_source(tmp_path / "out.mp4") as recording:
+        assert recording.read() is not None
 
 
 @pytest.mark.parametrize("document", MANUALS, ids=lambda path: path.name)

@@ -15,8 +15,6 @@ from nodes.images.image_messages import image_from
 from nodes.messages.diagnostics import Activity
 from nodes.messages.headers import Origin, header_message, stamp_ns
 from nodes.parameters.declaration import Parameters
-from pipeline.capture.open import is_stored
-from pipeline.capture.paced import Paced
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.source import Source
@@ -219,17 +217,15 @@ def open_capture(
 
     Waits for the source. Raises `SourceError` if it cannot be opened.
     """
-    text, fps = parameters["source"], parameters["fps"] or None
-    source: Any = open_source(
-        text,
+    source = open_source(
+        parameters["source"],
         width=parameters["width"] or None,
         height=parameters["height"] or None,
-        fps=None if is_stored(text) else fps,
+        fps=parameters["fps"] or None,
         fourcc=parameters["fourcc"] or None,
         open_timeout_s=parameters["open_timeout"],
+        real_time=True,
     )
-    if not source.live:
-        source = Paced(source, fps)
     return CaptureSource(
         source, activity, limit, lambda frame: _header(frame, clock, parameters["frame_id"])
     )

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from nodes.parameters.tables import JPEG_QUALITY
 from pipeline.errors import FrameError
-from pipeline.images import MAX_PIXELS, image_size
+from pipeline.images import JPEG_QUALITY, decode_image, encode_jpeg, image_size
 from pipeline.types import Image
 
 MAX_SIDE = 16384  # pixels; more is a damaged message rather than a camera
@@ -114,12 +113,8 @@ def compressed_message(image: Image, header: Any, quality: int = JPEG_QUALITY) -
 
     Raises `FrameError` if the image cannot be encoded (a side of more than 65500 pixels).
     """
-    try:
-        _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
-    except cv2.error as error:
-        raise FrameError(f"a picture of {image.shape} cannot be a JPEG: {error.err}") from error
     message = CompressedImage(header=header, format="bgr8; jpeg compressed bgr8")
-    message.data = _byte_array(encoded)
+    message.data = array.array("B", encode_jpeg(image, quality))
     return message
 
 
@@ -160,28 +155,14 @@ def _pixels(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
 
 
 def _decompressed(message: CompressedImage) -> Image:
-    data = bytes(message.data)
+    data, format_shown = bytes(message.data), f"format '{_shown(message.format)}'"
     if not data:
         raise FrameError("a compressed image without data")
-    # Check the size before decoding: a few kilobytes may decode to gigabytes.
     size = image_size(data)
-    if size is not None:
-        _check_size(*size)
-        if size[0] * size[1] > MAX_PIXELS:
-            raise FrameError(f"size must be at most {MAX_PIXELS} pixels, got {size[0]}x{size[1]}")
-    image: Image | None = None
-    try:
-        if size is not None:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise FrameError(f"format '{_shown(message.format)}' cannot be decoded: {error.err}") from (
-            error
-        )
-    if image is None:
-        raise FrameError(
-            f"{len(data)} bytes of format '{_shown(message.format)}' are no JPEG or PNG picture"
-        )
-    return image
+    if size is None:
+        raise FrameError(f"{len(data)} bytes of {format_shown} are neither JPEG nor PNG")
+    _check_size(*size)
+    return decode_image(data, format_shown)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from rclpy.node import Node
 from nodes.parameters.declaration import Parameters
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.paths import sha256_of
 from pipeline.runtime.statistics import Durations
 
 TOPIC = "/diagnostics"
@@ -30,7 +30,7 @@ def model_info(**models: Detector | Classifier | None) -> dict[str, str]:
             continue
         model = user.model
         info[name] = f"{model.path.name} ({len(user.labels)} labels)"
-        info[f"{name} sha256"] = hashlib.sha256(model.path.read_bytes()).hexdigest()
+        info[f"{name} sha256"] = sha256_of(model.path)
         info[f"{name} provider"] = ", ".join(model.session.get_providers())
         info[f"{name} threads"] = str(model.threads)
     return info

@@ -17,17 +17,22 @@ from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
 
 from pipeline.errors import ConfigError, VisionError, one_line
+from pipeline.settings import Setting
 
 Value = Any
 """bool, int, float, str or a list of str: the type of the default."""
+
+
+_UNITS = ("PIXELS", "SECONDS")
 
 
 @dataclass(frozen=True)
 class Parameter:
     """The name, default, description and allowed values of one parameter.
 
-    `low` and `high` are the ends of a number's range, `choices` all values of a text. A parameter
-    that is not `changeable` is read-only after the node has started.
+    `low` and `high` are the ends of a number's range, `choices` all values of a text. `setting` is
+    the setting of the same meaning, if there is one. A parameter that is not `changeable` is
+    read-only after the node has started.
     """
 
     name: str
@@ -37,6 +42,23 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     changeable: bool = False
+    setting: Setting | None = None
+
+    @classmethod
+    def of(cls, setting: Setting, unset: str = "", changeable: bool = False) -> Parameter:
+        """The parameter of a setting; 0 or empty is an unset value, which `unset` describes."""
+        about, limits, default = setting.about, setting.range, setting.default
+        low = limits.ge if limits.gt is None else limits.gt
+        description = about.help
+        if about.metavar in _UNITS:
+            description += f", in {about.metavar.lower()}"
+        if default is None:
+            low, default = 0, setting.base() if setting.base in (int, float) else ""
+            unset = unset or about.unset or "the source's own"
+            description += f"; {'empty' if default == '' else 0}: {unset}"
+        return cls(
+            about.ros, default, description, low, limits.le, setting.choices, changeable, setting
+        )
 
     def descriptor(self) -> ParameterDescriptor:
         """The description that ROS tools show."""
@@ -63,12 +85,13 @@ class Parameter:
             raise ConfigError(
                 f"{self.name} must be one of {', '.join(self.choices)}, but got '{value}'"
             )
-        if self.low is None or self.high is None:
-            return
-        if not self.low <= value <= self.high or not math.isfinite(value):
+        has_range = self.low is not None and self.high is not None
+        if has_range and not (self.low <= value <= self.high and math.isfinite(value)):
             raise ConfigError(
                 f"{self.name} must lie between {self.low:g} and {self.high:g}, but got {value}"
             )
+        if self.setting is not None and value != self.default:
+            self.setting.check(value, self.name)
 
 
 class Parameters:

@@ -1,10 +1,27 @@
-"""The parameters that several nodes share, in one table per purpose."""
+"""The parameters of the nodes: those of the settings, and those that only ROS has."""
 
 from __future__ import annotations
 
 from nodes.parameters.declaration import Parameter
+from pipeline.images import JPEG_QUALITY
+from pipeline.settings import SETTINGS
 
-JPEG_QUALITY = 90
+_CHANGEABLE = ("score", "nms")
+_UNSET = {
+    "source": "vision_node subscribes to image_raw",
+    "camera": "the source's own; also the frame_id of the headers",
+    "fps": "the source's own; also the rate at which files are played",
+}
+
+
+def parameters_of_settings(node: str) -> tuple[Parameter, ...]:
+    """The parameters of a node that are settings of the pipeline, too."""
+    return tuple(
+        Parameter.of(setting, _UNSET.get(name, ""), name in _CHANGEABLE)
+        for name, setting in SETTINGS.items()
+        if setting.about.ros and node in setting.about.nodes
+    )
+
 
 AUTOSTART = Parameter(
     "autostart",
@@ -12,7 +29,9 @@ AUTOSTART = Parameter(
     "configure and activate the node at its start; if false, wait for the transitions",
 )
 
-THREADS = Parameter("threads", 0, "number of cores for inference; 0 for all cores", 0, 1024)
+MAX_DETECTIONS = Parameter(
+    "max_detections", 300, "maximum number of detections per frame", 1, 10000
+)
 
 MAX_RATE = Parameter(
     "max_rate",
@@ -23,47 +42,7 @@ MAX_RATE = Parameter(
     changeable=True,
 )
 
-DETECTION = (
-    Parameter(
-        "detector",
-        "yolov4-tiny-int8",
-        "detection model: a name (see vision models list) or the path of an ONNX file",
-    ),
-    Parameter(
-        "score_threshold",
-        0.25,
-        "lowest score of a detection; a change applies from the next frame on",
-        0.0,
-        1.0,
-        changeable=True,
-    ),
-    Parameter(
-        "nms_threshold",
-        0.45,
-        "overlap above which two boxes of one class are one object",
-        0.0,
-        1.0,
-        changeable=True,
-    ),
-    Parameter(
-        "nms_kind",
-        "iou",
-        "NMS variant: iou for plain IoU, darknet for Darknet's distance-IoU",
-        choices=("iou", "darknet"),
-    ),
-    Parameter("max_detections", 300, "maximum number of detections per frame", 1, 10000),
-    THREADS,
-    MAX_RATE,
-)
-
-CLASSIFICATION = (
-    Parameter(
-        "classifier",
-        "mobilenetv2-int8",
-        "classification model: a name or the path of an ONNX file; none for no classification",
-    ),
-    Parameter("top", 5, "number of classes per object", 1, 1000),
-)
+LOOP = Parameter("loop", False, "play a file again after its end")
 
 SUBSCRIPTION = (
     Parameter(
@@ -86,39 +65,6 @@ SUBSCRIPTION = (
         3600.0,
         changeable=True,
     ),
-)
-
-CAPTURE = (
-    Parameter(
-        "source",
-        "",
-        "source of the images: a camera number, /dev/videoN, a file, a folder, rtsp://, http://, "
-        "zmq+tcp://HOST:PORT/CAMERA, or scene: for the built-in scene",
-    ),
-    Parameter("frame_id", "", "frame_id of the images' headers; empty for the source's name"),
-    Parameter("width", 0, "width to request from a camera in pixels; 0 for its default", 0, 16384),
-    Parameter(
-        "height", 0, "height to request from a camera in pixels; 0 for its default", 0, 16384
-    ),
-    Parameter(
-        "fps",
-        0.0,
-        "frames per second to request from a camera or to play files at; 0 for the source's own",
-        0.0,
-        1000.0,
-    ),
-    Parameter(
-        "fourcc", "", "pixel format to request from a camera, such as MJPG; empty for its default"
-    ),
-    Parameter(
-        "open_timeout",
-        5.0,
-        "seconds within which a camera or stream must deliver its first frame",
-        0.1,
-        3600.0,
-    ),
-    Parameter("retry", False, "if the source cannot be opened, retry with back-off"),
-    Parameter("loop", False, "play a file again after its end"),
 )
 
 PUBLICATION = (

@@ -1,5 +1,1 @@
-"""Frames in: cameras, video files and streams, pictures, and the demo scene."""
-
-from pipeline.capture.open import FORMS, open_source
-
-__all__ = ["FORMS", "open_source"]
+"""Frames in: cameras, video files and streams, images, and the demo scene."""

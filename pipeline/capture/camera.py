@@ -1,4 +1,4 @@
-"""Cameras on this machine, through Video4Linux (elsewhere through what OpenCV finds)."""
+"""Cameras of this machine, through Video4Linux (on other systems through OpenCV's default)."""
 
 from __future__ import annotations
 
@@ -10,58 +10,35 @@ import re
 import stat
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
+from pipeline.capture.live import open_live
 from pipeline.capture.opencv import OpenCVSource
+from pipeline.capture.readers import Request
 from pipeline.errors import CaptureError, ConfigError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
-from pipeline.source import safe_name
+from pipeline.source import Source, SourceKind, SourceOptions, safe_name
 from pipeline.types import Frame, Image
 
 log = logging.getLogger(__name__)
 
 MAX_STAMP_AGE_NS = 2_000_000_000
 
-# With one buffer the driver has nothing to fill while we hold it, which halves the rate of many
-# cameras; with two one picture waits, and is as old as its reader is late.
+# With one buffer the driver has nothing to fill while it is read, which halves the rate of many
+# cameras; with two, one frame waits, and is as old as its reader is late.
 _BUFFERS = 2
-# OpenCV waits so many whole seconds for a picture. It asks the environment when it first waits, and
-# keeps the answer for all cameras of the process, so that a longer wait is made of several.
+# The seconds that OpenCV waits for a frame. It reads the environment at its first wait and keeps
+# the value for all cameras of the process, so a longer wait consists of several.
 _SELECT_S = 1
-_PAUSE_S = 0.05  # between two questions, where the system's own capture does not wait
+_PAUSE_S = 0.05  # between two attempts, where the system's own capture does not wait
 _VIDEO_MAJOR = 81  # Linux's number for video devices
 _LINUX = sys.platform.startswith("linux")
 
 
-@dataclass(frozen=True)
-class CameraSettings:
-    """What to ask of a camera; None leaves the camera's own choice.
-
-    `width` and `height` in pixels, `fps` in frames per second, `fourcc` four letters (`MJPG`).
-    Raises `ConfigError` where one of them makes no sense.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    fps: float | None = None
-    fourcc: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("width", "height", "fps"):
-            number = getattr(self, name)
-            if number is not None and not 0 < number <= 100_000:
-                raise ConfigError(f"camera {name}: expected a positive number, but got {number}")
-        if self.fourcc is not None and not re.fullmatch(r"[ -~]{4}", self.fourcc):
-            raise ConfigError(
-                f"camera fourcc: expected four letters such as MJPG, but got '{self.fourcc}'"
-            )
-
-
 class Camera(OpenCVSource):
-    """A camera that delivers pictures whether they are read or not."""
+    """A camera, which delivers frames whether they are read or not."""
 
     live = True
     frames = None
@@ -74,8 +51,8 @@ class Camera(OpenCVSource):
         self._read_timeout_s = read_timeout_s
         self._size = _size_of(capture)
 
-    def await_picture(self, timeout_s: float) -> str | None:
-        """Wait for the next picture, or until closed; why none came, None where one did."""
+    def await_frame(self, timeout_s: float) -> str | None:
+        """Wait for the next frame, or until closed; returns why none came, None if one did."""
         began_s = time.monotonic()
         while not self._closed.is_set():
             asked_s = time.monotonic()
@@ -86,7 +63,7 @@ class Camera(OpenCVSource):
             if _LINUX and now_s - asked_s < _SELECT_S / 2:
                 return "its driver failed" if self._is_there() else "it was unplugged"
             if now_s - began_s >= timeout_s:
-                return f"no picture came for {now_s - began_s:.1f} s"
+                return f"no frame came for {now_s - began_s:.1f} s"
             if not _LINUX:
                 self._closed.wait(_PAUSE_S)
         return "it was closed"
@@ -95,7 +72,7 @@ class Camera(OpenCVSource):
         return not self._device.startswith("/") or os.path.exists(self._device)
 
     def _read(self) -> Frame | None:
-        problem = self.await_picture(self._read_timeout_s)
+        problem = self.await_frame(self._read_timeout_s)
         if self._closed.is_set():
             return None
         if problem:
@@ -107,7 +84,7 @@ class Camera(OpenCVSource):
         return Frame(self._retrieve(seq), stamp_ns, seq, self.camera)
 
     def _arrange(self, image: Image) -> Image:
-        """OpenCV 4.11 gives the format BGR3 as one row with all the bytes."""
+        """OpenCV 4.11 returns the format BGR3 as one row of bytes."""
         width, height = self._size
         is_packed = image.ndim == 2 and len(image) == 1 and image.size == height * width * 3
         return image.reshape(height, width, 3) if is_packed else image
@@ -120,26 +97,27 @@ def _size_of(capture: cv2.VideoCapture) -> tuple[int, int]:
 
 
 def driver_stamp_ns(position_ms: float, wall_ns: int, monotonic_ns: int) -> int:
-    """When a picture was taken, in ns since the epoch.
+    """When a frame was captured, in ns since the Unix epoch.
 
-    `position_ms` is what the driver wrote on the buffer, in ms of the monotonic clock (the kernel's
+    `position_ms` is the driver's stamp of the buffer, in ms of the monotonic clock (the kernel's
     V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC); `wall_ns` and `monotonic_ns` are both clocks now. A stamp
-    from the future or older than 2 s means another clock or none: then it is the time of the grab.
+    in the future or older than 2 s is of another clock, or missing; then the time of the grab is
+    used.
     """
     age_ns = monotonic_ns - int(position_ms * 1e6) if math.isfinite(position_ms) else -1
     return wall_ns - age_ns if 0 <= age_ns <= MAX_STAMP_AGE_NS else wall_ns
 
 
 def device_path(device: str) -> str:
-    """The path of a camera given by its number, where the system has paths for them."""
+    """The path of a camera given by its number, on systems with such paths."""
     return f"/dev/video{int(device)}" if device.isdecimal() and _LINUX else device
 
 
 def lasting_path(device: str, links: Path = Path("/dev/v4l/by-path")) -> str:
-    """The name under which a camera is found again after it was unplugged: that of its socket.
+    """The name under which a camera is found after it was unplugged: that of its USB port.
 
-    The number may change when it is plugged in again, or go to another camera. `device` itself
-    where the system keeps no such names.
+    Its number may change when it is plugged in again, or go to another camera. Returns `device`
+    if the system has no such names.
     """
     path = device_path(device)
     for link in sorted(links.glob("*")):
@@ -151,7 +129,7 @@ def lasting_path(device: str, links: Path = Path("/dev/v4l/by-path")) -> str:
 def connect_device(path: str) -> cv2.VideoCapture:
     """OpenCV's capture of a device.
 
-    Raises `SourceError` where there is no such camera or it may not be opened.
+    Raises `SourceError` if there is no such camera or the user may not open it.
     """
     if _LINUX:
         _check_device(path)
@@ -159,35 +137,59 @@ def connect_device(path: str) -> cv2.VideoCapture:
     return cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
 
 
-def open_camera(
-    device: str,
-    settings: CameraSettings | None = None,
-    *,
-    open_timeout_s: float = 5.0,
-    read_timeout_s: float = 5.0,
-    camera: str | None = None,
-) -> Camera:
-    """Open a camera given by number (`0`) or by path (`/dev/video0`) and wait for a picture.
+def is_camera(text: str) -> bool:
+    """Whether `text` is a camera number or a device path."""
+    return (text.isascii() and text.isdigit()) or text.startswith("/dev/")
 
-    Raises `SourceError` where it is not there, may not be opened, is busy, or gives no picture
-    within `open_timeout_s` seconds.
+
+def open_camera(text: str, options: SourceOptions) -> Source[Frame]:
+    """Open a camera given by number (`0`) or by path (`/dev/video0`); it reconnects by default.
+
+    Raises `SourceError` if it cannot be opened or delivers no frame, and `ConfigError` if an
+    option makes no sense.
     """
-    settings = settings or CameraSettings()
-    path = device_path(device)
-    name = camera or safe_name(f"video{path}" if path.isdecimal() else Path(path).name)
-    # Up to the first picture, since only the wait for that makes OpenCV look for its setting.
+    _check_options(options)
+    return open_live(
+        connect,
+        Request(text, options),
+        subject=f"camera {device_path(text)}",
+        locate=lasting_path,
+        may_freeze=True,
+    )
+
+
+def connect(request: Request) -> Camera:
+    """Open a camera once and wait for a frame.
+
+    Raises `SourceError` if it is missing, busy, not permitted, or delivers no frame in time.
+    """
+    options = request.options
+    path = device_path(request.text)
+    name = options.camera or safe_name(f"video{path}" if path.isdecimal() else Path(path).name)
+    # Until the first frame, because OpenCV reads its setting at the first wait for one.
     with quiet_opening(OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT=str(_SELECT_S)):
         capture = connect_device(path)
         if not capture.isOpened():
             raise SourceError(f"camera {path}: cannot be opened; {_why_not(path)}")
-        _apply(capture, settings)
-        source = Camera(capture, name, path, read_timeout_s)
-        problem = source.await_picture(open_timeout_s)
+        _apply(capture, options)
+        source = Camera(capture, name, path, options.read_timeout_s)
+        problem = source.await_frame(options.open_timeout_s)
     if problem:
         source.close()
         raise SourceError(f"camera {path}: opened, but {problem}; {_why_silent(path)}")
-    _report(source.camera, capture, settings)
+    _report(source.camera, capture, options)
     return source
+
+
+def _check_options(options: SourceOptions) -> None:
+    sizes = {"width": options.width, "height": options.height, "fps": options.fps}
+    for name, number in sizes.items():
+        if number is not None and not 0 < number <= 100_000:
+            raise ConfigError(f"camera {name}: expected a positive number, but got {number}")
+    if options.fourcc is not None and not re.fullmatch(r"[ -~]{4}", options.fourcc):
+        raise ConfigError(
+            f"camera fourcc: expected four letters such as MJPG, but got '{options.fourcc}'"
+        )
 
 
 def _check_device(path: str) -> None:
@@ -204,14 +206,14 @@ def _check_device(path: str) -> None:
         )
 
 
-def _apply(capture: cv2.VideoCapture, settings: CameraSettings) -> None:
-    """The format comes first: which sizes and rates there are depends on it."""
-    if settings.fourcc is not None:
-        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.fourcc))
+def _apply(capture: cv2.VideoCapture, options: SourceOptions) -> None:
+    """Set the format first: the available sizes and rates depend on it."""
+    if options.fourcc is not None:
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*options.fourcc))
     wanted = {
-        cv2.CAP_PROP_FRAME_WIDTH: settings.width,
-        cv2.CAP_PROP_FRAME_HEIGHT: settings.height,
-        cv2.CAP_PROP_FPS: settings.fps,
+        cv2.CAP_PROP_FRAME_WIDTH: options.width,
+        cv2.CAP_PROP_FRAME_HEIGHT: options.height,
+        cv2.CAP_PROP_FPS: options.fps,
         cv2.CAP_PROP_BUFFERSIZE: _BUFFERS,
     }
     for key, number in wanted.items():
@@ -219,33 +221,33 @@ def _apply(capture: cv2.VideoCapture, settings: CameraSettings) -> None:
             capture.set(key, number)
 
 
-def _report(camera: str, capture: cv2.VideoCapture, settings: CameraSettings) -> None:
-    """Say what the camera really gives, since drivers take the nearest they can."""
+def _report(camera: str, capture: cv2.VideoCapture, options: SourceOptions) -> None:
+    """Log what the camera delivers, since drivers choose the nearest that they can."""
     width, height = _size_of(capture)
     fps = capture.get(cv2.CAP_PROP_FPS)
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
     fourcc = code.decode("ascii", "replace")
     given = f"{width}x{height} at {fps:g} fps in {fourcc}"
-    log.info("%s gives %s", camera, given)
-    size_differs = (settings.width or width, settings.height or height) != (width, height)
-    format_differs = settings.fourcc not in {None, fourcc}
-    if size_differs or format_differs or (settings.fps and fps < 0.95 * settings.fps):
-        is_told = "MJPG" in {fourcc, settings.fourcc}
-        tip = "" if is_told else "; many cameras are faster and larger with fourcc MJPG"
+    log.info("%s delivers %s", camera, given)
+    size_differs = (options.width or width, options.height or height) != (width, height)
+    format_differs = options.fourcc not in {None, fourcc}
+    if size_differs or format_differs or (options.fps and fps < 0.95 * options.fps):
+        is_mjpg = "MJPG" in {fourcc, options.fourcc}
+        tip = "" if is_mjpg else "; many cameras are faster and larger with fourcc MJPG"
         log.warning(
-            "%s was asked for %sx%s at %s fps in %s and gives %s%s",
+            "%s was asked for %sx%s at %s fps in %s but delivers %s%s",
             camera,
-            settings.width or "any",
-            settings.height or "any",
-            settings.fps or "any",
-            settings.fourcc or "any format",
+            options.width or "any",
+            options.height or "any",
+            options.fps or "any",
+            options.fourcc or "any format",
             given,
             tip,
         )
 
 
 def list_cameras() -> dict[str, str]:
-    """The video devices of this Linux machine: path to the name that the driver gives."""
+    """The video devices of this Linux machine: the driver's name by path."""
     found = {}
     for entry in sorted(Path("/sys/class/video4linux").glob("video*")):
         with contextlib.suppress(OSError):
@@ -262,18 +264,18 @@ def _why_not(path: str) -> str:
     others = holders(path)
     if others:
         return f"it is in use by {', '.join(others)}"
-    return f"it is busy, or not for capture; {_cameras_here()}"
+    return f"it is busy, or not a capture device; {_cameras_here()}"
 
 
 def _why_silent(path: str) -> str:
     others = holders(path)
     if others:
         return f"it is in use by {', '.join(others)}"
-    return "where cameras share a USB bus, a smaller size or fourcc MJPG leaves room for all"
+    return "if cameras share a USB bus, try a smaller size or fourcc MJPG"
 
 
 def holders(path: str) -> list[str]:
-    """The other processes that have a device open, `name (process 123)`, as far as we may see."""
+    """The other processes that have a device open, as `name (process 123)`, if visible to us."""
     device = os.path.realpath(path)
     found = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
@@ -282,3 +284,15 @@ def holders(path: str) -> list[str]:
             if int(process.name) != os.getpid() and os.readlink(link) == device:
                 found[process.name] = (process / "comm").read_text().strip()
     return [f"{name} (process {pid})" for pid, name in found.items()]
+
+
+KIND = SourceKind(
+    "cameras",
+    "a camera number or /dev/videoN",
+    is_camera,
+    open_camera,
+    (
+        *("width", "height", "fps", "fourcc"),
+        *("open_timeout_s", "read_timeout_s", "reconnect", "isolate"),
+    ),
+)

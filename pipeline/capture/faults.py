@@ -1,6 +1,6 @@
-"""Faults on purpose, to see what a program does when a camera fails: `scene:?drop=0.05`.
+"""Injected faults, to test how a program handles failing cameras: `scene:?drop=0.05`.
 
-The text after the `?` of the scene or of a file says what goes wrong. The same seed gives the same
+The text after the `?` of the scene or of a file states the faults. The same seed gives the same
 faults at the same frames.
 """
 
@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlencode
 import numpy as np
 
 from pipeline.errors import CaptureError, FrameError, SourceError
-from pipeline.source import Source
+from pipeline.source import DEFAULT_FPS, Source, SourceWrapper
 from pipeline.types import Frame, Image
 
 FORM = "?drop=0.05&corrupt=0.01&delay_ms=80&freeze_every=10s&freeze_for=1s&die_after=30s"
@@ -30,15 +30,15 @@ _MAX_S = 1e6
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """What goes wrong, and when in the source's own time (frames read over its rate).
+    """What fails, and when in the source's own time (frame number over rate).
 
-    - `drop`: the part of the frames that never come; each uses up its number
-    - `corrupt`: the part that comes damaged: half do not decode, half show noise across
-    - `delay_s`: a live source's frames come so much later than their stamp says, in the same
-      number; reading a frame of a file takes so much longer
-    - `freeze_every_s`, `freeze_for_s`: how often and for how long one picture is repeated
+    - `drop`: the share of the frames that are lost; each uses up its number
+    - `corrupt`: the share that is damaged: half do not decode, half have a band of noise
+    - `delay_s`: frames of a live source arrive this much later than their stamp, at an unchanged
+      rate; reading a frame of a file takes this much longer
+    - `freeze_every_s`, `freeze_for_s`: how often and for how long one image is repeated
     - `die_after_s`: the source breaks
-    - `hang_after_s`: reading never comes back, not even when the source is closed
+    - `hang_after_s`: reading never returns, not even when the source is closed
     """
 
     drop: float = 0.0
@@ -73,8 +73,8 @@ def _milliseconds(value: str) -> float:
 
 
 _READERS: dict[str, tuple[str, Callable[[str], float], str]] = {
-    "drop": ("drop", _part, "a part from 0 to 1"),
-    "corrupt": ("corrupt", _part, "a part from 0 to 1"),
+    "drop": ("drop", _part, "a share from 0 to 1"),
+    "corrupt": ("corrupt", _part, "a share from 0 to 1"),
     "delay_ms": ("delay_s", _milliseconds, "milliseconds up to 60000"),
     "freeze_every": ("freeze_every_s", _seconds, "a time such as 10s or 500ms"),
     "freeze_for": ("freeze_for_s", _seconds, "a time such as 1s or 500ms"),
@@ -85,9 +85,9 @@ _SEED = "seed"
 
 
 def split_scene(text: str) -> tuple[str, Faults | None]:
-    """What is the scene's own of `scene:?size=64x48&drop=0.1`, and the faults; both use the seed.
+    """Split `scene:?size=64x48&drop=0.1` into the scene's text and the faults; both use the seed.
 
-    Raises `SourceError` where a fault has no such value.
+    Raises `SourceError` if the value of a fault is invalid.
     """
     head, mark, query = text.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
@@ -100,9 +100,9 @@ def split_scene(text: str) -> tuple[str, Faults | None]:
 
 
 def split_path(text: str) -> tuple[str, Faults | None]:
-    """The path and the faults of `drive.mp4?drop=0.1`; a file of that very name comes first.
+    """Split `drive.mp4?drop=0.1` into path and faults; a file of exactly that name wins.
 
-    Raises `SourceError` where what follows the `?` of an existing file is not about faults.
+    Raises `SourceError` if the text after the `?` of an existing file does not state faults.
     """
     head, mark, query = text.rpartition("?")
     if not mark or "=" not in query or "\0" in text or os.path.lexists(text):
@@ -137,17 +137,15 @@ def _faults(pairs: list[tuple[str, str]], subject: str) -> Faults:
     return faults
 
 
-class Faulty(Source[Frame]):
+class Faulty(SourceWrapper[Frame]):
     """Another source, with faults."""
 
     def __init__(self, source: Source[Frame], faults: Faults) -> None:
-        self.camera, self.live = source.camera, source.live
-        self.frames, self.fps = source.frames, source.fps
-        self._source = source
+        super().__init__(source)
         self._faults = faults
         self._closed = threading.Event()
         self._started_s: float | None = None
-        self._still: Image | None = None
+        self._still: Frame | None = None
         self._late: deque[Frame] = deque()
         self._is_over = False
 
@@ -164,7 +162,7 @@ class Faulty(Source[Frame]):
 
     def close(self) -> None:
         self._closed.set()
-        self._source.close()
+        super().close()
 
     def _next(self) -> Frame | None:
         delay_s = self._faults.delay_s
@@ -175,7 +173,7 @@ class Faulty(Source[Frame]):
         return None if self._closed.wait(delay_s) else self._source.read()
 
     def _next_late(self, delay_ns: int) -> Frame | None:
-        """The newest frame that is due; meanwhile the source is read on, so that none is missed."""
+        """The newest frame that is due; reads the source while waiting, so that none is missed."""
         while not self._closed.is_set():
             due_ns = time.time_ns() - delay_ns
             while len(self._late) > 1 and self._late[1].stamp_ns <= due_ns:
@@ -194,8 +192,8 @@ class Faulty(Source[Frame]):
         return None
 
     def _time_s(self, frame: Frame) -> float:
-        if self.fps:
-            return frame.seq / self.fps
+        if self.fps or frame.recorded:
+            return frame.seq / (self.fps or DEFAULT_FPS)
         now_s = time.monotonic()
         if self._started_s is None:
             self._started_s = now_s
@@ -218,12 +216,12 @@ class Faulty(Source[Frame]):
         if every_s is None:
             return frame
         if self._still is None or now_s < every_s or now_s % every_s >= faults.freeze_for_s:
-            self._still = frame.image
-        return dataclasses.replace(frame, image=self._still)
+            self._still = frame
+        return dataclasses.replace(frame, image=self._still.image, planes=self._still.planes)
 
 
 def _with_noise(image: Image, chance: random.Random) -> Image:
-    """The picture with noise over some of its rows, as a stream shows that has lost a slice."""
+    """The image with noise over some of its rows, like a stream that lost a slice."""
     height = image.shape[0]
     first = chance.randrange(height)
     rows = min(height - first, max(1, height // 4))

@@ -1,4 +1,4 @@
-"""What cameras and videos share: an OpenCV capture that may be closed while it is being read."""
+"""The base of cameras and videos: an OpenCV capture that may be closed while it is being read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.source import Source
 from pipeline.types import Frame, Image
 
 MAX_FPS = 1000.0
-"""Rates above it are a container's tick rate rather than a rate of pictures."""
+"""Higher rates are a container's tick rate rather than a frame rate."""
 
 
 class OpenCVSource(Source[Frame]):
     """A source over `cv2.VideoCapture`, whose methods must never run at the same time.
 
-    Every frame gets a picture of its own: a pool of buffers was measured and saves nothing, since
-    the allocator hands the same pages out again.
+    Every frame has an image of its own: a pool of buffers was measured and saves nothing, because
+    the allocator reuses the same pages.
     """
 
     def __init__(self, capture: cv2.VideoCapture, camera: str) -> None:
@@ -42,22 +42,22 @@ class OpenCVSource(Source[Frame]):
                 self.close()
 
     def close(self) -> None:
-        # A reader that holds the lock sees the flag afterwards and closes in our place, because
-        # releasing a capture under a running grab crashes the process.
+        # A reader that holds the lock checks the flag afterwards and closes instead, because
+        # releasing a capture during a grab crashes the process.
         self._closed.set()
         if self._in_use.acquire(blocking=False):
             try:
-                with quiet_opencv():  # a camera that is gone makes it complain
+                with quiet_opencv():  # OpenCV warns if the camera is gone
                     self._capture.release()
             finally:
                 self._in_use.release()
 
     @abc.abstractmethod
     def _read(self) -> Frame | None:
-        """`read`, alone on the capture."""
+        """`read`, with exclusive use of the capture."""
 
     def _retrieve(self, seq: int) -> Image:
-        """Decode the grabbed frame; raises `FrameError` where that fails."""
+        """Decode the grabbed frame; raises `FrameError` if that fails."""
         try:
             ok, image = self._capture.retrieve()
         except cv2.error as error:
@@ -68,19 +68,19 @@ class OpenCVSource(Source[Frame]):
         channels = 1 if image.ndim == 2 else image.shape[2]
         if channels not in {1, 3} or image.dtype != np.uint8:
             raise FrameError(
-                f"{self.camera}: frame {seq} is no picture of 8-bit colours, "
-                f"but of shape {image.shape} and {image.dtype}"
+                f"{self.camera}: frame {seq} must be an image of 8-bit channels, "
+                f"but got shape {image.shape} of {image.dtype}"
             )
-        picture: Image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if channels == 1 else image
-        return picture
+        colors: Image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if channels == 1 else image
+        return colors
 
     def _arrange(self, image: Image) -> Image:
-        """The picture as rows and columns, where OpenCV hands out something else."""
+        """The image as rows and columns, if OpenCV returns something else."""
         return image
 
 
 def open_parameters(**properties: float) -> list[int]:
-    """`CAP_PROP_` settings for `cv2.VideoCapture`, less those that this OpenCV does not know."""
+    """`CAP_PROP_` settings for `cv2.VideoCapture`, without those unknown to this OpenCV."""
     parameters = []
     for name, number in properties.items():
         key = getattr(cv2, f"CAP_PROP_{name}", None)

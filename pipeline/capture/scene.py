@@ -1,4 +1,4 @@
-"""A virtual camera that wanders along a wall of the sample photographs."""
+"""The demo scene: a virtual camera that pans along a wall of the sample photographs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from urllib.parse import parse_qsl
 import cv2
 import numpy as np
 
+from pipeline.capture.faults import Faulty, split_scene
+from pipeline.capture.live import open_live
+from pipeline.capture.readers import Request
 from pipeline.errors import SourceError
 from pipeline.images import is_image, read_image
 from pipeline.paths import share_dirs
-from pipeline.source import Source
+from pipeline.source import DEFAULT_FPS, Source, SourceKind, SourceOptions
 from pipeline.types import Frame, Image
 
 PREFIX = "scene:"
@@ -28,14 +31,14 @@ _FRAMES_PER_PHOTO = 100
 _SLOWEST_PAN = 0.25  # of the mean speed, where a photograph is in the middle
 _CLOSEST = 0.8  # of the wall's height in view when zoomed in
 _WIDEST = 0.97
-_MARGIN = 0.3  # of a photograph's height; a face that fills the view is hard to tell
+_MARGIN = 0.3  # of a photograph's height; a face that fills the view is hard to detect
 _WALL_COLOR = (160, 160, 160)
-_ZOOM_FRAMES = 161.8  # out of step with the pan, so that hardly a view comes twice
+_ZOOM_FRAMES = 161.8  # out of step with the pan, so that views hardly repeat
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What the virtual camera gives.
+    """What the virtual camera delivers.
 
     `width` and `height` in pixels; `fps` in frames per second, 0 for as fast as it is read (then
     every frame counts); `frames` ends the scene, None never does. The pixels of a frame depend on
@@ -59,16 +62,16 @@ class Wall:
         self._zoom_start = choose.random()
         self._tilt_start = choose.random()
         self._size = (settings.width, settings.height)
-        # Finer than the widest view, so that a step of one pixel on the wall is a small one there.
+        # Finer than the widest view, so that a step of one pixel on the wall is small in the view.
         height = min(max(5 * settings.height // 4, 540), 1080)
-        hung = [_hang(photo, height) for photo in photos]
-        edges = np.cumsum([0, *(photo.shape[1] for photo in hung)])
+        mounted = [_mount(photo, height) for photo in photos]
+        edges = np.cumsum([0, *(photo.shape[1] for photo in mounted)])
         self._ring = int(edges[-1])
         middles = (edges[:-1] + edges[1:]) / 2
         self._middles = [*middles.tolist(), float(middles[0] + self._ring)]
         self._view_height = min(height, self._ring * settings.height / settings.width)
         overlap = math.ceil(self._view_height * settings.width / settings.height) + 1
-        wall = np.concatenate(hung, axis=1)
+        wall = np.concatenate(mounted, axis=1)
         self._pixels = np.concatenate([wall, wall[:, :overlap]], axis=1)
 
     def view(self, number: int) -> tuple[int, int, int, int]:
@@ -89,7 +92,7 @@ class Wall:
         return cv2.resize(part, self._size, interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
 
     def _pan(self, number: int) -> float:
-        """Where on the wall the middle of the view is: slow at photographs, faster between them."""
+        """The middle of the view on the wall: slow at photographs, faster between them."""
         photos = len(self._middles) - 1
         photo, part = divmod((self._pan_start + number / _FRAMES_PER_PHOTO) % photos, 1)
         part -= (1 - _SLOWEST_PAN) * math.sin(2 * math.pi * part) / (2 * math.pi)
@@ -97,7 +100,7 @@ class Wall:
 
 
 class Scene(Source[Frame]):
-    """Renders the wall; keeps time like a camera, or gives frame after frame where `fps` is 0."""
+    """Renders the wall: in real time like a camera, or with `fps` 0 as a recording of 30 fps."""
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class Scene(Source[Frame]):
         self.fps = settings.fps or None
         self._wall = Wall(photos, settings)
         self._clock_ns = clock_ns
+        self._opened_ns = time.time_ns()
         self._start_ns: int | None = None
         self._seq = 0
         self._closed = threading.Event()
@@ -121,20 +125,22 @@ class Scene(Source[Frame]):
         if self._closed.is_set() or (self.frames is not None and self._seq >= self.frames):
             return None
         seq, self._seq = self._seq, self._seq + 1
-        # Rendered before it is due: what a lens does costs a real camera's reader no time either.
+        # Rendered before it is due, because a real camera's reader spends no time on it either.
         image = self._wall.render(seq)
-        late_ns = 0 if due_ns is None else self._clock_ns() - due_ns
-        if late_ns < 0 and self._closed.wait(-late_ns / 1e9):
+        if due_ns is None:
+            stamp_ns = self._opened_ns + round(seq * 1e9 / DEFAULT_FPS)
+            return Frame(image, stamp_ns, seq, self.camera, recorded=True)
+        early_ns = due_ns - self._clock_ns()
+        if early_ns > 0 and self._closed.wait(early_ns / 1e9):
             return None
-        if due_ns is not None:
-            late_ns = self._clock_ns() - due_ns
-        return Frame(image, time.time_ns() - max(late_ns, 0), seq, self.camera)
+        late_ns = max(self._clock_ns() - due_ns, 0)
+        return Frame(image, time.time_ns() - late_ns, seq, self.camera)
 
     def close(self) -> None:
         self._closed.set()
 
     def _due_ns(self) -> int | None:
-        """When the next frame is due; a reader who is late gets the newest, as from a camera."""
+        """When the next frame is due; a late reader gets the newest frame, as from a camera."""
         if not self.fps:
             return None
         now = self._clock_ns()
@@ -145,20 +151,23 @@ class Scene(Source[Frame]):
         return self._start_ns + round(self._seq * period_ns)
 
 
-def open_scene(
-    text: str = PREFIX,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    fps: float | None = None,
-    camera: str | None = None,
-) -> Scene:
+def open_scene(text: str, options: SourceOptions) -> Source[Frame]:
     """Open `scene:` or `scene:?size=1280x720&fps=30&seed=0&frames=300`, each part optional.
 
-    The arguments stand in for what the text does not say. Raises `SourceError` where the text says
-    something else, or no sample photographs are found.
+    The text wins over the options. With `reconnect` or `isolate` it is read like a camera. Raises
+    `SourceError` if the text says something else, or no sample photographs are found.
     """
-    given = {"width": width, "height": height, "fps": fps}
+    request = Request(text, options)
+    if options.reconnect or options.isolate:
+        return open_live(connect, request, subject=text, reconnect=bool(options.reconnect))
+    return connect(request)
+
+
+def connect(request: Request) -> Source[Frame]:
+    """Open the scene once, with the faults that its text asks for."""
+    text, faults = split_scene(request.text)
+    options = request.options
+    given = {"width": options.width, "height": options.height, "fps": options.fps}
     values = {name: number for name, number in given.items() if number is not None}
     values.update(_parse(text))
     settings = SceneSettings(**values)  # type: ignore[arg-type]
@@ -168,13 +177,14 @@ def open_scene(
         if number is not None and not least <= number <= (7680 if least == 16 else 1e9):
             raise SourceError(f"{text}: {name} is out of range: {number}; expected e.g. {FORM}")
     photos = [read_image(path) for path in sample_photos()]
-    return Scene(photos, settings, camera or "scene")
+    scene = Scene(photos, settings, options.camera or "scene")
+    return Faulty(scene, faults) if faults else scene
 
 
 def sample_photos() -> list[Path]:
     """The sample photographs that travel with the package.
 
-    Raises `SourceError` where there are none.
+    Raises `SourceError` if there are none.
     """
     folders = [folder / "samples" for folder in share_dirs()]
     for folder in folders:
@@ -218,8 +228,8 @@ def _parse(text: str) -> dict[str, float]:
     return values
 
 
-def _hang(photo: Image, height: int) -> Image:
-    """The photograph with wall around it, `height` pixels in all."""
+def _mount(photo: Image, height: int) -> Image:
+    """The photograph with a margin of wall, `height` pixels in all."""
     inside = round(height / (1 + 2 * _MARGIN))
     width = max(1, round(photo.shape[1] * inside / photo.shape[0]))
     scaled = cv2.resize(photo, (width, inside), interpolation=cv2.INTER_CUBIC)
@@ -235,5 +245,14 @@ def _between(low: float, high: float, part: float) -> float:
 
 
 def _wave(turn: float) -> float:
-    """From 0 to 1 and back with every turn."""
+    """From 0 to 1 and back in every turn."""
     return 0.5 - 0.5 * math.cos(2 * math.pi * turn)
+
+
+KIND = SourceKind(
+    "scenes",
+    "scene: (the demo scene)",
+    lambda text: text.startswith(PREFIX),
+    open_scene,
+    ("width", "height", "fps", "read_timeout_s", "reconnect", "isolate"),
+)

@@ -1,109 +1,127 @@
-"""Video files, and streams over http and rtsp, decoded by FFmpeg inside OpenCV."""
+"""Videos decoded by FFmpeg inside OpenCV: files, and the base of streams."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import socket
+import struct
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import cv2
 
 from pipeline.capture.opencv import OpenCVSource, open_parameters
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
-from pipeline.source import safe_name
+from pipeline.source import DEFAULT_FPS, safe_name
 from pipeline.types import Frame
 
-log = logging.getLogger(__name__)
-
-SCHEMES = ("http", "https", "rtsp", "rtsps")
 MAX_LOST = 100
-"""So many frames in a row that do not decode mean that nothing good will come any more."""
+"""If so many frames in a row do not decode, the rest of the file is taken as damaged."""
 
-# TCP, because a lost UDP packet smears the picture until the next key frame; frames in the order
-# that they come. Not FFmpeg's `nobuffer`: it throws away what it read to learn the format, and the
-# first key frame with it, and a reader that never waits has drained that much in no time.
-# And no frames read ahead only to guess the rate: that takes 0.3 s off a second of opening.
-_RTSP_OPTIONS = "rtsp_transport;tcp|flags;low_delay|fpsprobesize;0"
-_DEFAULT_PORT = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
-_SILENCE_S = 1.0  # a grab that fails sooner did not fail for want of data
-_PROBE_TIMEOUT_S = 1.0
-_BACKLOG_LIMIT_S = {"rtsp": 3.0, "http": 1.0}
-_USUAL_FPS = 25.0
-_PACED = 0.4  # of the time between two pictures; OpenCV takes http for 25 a second, whatever it is
+_SILENCE_S = 1.0  # a grab that fails sooner did not fail for lack of data
+_MP4_EPOCH_S = -2_082_844_800  # 1904-01-01, in seconds since the Unix epoch
+_EARLIEST_S = 946_684_800  # 2000-01-01; an earlier start means a clock that was never set
+
+
+class RecordingClock:
+    """Stamps the frames of a recording: its start, plus the time of each frame in it.
+
+    The first frame has the stamp `start_ns`, whatever position the container states for it. Stamps
+    increase strictly: a position that is missing, or not after the one before, counts as one
+    period per frame, and the positions that follow keep their distances from it.
+
+    - `fps`: the rate that is assumed where positions are missing
+    """
+
+    def __init__(self, start_ns: int, fps: float | None = None) -> None:
+        self._start_ns = start_ns
+        self._period_ns = round(1e9 / (fps or DEFAULT_FPS))
+        self._last: tuple[int, int] | None = None
+        self._offset_ns = 0
+
+    def stamp_ns(self, seq: int, position_ms: float) -> int:
+        """The stamp of frame `seq`, at `position_ms` on the container's time line."""
+        position_ns = round(position_ms * 1e6) if math.isfinite(position_ms) else 0
+        if self._last is None:
+            stamp_ns = self._start_ns
+            self._offset_ns = stamp_ns - position_ns
+        else:
+            last_seq, last_ns = self._last
+            stamp_ns = position_ns + self._offset_ns
+            if stamp_ns <= last_ns:
+                stamp_ns = last_ns + (seq - last_seq) * self._period_ns
+                if position_ns:  # OpenCV states 0 if it does not know the position
+                    self._offset_ns = stamp_ns - position_ns
+        self._last = seq, stamp_ns
+        return stamp_ns
 
 
 class Video(OpenCVSource):
-    """A file (every frame counts) or a stream of unknown length (live)."""
+    """A video whose frames all count, or a live stream.
+
+    A stream of unknown length is live. `fps` replaces the rate and the positions that the file
+    states; `start_ns` is the stamp of the first frame.
+    """
 
     def __init__(
         self,
         capture: cv2.VideoCapture,
         camera: str,
         subject: str,
+        *,
+        is_stream: bool = False,
         read_timeout_s: float = math.inf,
+        fps: float | None = None,
+        start_ns: int | None = None,
     ) -> None:
         super().__init__(capture, camera)
         self._silence_s = min(_SILENCE_S, 0.8 * read_timeout_s)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if count > 0 else None
-        self.live = False
+        self.live = is_stream and self.frames is None
+        self._duration_s = self.frames / self.fps if self.frames and self.fps else 0.0
+        self._start_ns = start_ns or time.time_ns()
+        self._clock = RecordingClock(self._start_ns, self.fps)
+        self._fixed_fps = fps
+        self.fps = fps or self.fps
         self._subject = subject
         self._first_ms: float | None = None
         self._last_ms = 0.0
         self._lost = 0
 
-    def skip_backlog(self, limit_s: float) -> int:
-        """Pass over what piled up before anyone read it; returns how many frames that were.
-
-        Such frames come faster than they were taken: their arrivals lie closer together than their
-        presentation times. Two in a row that do not are the end of it, or `limit_s` seconds.
-        """
-        deadline_s = time.monotonic() + limit_s
-        paced = skipped = 0
-        arrived_ms = position_ms = math.inf
-        while paced < 2 and time.monotonic() < deadline_s:
-            if not self._grab():
-                return skipped
-            skipped += 1
-            now_ms, then_ms = 1000 * time.monotonic(), self._capture.get(cv2.CAP_PROP_POS_MSEC)
-            step_ms = then_ms - position_ms
-            if step_ms <= 0:  # some versions do not tell the time of http's pictures
-                step_ms = 1000 / (self.fps or _USUAL_FPS)
-            is_paced = now_ms - arrived_ms >= _PACED * step_ms
-            paced = paced + 1 if is_paced else 0
-            arrived_ms, position_ms = now_ms, then_ms
-        return skipped
-
     def _grab(self) -> bool:
-        """Whether there is a next frame; a loss is raised as `_nothing_came` does."""
+        """Whether there is a next frame; a loss is raised as `_fail` does."""
         started = time.monotonic()
         with quiet_opencv():
             ok = self._capture.grab()
         if not ok:
-            self._nothing_came(time.monotonic() - started)
+            self._fail(time.monotonic() - started)
         return bool(ok)
 
     def _read(self) -> Frame | None:
         if not self._grab():
             return None
-        stamp_ns = time.time_ns()
+        read_ns = time.time_ns()
         seq, self._seq = self._seq, self._seq + 1
         self._lost = 0
         position_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         if self._first_ms is None:
             self._first_ms = position_ms
-        # Older versions say 0 for the last frames.
+        # Some versions of OpenCV state 0 for the last frames.
         self._last_ms = max(self._last_ms, position_ms)
-        return Frame(self._retrieve(seq), stamp_ns, seq, self.camera)
+        if self.live:
+            return Frame(self._retrieve(seq), read_ns, seq, self.camera)
+        if self._fixed_fps:
+            stamp_ns = self._start_ns + round(seq * 1e9 / self._fixed_fps)
+        else:
+            stamp_ns = self._clock.stamp_ns(seq, position_ms)
+        image = self._retrieve(seq)
+        return Frame(image, stamp_ns, seq, self.camera, read_ns=read_ns, recorded=True)
 
-    def _nothing_came(self, waited_s: float) -> None:
-        """The end of the file is no error; a lost frame and the end of a live stream are."""
+    def _fail(self, waited_s: float) -> None:
+        """Raise, after a failed grab, unless it was the end of a file."""
         if self.live or waited_s > self._silence_s:
             why = f"sent nothing for {waited_s:.1f} s" if waited_s > self._silence_s else "ended"
             raise CaptureError(f"{self._subject}: the stream {why}; after {self._seq} frames")
@@ -120,28 +138,25 @@ class Video(OpenCVSource):
         raise FrameError(f"{self._subject}: frame {seq} does not decode")
 
     def _missing_s(self) -> float:
-        """Seconds of the video that should still come, 0 where that is within what files misstate.
+        """Seconds of the video that are still to come, 0 within the inaccuracy of files.
 
-        Told by time rather than by count: of files with a varying rate the count is a guess.
+        By time, not by count: for files with a variable rate the count is a guess.
         """
-        if self.frames is None or self.fps is None:
-            return 0.0
-        duration_s = self.frames / self.fps
         if self._first_ms is None:
-            return duration_s
-        missing_s = duration_s - (self._last_ms - self._first_ms) / 1000
-        return missing_s if missing_s > max(1.0, 0.05 * duration_s) else 0.0
+            return self._duration_s
+        missing_s = self._duration_s - (self._last_ms - self._first_ms) / 1000
+        return missing_s if missing_s > max(1.0, 0.05 * self._duration_s) else 0.0
 
 
-def open_video(path: Path, *, camera: str | None = None) -> Video:
+def open_video(path: Path, *, camera: str | None = None, fps: float | None = None) -> Video:
     """Open a video file, every frame of which counts.
 
-    Raises `SourceError` where the file cannot be read or is no video.
+    Raises `SourceError` if the file cannot be read or is not a video.
     """
     _check_readable(path)
     with quiet_opening():
         # An absolute path cannot be mistaken for a protocol. One thread decodes with less CPU time
-        # than several and, at the sizes detectors see, no slower.
+        # than several and, at the sizes that detectors use, no slower.
         capture = cv2.VideoCapture(
             os.path.abspath(path), cv2.CAP_FFMPEG, open_parameters(N_THREADS=1)
         )
@@ -149,13 +164,43 @@ def open_video(path: Path, *, camera: str | None = None) -> Video:
         raise SourceError(
             f"{path}: not a video that can be read; its format is unknown, or the file is cut off"
         )
-    return Video(capture, camera or safe_name(path.stem), str(path))
+    return Video(
+        capture,
+        camera or safe_name(path.stem),
+        str(path),
+        fps=fps,
+        start_ns=recording_start_ns(path),
+    )
+
+
+def recording_start_ns(path: Path) -> int | None:
+    """When an MP4 or MOV recording began, in ns since the Unix epoch; None if it is not stated.
+
+    Reads the creation time of the movie header (ISO/IEC 14496-12, box `mvhd` in `moov`), which
+    OpenCV does not pass on. Many encoders leave it at 0.
+    """
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            if kind == b"moov":
+                continue  # its first box is mvhd
+            if kind == b"mvhd":
+                is_long = file.read(4)[:1] == b"\1"
+                number = file.read(8 if is_long else 4)
+                start_s = int.from_bytes(number, "big") + _MP4_EPOCH_S
+                return start_s * 10**9 if _EARLIEST_S < start_s <= time.time() else None
+            if size == 1:
+                size = int.from_bytes(file.read(8), "big") - 8
+            if size < 8:
+                return None
+            file.seek(size - 8, os.SEEK_CUR)
+    return None
 
 
 def _check_readable(path: Path) -> None:
     try:
         if not path.is_file():
-            raise SourceError(f"{path}: no ordinary file; expected a video")
+            raise SourceError(f"{path}: not a regular file; expected a video")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
@@ -169,77 +214,3 @@ def _check_readable(path: Path) -> None:
 
 def _is_text(head: bytes) -> bool:
     return not set(head) & (set(range(32)) - set(b"\t\n\v\f\r\x1b"))
-
-
-def check_address(url: str) -> str:
-    """The address of a stream without its user name and password, fit for messages.
-
-    Raises `SourceError` where it is none.
-    """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise SourceError(f"source '{url}': not a valid address: {error}") from error
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def open_stream(
-    url: str,
-    *,
-    open_timeout_s: float = 5.0,
-    read_timeout_s: float = 5.0,
-    camera: str | None = None,
-    skip_backlog: bool = False,
-) -> Video:
-    """Open an http or rtsp stream; live, unless the server sends a file of known length.
-
-    An rtsp stream begins with the frame that is being sent, not with those that came while it was
-    opened; an http stream does so with `skip_backlog`.
-
-    Raises `SourceError` where nothing answers within `open_timeout_s`, or no video comes, and
-    `CaptureError` where it breaks off at once.
-    """
-    subject = check_address(url)
-    parameters = open_parameters(
-        OPEN_TIMEOUT_MSEC=open_timeout_s * 1000,
-        READ_TIMEOUT_MSEC=read_timeout_s * 1000,
-        N_THREADS=1,
-    )
-    started = time.monotonic()
-    kind = url.lower()[:4]
-    options = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if kind == "rtsp" else {}
-    with quiet_opening(**options):
-        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
-    if not capture.isOpened():
-        raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")
-    source = Video(capture, camera or _name_of(url), subject, read_timeout_s)
-    source.live = source.frames is None
-    if source.live and (skip_backlog or kind == "rtsp"):
-        try:
-            skipped = source.skip_backlog(_BACKLOG_LIMIT_S[kind])
-        except CaptureError:
-            source.close()
-            raise
-        log.debug("%s: passed over %d frames that had piled up", subject, skipped)
-    return source
-
-
-def _why_not(url: str, waited_s: float) -> str:
-    """FFmpeg does not say why a stream does not open, so see who answers at all."""
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORT[parts.scheme.lower()]
-    try:
-        with socket.create_connection((parts.hostname or "", port), _PROBE_TIMEOUT_S):
-            return (
-                f"the server answers, but no video came within {waited_s:.1f} s; check the path, "
-                f"the user name and the password"
-            )
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return f"nothing answers at {parts.hostname}:{port} ({reason}); check the address"
-
-
-def _name_of(url: str) -> str:
-    parts = urlsplit(url)
-    return safe_name(f"{parts.hostname or ''}_{Path(parts.path).stem}")

@@ -68,8 +68,8 @@ def report(error: BaseException) -> int:
 
 def import_advice(error: ImportError) -> str:
     """What to do about a package that is missing or lacks a system library."""
-    if "libGL" in str(error) or "libgthread" in str(error):
-        return "on Debian and Ubuntu: sudo apt install libgl1 libglib2.0-0"
+    if any(f"lib{name}" in str(error) for name in ("GL", "glib", "gthread", "xcb", "X", "SM")):
+        return "on Debian and Ubuntu: sudo apt install libgl1 libglib2.0-0 libsm6 libxext6 libxcb1"
     if isinstance(error, ModuleNotFoundError):
         return f"pip install {error.name}"
     return "reinstall it; 'vision doctor' shows what else is missing"

@@ -10,7 +10,8 @@ from pathlib import Path
 from pipeline import sources
 from pipeline.publishing import publisher_security
 from pipeline.settings import Settings
-from pipeline.sources import AnySource, open_with_retries
+from pipeline.source import Source
+from pipeline.sources import open_with_retries
 from pipeline.transport import (
     FrameSubscription,
     Limits,
@@ -21,16 +22,17 @@ from pipeline.transport import (
     load_public_key,
     subscribe_frames,
 )
+from pipeline.types import Frame
 
 logger = logging.getLogger(__name__)
 
 
-def open_source(settings: Settings) -> AnySource:
-    """The source that the settings name; with `retry` it is tried as often as it takes."""
+def open_source(settings: Settings, *, real_time: bool = False) -> Source[Frame]:
+    """The source that the settings name; `retry` repeats failed attempts until one succeeds."""
     if not settings.retry:
-        return _open_once(settings)
-    nothing_but_a_signal = threading.Event()
-    return open_with_retries(lambda: _open_once(settings), nothing_but_a_signal, logger.info)
+        return _open_once(settings, real_time)
+    only_by_a_signal = threading.Event()
+    return open_with_retries(lambda: _open_once(settings, real_time), only_by_a_signal, logger.info)
 
 
 def open_frames(settings: Settings) -> FrameSubscription:
@@ -83,9 +85,9 @@ def subscriber_security(settings: Settings) -> Security:
     return Security(security.keys, (server,), settings.insecure)
 
 
-def _open_once(settings: Settings) -> AnySource:
-    """Open the source on a thread, so that a driver that does not answer holds up no signal."""
-    future: Future[AnySource] = Future()
+def _open_once(settings: Settings, real_time: bool) -> Source[Frame]:
+    """Open the source on a thread, so that a driver that hangs does not block signals."""
+    future: Future[Source[Frame]] = Future()
 
     def attempt() -> None:
         try:
@@ -100,6 +102,7 @@ def _open_once(settings: Settings) -> AnySource:
                 camera=settings.camera,
                 reconnect=settings.reconnect,
                 isolate=settings.isolate,
+                real_time=real_time,
                 in_turn=True,
                 limits=limits_of(settings),
                 security=subscriber_security(settings),

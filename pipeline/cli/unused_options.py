@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pipeline.settings import SETTINGS, Settings
 
 _SENT = ("payload", "quality", "await_subscriber")
-_CAPTURED = ("width", "height", "fps", "fourcc", "read_timeout", "reconnect", "isolate")
 _RECEIVED = ("max_frame_mb", "server")
 _CONNECTED = ("key", "peer", "insecure")
 
@@ -33,9 +32,7 @@ def _unused(settings: Settings) -> Iterator[tuple[str, tuple[str, ...]]]:
     is_received = bool(settings.subscribe) or source.startswith("zmq+")
     if not settings.publish:
         yield "as nothing is published (--publish ADDRESS)", _SENT
-    if is_received:
-        yield "as the frames come from another process", _CAPTURED
-    else:
+    if not is_received:
         yield "as nothing comes from another process", _RECEIVED
     if not (is_received or settings.publish):
         yield "as there is no connection to another process", _CONNECTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import threading
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ _SATURATIONS = (0.75, 0.95, 0.5)  # tell apart the classes whose hues come close
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
 # From version 5 on OpenCV writes UTF-8; before, it has ASCII alone.
 _UNICODE = hasattr(cv2, "FontFace")
+
+_drawing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,21 @@ def draw(image: Image, result: Result, *, out: Image | None = None) -> Image:
     return out
 
 
-@lru_cache(maxsize=1)
 def annotated(result: Result) -> Image:
-    """The result's own picture with what was found in it, read-only.
+    """The result's image with boxes and labels, read-only.
 
-    Drawn once for all outputs that show the same result one after the other. Raises `OutputError`
-    where the result came without its picture.
+    Drawn once for all outputs that show the same result at about the same time, whatever their
+    thread. Raises `OutputError` if the result came without its image.
     """
+    with _drawing:
+        return _annotated(result)
+
+
+@lru_cache(maxsize=2)  # one that is shown, and one that a slower output still writes
+def _annotated(result: Result) -> Image:
     if result.image is None:
         raise OutputError(
-            f"{result.header.camera}: frame {result.header.seq} came without its picture, "
+            f"{result.header.camera}: frame {result.header.seq} came without its image, "
             f"so it cannot be drawn"
         )
     image = draw(result.image, result)

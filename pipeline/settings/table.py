@@ -103,7 +103,7 @@ class Settings:
 
     detector: Text = setting(
         "yolov4-tiny-int8",
-        "detection model: a name (see vision models list) or an ONNX file",
+        "detection model: a name (see vision models list), an ONNX file, or none",
         _DETECTION,
         metavar="MODEL",
         ros="detector",

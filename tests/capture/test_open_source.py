@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.capture import FORMS, open_source
-from pipeline.capture.camera import MAX_STAMP_AGE_NS, CameraSettings, driver_stamp_ns
+from pipeline.capture import camera as cameras
+from pipeline.capture import files, scene, stream
+from pipeline.capture.camera import MAX_STAMP_AGE_NS, driver_stamp_ns
 from pipeline.errors import ConfigError, SourceError
 from pipeline.paths import share_dirs
-from pipeline.source import check_camera_name, safe_name
+from pipeline.source import SourceKind, SourceOptions, check_camera_name, safe_name
+from pipeline.sources import FORMS, KINDS, SUBSCRIPTIONS, kind_of, open_source
 
 
 def no_such_camera() -> str:
@@ -32,7 +38,7 @@ def test_device_that_is_no_camera() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
         ({"fourcc": "MJPEG"}, "fourcc: expected four letters such as MJPG, but got 'MJPEG'"),
         ({"width": 0}, "width: expected a positive number, but got 0"),
@@ -40,9 +46,46 @@ def test_device_that_is_no_camera() -> None:
     ],
     ids=["fourcc", "width", "fps"],
 )
-def test_camera_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+def test_camera_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        CameraSettings(**settings)  # type: ignore[arg-type]
+        open_source(no_such_camera(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("0", cameras.KIND),
+        ("/dev/video0", cameras.KIND),
+        ("scene:?size=64x48", scene.KIND),
+        ("RTSP://host/x?a=*", stream.KIND),
+        ("https://host/x.mjpg", stream.KIND),
+        ("zmq+tcp://host:5555/front", SUBSCRIPTIONS),
+        (__file__, files.KIND),
+        ("no folder/*.png", files.KIND),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_text_names_one_kind_of_source(text: str, kind: SourceKind) -> None:
+    assert kind_of(text) is kind
+
+
+def test_every_kind_uses_options_that_exist() -> None:
+    known = {field.name for field in dataclasses.fields(SourceOptions)}
+    for kind in KINDS:
+        assert set(kind.uses) <= known
+    parameters = inspect.signature(open_source).parameters
+    assert set(parameters) == {"text", *known}
+
+
+def test_options_without_effect_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tofile(tmp_path / "a.png")
+    with open_source(str(tmp_path), width=640, fps=5.0, isolate=True):
+        assert f"{tmp_path}: without effect on files: width, isolate" in caplog.text
+    caplog.clear()
+    with open_source("scene:?frames=1", width=640, height=480, fps=5.0, reconnect=False):
+        assert caplog.text == ""
 
 
 @pytest.mark.parametrize("text", ["", "ftp://host/x", "v4l2://0", "a\0b"])

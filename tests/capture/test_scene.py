@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.capture import open_source
 from pipeline.capture.scene import Scene, SceneSettings, Wall
 from pipeline.errors import SourceError
+from pipeline.sources import open_source
 
 SMALL = "scene:?size=320x180&fps=0&frames={}&seed={}"
 
@@ -53,7 +53,7 @@ def test_every_frame_differs_from_every_other_of_a_demo() -> None:
 
 def test_pixels_depend_on_seed_and_number_alone() -> None:
     program = (
-        "import hashlib; from pipeline.capture import open_source\n"
+        "import hashlib; from pipeline.sources import open_source\n"
         f"source = open_source({SMALL.format(20, 3)!r})\n"
         "while (frame := source.read()): print(hashlib.sha256(frame.image.tobytes()).hexdigest())"
     )

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.capture import open_source
 from pipeline.errors import CaptureError, SourceError
 from pipeline.source import Source
+from pipeline.sources import open_source
 from pipeline.types import Frame
 
 from .conftest import FRAMES, Server, number_of, send_file, send_pictures

@@ -14,7 +14,7 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
 
 from nodes.messages.camera_info import read_camera_info
-from pipeline.capture import open_source
+from pipeline.sources import open_source
 
 SCENE = "scene:?size=320x240&fps=20"
 CALIBRATION = {
@@ -31,15 +31,21 @@ def stamp(message) -> tuple[int, int]:
     return message.header.stamp.sec, message.header.stamp.nanosec
 
 
-def test_images_are_published_raw_and_as_jpeg_with_their_calibration(
-    start_node, observer, wait_until, tmp_path
-):
+@pytest.fixture
+def originals(tmp_path):
+    """Four images, which are also in the folder `images`."""
     folder = tmp_path / "images"
     folder.mkdir()
     originals = [np.full((240, 320, 3), 40 * i + 5, np.uint8) for i in range(4)]
     for i, original in enumerate(originals):
         cv2.rectangle(original, (20 * i, 30), (20 * i + 60, 90), (10, 200, 90), -1)
         cv2.imwrite(str(folder / f"{i}.png"), original)
+    return originals
+
+
+def test_images_are_published_raw_and_as_jpeg_with_their_calibration(
+    start_node, observer, wait_until, tmp_path, originals
+):
     calibration = tmp_path / "front.yaml"
     calibration.write_text(yaml.safe_dump(CALIBRATION))
     images = observer.subscribe(Image, "image_raw")
@@ -48,7 +54,7 @@ def test_images_are_published_raw_and_as_jpeg_with_their_calibration(
     node = start_node(
         "camera_node",
         {
-            "source": str(folder),
+            "source": str(tmp_path / "images"),
             "fps": 10.0,
             "loop": True,
             "frame_id": "front_optical",

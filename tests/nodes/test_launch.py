@@ -15,6 +15,8 @@ from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
 from launch_ros.utilities import evaluate_parameters
 
+from pipeline.settings import SETTINGS
+
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "launch" / "detect.launch.py"
 ARGUMENTS = {
@@ -61,6 +63,7 @@ def test_every_argument_has_a_description_and_a_default(launch_file):
     for argument in declared.values():
         assert argument.default_value is not None
         assert len(argument.description) > 10
+    assert declared["score_threshold"].description.startswith(SETTINGS["score"].about.help)
     context = LaunchContext()
     assert perform_substitutions(context, declared["composed"].default_value) == "true"
     assert declared["reliability"].choices == ["", "auto", "reliable", "best_effort"]

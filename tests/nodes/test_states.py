@@ -63,11 +63,8 @@ def test_every_transition_has_its_effect(start_node, observer, change, state, wa
     results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
     images = observer.publisher(Image, "image_raw", heard_by=0)
 
-    def send():
-        images.publish(image_message(BLANK, header_message(time.time_ns(), "camera")))
-
     def answers():
-        send()
+        images.publish(image_message(BLANK, header_message(time.time_ns(), "camera")))
         time.sleep(0.1)
         return results.messages
 

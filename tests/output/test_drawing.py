@@ -205,7 +205,7 @@ def test_same_result_is_drawn_once_for_all_who_show_it() -> None:
 def test_result_without_its_picture_cannot_be_drawn() -> None:
     full = make_result()
     bare = Result(full.header, full.detections)
-    with pytest.raises(OutputError, match="front: frame 0 came without its picture"):
+    with pytest.raises(OutputError, match="front: frame 0 came without its image"):
         annotated(bare)
 
 

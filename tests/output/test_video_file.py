@@ -264,7 +264,7 @@ def test_recording_that_was_taken_away_is_an_error_at_the_end(tmp_path: Path) ->
 
 def test_result_without_its_picture_cannot_be_recorded(tmp_path: Path) -> None:
     full = grey(0)
-    with pytest.raises(OutputError, match="came without its picture"):
+    with pytest.raises(OutputError, match="came without its image"):
         VideoFile(tmp_path / "out.mp4").write(Result(full.header, full.detections))
 
 

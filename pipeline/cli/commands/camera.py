@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from pipeline.cli.options import pipeline_command, require
 from pipeline.cli.signals import StopSignals
 from pipeline.settings import NO_MODEL, Settings
-from pipeline.source import Source
 
 
 @pipeline_command("camera")
@@ -26,17 +24,13 @@ def camera(settings: Settings) -> None:
           --key drone.key_secret --peer ground.key
     """
     with StopSignals() as signals:
-        from pipeline.capture.open import is_stored
-        from pipeline.capture.paced import Paced
         from pipeline.cli.inputs import open_source
         from pipeline.cli.session import run_session
 
-        def open_paced(settings: Settings) -> Source[Any]:
-            """Open the source; a video file or images are played at --fps or their own rate."""
-            is_recording = is_stored(str(settings.source))
-            source = open_source(replace(settings, fps=None) if is_recording else settings)
-            return Paced(source, settings.fps) if is_recording and not source.live else source
-
         require(settings, "source", "publish")
         frames_alone = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
-        run_session(frames_alone, signals, open_frames=open_paced)
+        run_session(
+            frames_alone,
+            signals,
+            open_frames=lambda settings: open_source(settings, real_time=True),
+        )

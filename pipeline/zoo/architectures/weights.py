@@ -55,8 +55,7 @@ class RandomWeights:
 class GivenWeights:
     """Given weights and biases, in the order of the network's layers.
 
-    Raises `ModelError` if a shape differs or there are fewer pairs than layers; `finish` raises it
-    if there are more.
+    Raises `ModelError` if a shape differs or there are fewer pairs than layers.
     """
 
     def __init__(self, pairs: Iterable[tuple[Float, Float]]) -> None:
@@ -75,9 +74,3 @@ class GivenWeights:
                 f"but got {weight.shape} and {bias.shape}"
             )
         return weight, bias
-
-    def finish(self) -> None:
-        """Raise `ModelError` if weights are left."""
-        left = sum(1 for _ in self._pairs)
-        if left:
-            raise ModelError(f"expected no more weights, but there are {left} layers of them left")

@@ -32,6 +32,7 @@ from pipeline.zoo.graphs.edit import IMAGE, GraphBuilder
 from pipeline.zoo.onnx_file import ModelProto
 
 _LEAKY_SLOPE = 0.1
+_PLAIN_ACTIVATIONS = {"relu": "Relu", "logistic": "Sigmoid", "tanh": "Tanh"}
 _PIXELS = -1
 """The layer number of the input."""
 
@@ -122,18 +123,19 @@ class _DarknetBuilder(GraphBuilder):
         return self._head_of.get(index, f"layer{index}")
 
     def _layer(self, index: int, layer: Layer) -> None:
-        if isinstance(layer, Convolution):
-            self._convolution(index, layer)
-        elif isinstance(layer, MaxPool):
-            self._maxpool(index, layer)
-        elif isinstance(layer, Route):
-            self._route(index, layer)
-        elif isinstance(layer, Upsample):
-            self._upsample(index, layer)
-        elif isinstance(layer, Shortcut):
-            self._shortcut(index, layer)
-        else:
-            self.heads.append(self._shapes[index])
+        match layer:
+            case Convolution():
+                self._convolution(index, layer)
+            case MaxPool():
+                self._maxpool(index, layer)
+            case Route():
+                self._route(index, layer)
+            case Upsample():
+                self._upsample(index, layer)
+            case Shortcut():
+                self._shortcut(index, layer)
+            case Yolo():
+                self.heads.append(self._shapes[index])
 
     def _convolution(self, index: int, layer: Convolution) -> None:
         output = self._tensor(index)
@@ -158,17 +160,13 @@ class _DarknetBuilder(GraphBuilder):
         self._activation(linear, output, layer.activation)
 
     def _activation(self, tensor: str, output: str, kind: str) -> None:
-        if kind == "leaky":
+        if kind in _PLAIN_ACTIVATIONS:
+            self.add(_PLAIN_ACTIVATIONS[kind], [tensor], output)
+        elif kind == "leaky":
             self.add("LeakyRelu", [tensor], output, alpha=_LEAKY_SLOPE)
-        elif kind == "relu":
-            self.add("Relu", [tensor], output)
         elif kind == "relu6":
             limits = [self.constant(f"{output}.{n}", np.array(n, np.float32)) for n in (0, 6)]
             self.add("Clip", [tensor, *limits], output)
-        elif kind == "logistic":
-            self.add("Sigmoid", [tensor], output)
-        elif kind == "tanh":
-            self.add("Tanh", [tensor], output)
         elif kind == "swish":
             self.add("Sigmoid", [tensor], f"{output}.gate")
             self.add("Mul", [tensor, f"{output}.gate"], output)

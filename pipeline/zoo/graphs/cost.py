@@ -98,7 +98,7 @@ class _Network:
             is_sum = node.op_type in _SUMS
             packed = self._packed_pixels(node)
             for index in (*_WEIGHTS.get(node.op_type, ()), *_SUMS.get(node.op_type, ())):
-                name = self._constant_behind(node, index)
+                name = self._constant_before(node, index)
                 if name is None or (is_sum and prod(self._constants[name]) == 1):
                     continue
                 shape = self._constants[name]
@@ -138,7 +138,7 @@ class _Network:
     def _shape(self, name: str) -> Shape | None:
         return self._shapes.get(name)
 
-    def _constant_behind(self, node: Any, index: int) -> str | None:
+    def _constant_before(self, node: Any, index: int) -> str | None:
         """Return the constant of input `index`, which may be dequantised or reshaped before it."""
         name = node.input[index] if index < len(node.input) else ""
         while name and name not in self._constants:

@@ -31,8 +31,6 @@ class Scaling(NamedTuple):
 
 IMAGENET = Scaling(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """Mean and standard deviation over ImageNet."""
-SYMMETRIC = Scaling(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""From -1 to 1, as in TensorFlow's MobileNets."""
 
 
 def pack_stem(weight: Floats, bias: Floats, scaling: Scaling, before: int) -> tuple[Floats, Floats]:

@@ -36,23 +36,16 @@ def quantize_model(
     *,
     keep_float: Collection[str] = (),
     method: Method = "mse",
-    percentile: float = 99.999,
-    ranges: Mapping[str, Range] | None = None,
     jointly: bool = True,
 ) -> ModelProto:
-    """Return a QDQ copy of the float `model`, calibrated on `batches` of its uint8 input.
+    """Return a QDQ copy of the float `model` with its metadata; arguments as in `calibrate`.
 
-    Nodes in `keep_float` stay in float. `ranges` replaces the calibrated range of tensors. With
-    `jointly`, the weights of a channel are rounded jointly for the images, and weights of pixels so
-    that no CPU saturates their products; without, to the nearest. Metadata is copied. The same
-    input gives the same model.
-
-    Raises `InputError` if there is no batch and `DependencyError` if onnx is not installed.
+    The same input gives the same model. Raises `InputError` if there is no batch and
+    `DependencyError` if onnx is not installed.
     """
-    calibrated = calibrate(
-        model, batches, keep_float=keep_float, method=method, percentile=percentile, jointly=jointly
-    )
-    return calibrated.quantize(ranges=ranges)
+    return calibrate(
+        model, batches, keep_float=keep_float, method=method, jointly=jointly
+    ).quantize()
 
 
 @dataclass(frozen=True)
@@ -69,13 +62,10 @@ class Calibrated:
         """The layers that may stay in float, in order: their nodes by the name of the first."""
         return QuantizationPlan(self.model, self.keep_float).layers
 
-    def quantize(
-        self, keep_float: Collection[str] = (), *, ranges: Mapping[str, Range] | None = None
-    ) -> ModelProto:
+    def quantize(self, keep_float: Collection[str] = ()) -> ModelProto:
         """Return a QDQ copy; further nodes may stay in float if calibrated with `for_any`."""
         plan = QuantizationPlan(self.model, {*self.keep_float, *keep_float})
-        known = {**self.ranges, **(ranges or {})}
-        shared = plan.share({name: known[name] for name in plan.tensors})
+        shared = plan.share({name: self.ranges[name] for name in plan.tensors})
         return write_qdq(self.model, plan, shared, self.weights)
 
 
@@ -85,21 +75,20 @@ def calibrate(
     *,
     keep_float: Collection[str] = (),
     method: Method = "mse",
-    percentile: float = 99.999,
     jointly: bool = True,
     for_any: bool = False,
     report: Report = no_report,
 ) -> Calibrated:
-    """Choose the ranges of the network's tensors on `batches`, and round its weights.
+    """Choose the ranges of the network's tensors on `batches` of its input, and round its weights.
 
-    Arguments as in `quantize_model`; with `for_any`, further nodes may stay in float later.
+    Nodes in `keep_float` stay in float; with `for_any`, further ones may stay in float later. With
+    `jointly`, the weights of a channel are rounded jointly for the images, and weights of pixels so
+    that no CPU saturates their products; without, to the nearest.
     """
     plan = QuantizationPlan(model, keep_float)
     tensors = [*plan.tensors, *(plan.clipped if for_any else ())]
     chosen = {
-        name: choose_range(
-            histogram, method, percentile=percentile, negative_weight=plan.slope_after(name) ** 2
-        )
+        name: choose_range(histogram, method, negative_weight=plan.slope_after(name) ** 2)
         for name, histogram in collect(model, batches, tensors, report).items()
     }
     weights = _round_weights(model, plan, batches if jointly else (), report)

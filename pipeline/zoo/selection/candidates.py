@@ -124,7 +124,7 @@ def measure_all(
 
 
 def _warn_if_rough(stored: Iterable[Measurement | None], is_rough: bool) -> None:
-    """Warn of stored measurements that are too long, unless that is said of the new ones."""
+    """Warn of stored measurements that are too long, unless the new ones are too."""
     rough = sum(found is not None and found.is_rough for found in stored)
     if rough and not is_rough:
         logger.warning(
@@ -186,18 +186,16 @@ def _build_classifier(member: MobileNet, int8: bool) -> ModelProto:
 
 
 def _detector(member: YoloV4Tiny) -> Candidate:
-    known = [
-        p for p in DETECTORS if (p.resolution, p.classes) == (member.resolution, member.classes)
-    ]
+    ap, ap50, source = DETECTORS.get(member.name, (None, None, ""))
     return Candidate(
         name=member.name,
         family="yolov4_tiny",
         spec=partial(yolov4_tiny.make_yolo_spec, member),
         build=partial(_build_detector, member),
         rank=member.resolution,
-        accuracy=known[0].ap if known else None,
-        more=known[0].ap50 if known else None,
-        source=known[0].source if known else "",
+        accuracy=ap,
+        more=ap50,
+        source=source,
         group="1 class" if member.classes == 1 else f"{member.classes} classes",
         trained=TRAINED.get(member.name, ""),
     )

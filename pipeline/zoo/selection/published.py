@@ -23,16 +23,6 @@ class Published(NamedTuple):
     source: str
 
 
-class PublishedDetector(NamedTuple):
-    """YOLOv4-tiny at one input size on COCO: AP (0.5 to 0.95) and AP50, in percent."""
-
-    resolution: int
-    classes: int
-    ap: float
-    ap50: float
-    source: str
-
-
 def _rows(
     family: str, width: float, source: str, accuracy: dict[int, tuple[float, float | None]]
 ) -> tuple[Published, ...]:
@@ -77,7 +67,8 @@ MOBILENETS: tuple[Published, ...] = (
     *_rows(f"{_V4}_conv_large", 1.0, _TIMM, {384: (82.97, 96.24)}),
 )  # fmt: skip
 
-DETECTORS = (PublishedDetector(416, 80, 22.0, 42.0, "arXiv 2011.08036"),)
+DETECTORS = {"yolov4_tiny_416_80": (22.0, 42.0, "arXiv 2011.08036")}
+"""AP (0.5 to 0.95) and AP50 on COCO in percent, and the source, by the name of the member."""
 
 TRAINED = {
     "mobilenet_v2_0.5_224": "mobilenetv2-050",

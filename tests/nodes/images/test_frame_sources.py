@@ -10,7 +10,7 @@ from rclpy.clock import Clock, ClockType
 from nodes.images.frame_sources import CaptureSource, RateLimit, open_capture
 from nodes.messages.diagnostics import Activity
 from nodes.messages.headers import header_message, stamp_ns
-from nodes.parameters.tables import CAPTURE
+from nodes.parameters.tables import parameters_of_settings
 from pipeline.source import Source
 from pipeline.sources import open_source
 from pipeline.types import ClockOffset, Frame
@@ -87,7 +87,8 @@ def test_frames_of_a_capture_carry_their_header_and_number(activity):
 
 def test_recordings_are_published_with_the_time_of_reading(monkeypatch, activity):
     monkeypatch.setattr("nodes.images.frame_sources.open_source", lambda *_, **__: Recording())
-    parameters = {entry.name: entry.default for entry in CAPTURE} | {"source": "drive.mp4"}
+    parameters = {p.name: p.default for p in parameters_of_settings("camera_node")}
+    parameters["source"] = "drive.mp4"
     clock = Clock(clock_type=ClockType.ROS_TIME)
     source = open_capture(parameters, clock, lambda _: activity, RateLimit(0.0))
     stamps = [stamp_ns(frame.origin.header) for frame in iter(source.read, None)]

@@ -21,11 +21,13 @@ from pipeline.zoo.architectures.mobilenet import (
 from pipeline.zoo.architectures.network import round_channels
 from pipeline.zoo.architectures.weights import GivenWeights, RandomWeights
 from pipeline.zoo.graphs.cost import count_cost
-from pipeline.zoo.graphs.stem import SYMMETRIC
+from pipeline.zoo.graphs.stem import Scaling
 from pipeline.zoo.onnx_file import open_with_outputs, save_model
 from pipeline.zoo.quantization.quantize import quantize_untrained
 from pipeline.zoo.selection.published import MOBILENETS
 
+SYMMETRIC = Scaling(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""From -1 to 1, as in TensorFlow's MobileNets."""
 onnx = pytest.importorskip("onnx")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
 
@@ -190,9 +192,9 @@ def test_trained_weights_give_the_outputs_of_the_trained_network(shared, file, m
     layers = [node for node in trained.graph.node if node.op_type == "Conv"]
     pairs = [(arrays[node.input[1]], arrays[node.input[2]]) for node in layers]
     pairs[-1] = (pairs[-1][0][:, :, 0, 0], pairs[-1][1])
-    weights = GivenWeights(pairs)
-    model = build_mobilenet(member, weights, scaling=SYMMETRIC, padding="same")
-    weights.finish()
+    left = iter(pairs)
+    model = build_mobilenet(member, GivenWeights(left), scaling=SYMMETRIC, padding="same")
+    assert next(left, None) is None
     pixels = images(2, member.resolution)
     as_trained = (pixels[..., ::-1].transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
     expected = run(trained, as_trained)
@@ -329,7 +331,3 @@ def test_mismatched_weights_are_named():
         build_mobilenet(member, GivenWeights([stem]))
     with pytest.raises(ModelError, match=r"block1\.0: expected weights of \(8, 1, 3, 3\)"):
         build_mobilenet(member, GivenWeights([stem, stem]))
-    weights = GivenWeights([stem, stem])
-    weights("stem", (8, 3, 3, 3), 1.0)
-    with pytest.raises(ModelError, match="1 layers of them left"):
-        weights.finish()

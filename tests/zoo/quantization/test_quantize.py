@@ -167,16 +167,6 @@ def test_calibration_without_images_is_refused(network):
         quantize_model(network[0], [])
 
 
-def test_given_ranges_replace_calibrated_ones(network):
-    model, _, images = network
-    quantized = quantize_model(
-        model, images[:1], ranges={"layer0.linear": Range(-1.0, 4.1)}, method="minmax"
-    )
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
-    assert stored["layer0.linear.scale"] == pytest.approx(5.1 / 255)
-    assert stored["layer0.linear.zero"] == 50
-
-
 def test_histogram_counts_every_value(network):
     model, _, images = network
     (found,) = collect(model, images[:3], ["layer1"]).values()

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.capture import open_source
 from pipeline.errors import FrameError, SourceError
+from pipeline.sources import open_source
 
 
 def save(path: Path, width: int = 32, height: int = 24, value: int = 128) -> Path:

@@ -11,19 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.capture import live, open_source
-from pipeline.capture.child import ChildReader
-from pipeline.capture.open import open_plain
-from pipeline.capture.watchdog import HangError, Reader, ThreadReader
+from pipeline.capture.readers import ChildReader, HangError, Reader, Request, ThreadReader
 from pipeline.errors import CaptureError, FrameError, SourceError
-from pipeline.source import Source
+from pipeline.source import Source, SourceOptions
+from pipeline.sources import open_source
 from pipeline.types import Frame
 
 from .conftest import Server, picture_of, send_pictures
 
 
 class Stuck(Source[Frame]):
-    """Gives one frame and then never comes back, whoever asks."""
+    """Gives one frame; the next read never returns."""
 
     camera, live, frames, fps = "stuck", True, None, None
 
@@ -40,10 +38,17 @@ class Stuck(Source[Frame]):
         pass
 
 
-def child_of(text: str, *, read_limit_s: float = 30.0, **request: object) -> ChildReader:
-    return ChildReader(
-        {"text": text, **request}, text, open_limit_s=30.0, read_limit_s=read_limit_s
-    )
+REQUEST = Request("x", SourceOptions())
+
+
+def connect(request: Request) -> Source[Frame]:
+    """Imported by child processes."""
+    return open_source(request.text)
+
+
+def child_of(text: str, *, read_limit_s: float = 30.0) -> ChildReader:
+    request = Request(text, SourceOptions())
+    return ChildReader(connect, request, text, open_limit_s=30.0, read_limit_s=read_limit_s)
 
 
 def process_of(reader: Reader) -> int:
@@ -68,34 +73,34 @@ def ends(pid: int) -> bool:
 
 
 def test_read_that_hangs_on_a_thread_is_given_up() -> None:
-    reader = ThreadReader(Stuck, "camera x", open_limit_s=30, read_limit_s=30)
+    reader = ThreadReader(lambda _: Stuck(), REQUEST, "camera x", open_limit_s=30, read_limit_s=30)
     reader.open()
     assert reader.read() is not None
     reader._read_limit_s = 0.2
-    with pytest.raises(HangError, match=r"camera x: reading a frame has not come back for 0\.2 s"):
+    with pytest.raises(HangError, match=r"camera x: reading a frame timed out after 0\.2 s"):
         reader.read()
     assert reader.read() is None
 
 
 def test_opening_that_hangs_on_a_thread_is_given_up() -> None:
-    def hang() -> Source[Frame]:
+    def hang(_: Request) -> Source[Frame]:
         threading.Event().wait()
         return Stuck()
 
-    reader = ThreadReader(hang, "camera x", open_limit_s=0.2, read_limit_s=5)
-    with pytest.raises(HangError, match="opening it has not come back"):
+    reader = ThreadReader(hang, REQUEST, "camera x", open_limit_s=0.2, read_limit_s=5)
+    with pytest.raises(HangError, match="opening timed out"):
         reader.open()
 
 
 def test_close_ends_an_opening_that_hangs() -> None:
     begun = threading.Event()
 
-    def hang() -> Source[Frame]:
+    def hang(_: Request) -> Source[Frame]:
         begun.set()
         threading.Event().wait()
         return Stuck()
 
-    reader = ThreadReader(hang, "camera x", open_limit_s=60, read_limit_s=5)
+    reader = ThreadReader(hang, REQUEST, "camera x", open_limit_s=60, read_limit_s=5)
     closer = threading.Thread(target=lambda: begun.wait(10) and reader.close())
     closer.start()
     with pytest.raises(CaptureError, match="closed while it was being opened"):
@@ -105,7 +110,7 @@ def test_close_ends_an_opening_that_hangs() -> None:
 
 def test_child_gives_the_frames_that_the_source_has_here(video: Path) -> None:
     reader = child_of(str(video))
-    with reader, open_plain(live.Request(str(video))) as source:
+    with reader, open_source(str(video)) as source:
         reader.open()
         assert (reader.camera, reader.live, reader.frames, reader.fps) == (
             source.camera,
@@ -120,9 +125,49 @@ def test_child_gives_the_frames_that_the_source_has_here(video: Path) -> None:
     assert len(kept) == source.frames
     for theirs, ours in kept:
         assert theirs is not None
-        assert theirs.seq == ours.seq
+        assert (theirs.seq, theirs.recorded) == (ours.seq, True)
+        assert theirs.stamp_ns - kept[0][0].stamp_ns == ours.stamp_ns - kept[0][1].stamp_ns
+        assert 0 < theirs.read_ns - theirs.stamp_ns + theirs.seq * 50_000_000 < 60e9
         np.testing.assert_array_equal(theirs.image, ours.image)
     assert ends(pid)
+
+
+class Depth(Source[Frame]):
+    """One frame with planes of other types and shapes."""
+
+    camera, live, frames, fps = "depth", True, None, 30.0
+
+    def read(self) -> Frame | None:
+        planes = {
+            "depth": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
+            "flow": np.arange(24, dtype=np.int16).reshape(3, 4, 2),
+        }
+        image = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+        return Frame(image, 5, 2, self.camera, planes, read_ns=9, recorded=True)
+
+    def close(self) -> None:
+        pass
+
+
+def connect_depth(_: Request) -> Source[Frame]:
+    """Imported by child processes."""
+    return Depth()
+
+
+def test_child_passes_on_planes_and_all_times() -> None:
+    with ChildReader(connect_depth, REQUEST, "x", open_limit_s=30, read_limit_s=30) as reader:
+        reader.open()
+        theirs = reader.read()
+    ours = Depth().read()
+    assert theirs is not None
+    assert ours is not None
+    assert theirs.header == ours.header
+    assert (theirs.read_ns, theirs.recorded) == (9, True)
+    np.testing.assert_array_equal(theirs.image, ours.image)
+    assert list(theirs.planes) == ["depth", "flow"]
+    for name, plane in ours.planes.items():
+        assert theirs.planes[name].dtype == plane.dtype
+        np.testing.assert_array_equal(theirs.planes[name], plane)
 
 
 def test_child_passes_errors_on_as_what_they_are(tmp_path: Path, video: Path) -> None:
@@ -148,9 +193,7 @@ def test_child_that_is_killed_is_an_error_and_not_the_end() -> None:
         assert reader.read() is not None
         os.kill(process_of(reader), signal.SIGSEGV)
         assert ends(process_of(reader))
-        with pytest.raises(
-            CaptureError, match=r"the process that reads it was killed by signal 11"
-        ):
+        with pytest.raises(CaptureError, match=r"the reader process was killed by signal 11"):
             reader.read()
 
 
@@ -160,7 +203,7 @@ def test_child_that_hangs_is_killed() -> None:
     pid = process_of(reader)
     assert reader.read() is not None
     reader._read_limit_s = 0.5
-    with pytest.raises(HangError, match="the process that reads it is killed"):
+    with pytest.raises(HangError, match="reader process killed"):
         reader.read()
     assert ends(pid)
 
