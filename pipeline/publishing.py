@@ -15,7 +15,7 @@ from pipeline.source import Source
 from pipeline.transport import Publisher, Security, is_address, load_key_pair, load_public_key
 from pipeline.transport.address import parse_address
 from pipeline.transport.shm.ring_file import is_available, remove_leftovers
-from pipeline.transport.zmq.publisher import PayloadKind
+from pipeline.transport.zmq.frame_payloads import PayloadKind
 from pipeline.types import SAME_CLOCK, UNKNOWN_CLOCK, ClockOffset, Result
 
 FLUSH_S = 0.5
