@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from pipeline.cli import console
 from pipeline.cli.downloads import offer_models
 from pipeline.cli.output_paths import check_output_paths
+from pipeline.cli.signals import StopSignals
 from pipeline.cli.unused_options import warn_of_unused_options
 from pipeline.errors import ConfigError
 from pipeline.settings import SETTINGS, Setting, Settings, resolve, settings_of
@@ -174,9 +175,10 @@ def command(name: str, *own: click.Parameter) -> Decorator:
 
 
 def pipeline_command(name: str, *own: click.Parameter) -> Decorator:
-    """Make a command of a function that takes `Settings`, and its `own` parameters by name.
+    """Make a command of a function that takes settings, signals, and its `own` parameters by name.
 
-    Models that are missing are downloaded first, where the user agrees.
+    Models that are missing are downloaded first, if the user agrees. Signals stop the function,
+    also while it imports the engine.
     """
     applying = settings_of(name)
     uses_models = SETTINGS["detector"] in applying
@@ -189,7 +191,8 @@ def pipeline_command(name: str, *own: click.Parameter) -> Decorator:
             settings = _load_settings(name, given, config, more.get("output"))
             if uses_models:
                 offer_models((settings.detector, settings.classifier), yes=yes)
-            function(settings, **more)
+            with StopSignals() as signals:
+                function(settings, signals, **more)
 
         return Command(name, params=parameters, callback=call, help=function.__doc__)
 

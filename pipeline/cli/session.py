@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.inputs import check_addresses, open_source
 from pipeline.cli.signals import StopSignals
+from pipeline.cli.sources import check_addresses, open_source
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier

@@ -10,7 +10,7 @@ from pipeline.settings import NO_MODEL, Settings
 
 
 @pipeline_command("camera")
-def camera(settings: Settings) -> None:
+def camera(settings: Settings, signals: StopSignals) -> None:
     """Publish the frames of SOURCE for other processes.
 
     Files and images are played at their own rate, like a live camera, or at --fps.
@@ -23,14 +23,13 @@ def camera(settings: Settings) -> None:
       vision camera 0 --publish 'zmq+tcp://*:5555' \\
           --key drone.key_secret --peer ground.key
     """
-    with StopSignals() as signals:
-        from pipeline.cli.inputs import open_source
-        from pipeline.cli.session import run_session
+    from pipeline.cli.session import run_session
+    from pipeline.cli.sources import open_source
 
-        require(settings, "source", "publish")
-        frames_alone = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
-        run_session(
-            frames_alone,
-            signals,
-            open_frames=lambda settings: open_source(settings, real_time=True),
-        )
+    require(settings, "source", "publish")
+    frames_alone = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
+    run_session(
+        frames_alone,
+        signals,
+        open_frames=lambda settings: open_source(settings, real_time=True),
+    )

@@ -28,26 +28,25 @@ LEAST_FRAMES = 5
         text="the annotated image",
     ),
 )
-def demo(settings: Settings, output: Path) -> None:
+def demo(settings: Settings, signals: StopSignals, output: Path) -> None:
     """Run on the built-in scene; print what was found and write an image of it.
 
-    The scene moves over real photographs. It needs no camera and no files, and runs as fast as
-    this machine can.
+    The scene pans over real photographs. It needs no camera and no files, and runs as fast as this
+    machine can.
 
     \b
     Examples:
       vision demo
       vision demo --show --threads 2
     """
-    settings = replace(settings, source="scene:?fps=0", every_frame=True)
-    with StopSignals() as signals:
-        from pipeline.cli.commands.object_summary import ObjectSummary, check_image_target
-        from pipeline.cli.session import run_session
+    from pipeline.cli.commands.object_summary import ObjectSummary, check_image_target
+    from pipeline.cli.session import run_session
 
-        check_image_target(output)
-        summary = ObjectSummary()
-        run_session(settings, signals, [summary])
-        _report(summary, output, settings.top)
+    settings = replace(settings, source="scene:?fps=0", every_frame=True)
+    check_image_target(output)
+    summary = ObjectSummary()
+    run_session(settings, signals, [summary])
+    _report(summary, output, settings.top)
 
 
 def _report(summary: ObjectSummary, output: Path, top: int) -> None:

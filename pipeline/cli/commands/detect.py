@@ -9,7 +9,7 @@ from pipeline.settings import Settings
 
 
 @pipeline_command("detect")
-def detect(settings: Settings) -> None:
+def detect(settings: Settings, signals: StopSignals) -> None:
     """Detect and classify the objects in published frames.
 
     Waits indefinitely for cameras that are not there yet or have stopped. With --publish, sends
@@ -28,9 +28,8 @@ def detect(settings: Settings) -> None:
     """
     if settings.group and settings.every_frame:
         raise ConfigError("--group: its members share the frames; leave out --every-frame")
-    with StopSignals() as signals:
-        from pipeline.cli.inputs import open_frames
-        from pipeline.cli.session import run_session
+    from pipeline.cli.session import run_session
+    from pipeline.cli.sources import open_frames
 
-        require(settings, "subscribe")
-        run_session(settings, signals, open_frames=open_frames)
+    require(settings, "subscribe")
+    run_session(settings, signals, open_frames=open_frames)

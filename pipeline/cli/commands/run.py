@@ -8,7 +8,7 @@ from pipeline.settings import Settings
 
 
 @pipeline_command("run")
-def run(settings: Settings) -> None:
+def run(settings: Settings, signals: StopSignals) -> None:
     """Detect and classify the objects in SOURCE.
 
     Each option can also be set in a --config file or in the environment: --score is the key
@@ -22,8 +22,7 @@ def run(settings: Settings) -> None:
       vision run 0 --publish zmq+ipc:///tmp/found      for other processes
       vision run zmq+ipc:///tmp/front --show --retry   from 'vision camera'
     """
-    with StopSignals() as signals:  # from here on, because loading the engine takes a while
-        from pipeline.cli.session import run_session
+    from pipeline.cli.session import run_session
 
-        require(settings, "source")
-        run_session(settings, signals)
+    require(settings, "source")
+    run_session(settings, signals)

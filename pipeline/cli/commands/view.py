@@ -10,7 +10,7 @@ from pipeline.settings import NO_MODEL, Settings
 
 
 @pipeline_command("view")
-def view(settings: Settings) -> None:
+def view(settings: Settings, signals: StopSignals) -> None:
     """Show published results: in a window, or in a file with --jsonl or --record.
 
     Waits indefinitely for publishers that are not there yet. Of a camera without a detector it
@@ -24,12 +24,11 @@ def view(settings: Settings) -> None:
       vision view --subscribe zmq+tcp://drone:5555 \\
           --key ground.key_secret --peer drone.key
     """
+    from pipeline.cli.session import run_session
+    from pipeline.cli.sources import open_results
+
     if not (settings.jsonl or settings.record):
         settings = replace(settings, show=True)
-    with StopSignals() as signals:
-        from pipeline.cli.inputs import open_results
-        from pipeline.cli.session import run_session
-
-        require(settings, "subscribe")
-        as_they_come = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
-        run_session(as_they_come, signals, open_frames=open_results)
+    require(settings, "subscribe")
+    as_they_come = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
+    run_session(as_they_come, signals, open_frames=open_results)

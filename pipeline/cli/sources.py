@@ -1,4 +1,4 @@
-"""What a command reads, opened as its settings say: a source, or what other processes send."""
+"""Opens the sources and subscriptions that settings name."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def open_source(settings: Settings, *, real_time: bool = False) -> Source[Frame]:
-    """The source that the settings name; `retry` repeats failed attempts until one succeeds."""
+    """Open the source; `retry` repeats failed attempts until one succeeds."""
     if not settings.retry:
         return _open_once(settings, real_time)
-    only_by_a_signal = threading.Event()
-    return open_with_retries(lambda: _open_once(settings, real_time), only_by_a_signal, logger.info)
+    never = threading.Event()  # only a signal ends the attempts
+    return open_with_retries(lambda: _open_once(settings, real_time), never, logger.info)
 
 
 def open_frames(settings: Settings) -> FrameSubscription:
-    """The frames that are subscribed to; whoever publishes them may start later."""
+    """Subscribe to frames; their publishers may start later."""
     return subscribe_frames(
         settings.subscribe,
         group=settings.group,
@@ -46,7 +46,7 @@ def open_frames(settings: Settings) -> FrameSubscription:
 
 
 def check_addresses(settings: Settings) -> None:
-    """Raise `ConfigError` where what is subscribed to cannot be used, before anything is loaded."""
+    """Check the subscribed addresses and their keys. Raises `ConfigError`."""
     addresses = settings.subscribe or [str(settings.source)]
     if settings.subscribe or is_address(addresses[0]):
         security = subscriber_security(settings)
@@ -72,12 +72,12 @@ def open_results(settings: Settings) -> ResultSubscription:
 
 
 def limits_of(settings: Settings) -> Limits:
-    """What is taken from other processes."""
+    """Limits for messages from other processes."""
     return Limits(max_frame_mb=settings.max_frame_mb)
 
 
 def subscriber_security(settings: Settings) -> Security:
-    """The keys for `--subscribe`: those of `--server` where it is given, else of all peers."""
+    """The keys for `--subscribe`: that of `--server` if given, else those of all peers."""
     security = publisher_security(settings)
     if not settings.server:
         return security
