@@ -21,6 +21,7 @@ from nodes.messages.headers import origin_of, stamp_ns
 from nodes.parameters.declaration import Parameter, Value
 from nodes.source_runner import SourceRunner
 from pipeline.engine import Pipeline
+from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.session import Runtime
@@ -34,7 +35,7 @@ class EngineNode(ManagedNode):
     """Runs a pipeline whose parts follow from the parameters in `table`.
 
     - `source`: a value captures images and publishes them; otherwise the node subscribes
-    - `detector`: the node detects objects and publishes detections
+    - `detector`: the node detects objects and publishes detections, unless the value is `none`
     - `classifier`: the node also classifies them, unless the value is `none`
     - `cameras`: the names before the topics, one for each camera
 
@@ -121,7 +122,9 @@ class EngineNode(ManagedNode):
 
     def _open_models(self) -> None:
         given = self.parameters
-        if "detector" not in given:
+        if given.get("detector", NO_MODEL) == NO_MODEL:
+            if not self._captures:
+                raise ConfigError("parameter detector is none; expected a model, or a source")
             return
         runtime = Runtime(threads=given["threads"] or None)
         self._detector = Detector(

@@ -17,9 +17,9 @@ from nodes.messages.headers import Origin, header_message, stamp_ns
 from nodes.parameters.declaration import Parameters
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
-from pipeline.source import Source
+from pipeline.source import Source, SourceWrapper
 from pipeline.sources import open_source
-from pipeline.types import ClockOffset, Frame
+from pipeline.types import Frame
 
 
 class RateLimit:
@@ -121,7 +121,7 @@ class TopicSource(Source[Frame]):
         return Frame(image, stamp_ns(message.header), self._seq, camera, origin=origin)
 
 
-class CaptureSource(Source[Frame]):
+class CaptureSource(SourceWrapper[Frame]):
     """A source whose frames are counted, and that can pause and limit the rate.
 
     If the source is live, unwanted frames are dropped; otherwise they wait. `header` makes the
@@ -135,9 +135,7 @@ class CaptureSource(Source[Frame]):
         limit: RateLimit,
         header: Callable[[Frame], HeaderMessage],
     ) -> None:
-        self.camera, self.live = source.camera, source.live
-        self.frames, self.fps = source.frames, source.fps
-        self._source = source
+        super().__init__(source)
         self._activity = activity
         self._limit = limit
         self._header = header
@@ -183,16 +181,7 @@ class CaptureSource(Source[Frame]):
     def close(self) -> None:
         self._closed.set()
         self._running.set()
-        self._source.close()
-
-    def clock_of(self, camera: str) -> ClockOffset | None:
-        return self._source.clock_of(camera)
-
-    def done(self) -> None:
-        self._source.done()
-
-    def counts(self) -> Mapping[str, Any]:
-        return self._source.counts()
+        super().close()
 
     def _is_wanted(self, camera: str) -> bool:
         activity = self._activity(camera)

@@ -107,8 +107,9 @@ def broken_model(folder: Path) -> Path:
         (broken_model, "not a usable ONNX model"),
         (lambda folder: "mobilenetv2-int8", "expected a model that can detect"),
         (lambda folder: "yolov4-tiny-int9", "did you mean yolov4-tiny-int8"),
+        (lambda folder: "none", "expected a model"),
     ],
-    ids=["missing", "damaged", "of another task", "misspelt"],
+    ids=["missing", "damaged", "of another task", "misspelt", "none"],
 )
 def test_unusable_model_leaves_the_node_unconfigured_with_a_reason(
     start_node, state, tmp_path, model, reason

@@ -126,6 +126,15 @@ def test_scene_is_captured_detected_and_classified(start_node, observer):
     assert process.stop(signal.SIGTERM) == 0
 
 
+def test_source_without_detector_publishes_images(start_node, observer):
+    images = observer.subscribe(Image, "image_raw")
+    given = {"source": "scene:?size=320x240&fps=10", "detector": "none"}
+    process = start_node("vision_node", given)
+    assert images.wait(3)[0].width == 320
+    assert observer.node.count_publishers(f"{observer.node.get_namespace()}/detections") == 0
+    assert process.stop() == 0
+
+
 def test_rate_limit_is_kept(start_node, observer, image):
     start_node("vision_node", {"max_rate": 5.0, "classifier": "none"})
     results = observer.subscribe(Detection2DArray, "detections", heard_from=1)
