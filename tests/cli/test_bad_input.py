@@ -29,7 +29,7 @@ def place(tmp_path, monkeypatch):
     Path("empty.mp4").touch()
     Path("huge.png").write_bytes(huge_png())
     Path("folder").mkdir()
-    Path("folder", "readme.txt").write_text("no pictures here")
+    Path("folder", "readme.txt").write_text("no images here")
     Path("damaged.onnx").write_bytes((MODELS / "yolov4-tiny-int8.onnx").read_bytes()[:100_000])
     Path("unknown-key.yaml").write_text("scor: 0.5\n")
     Path("bad-value.yaml").write_text("source: 'scene:'\nscore: high\n")
@@ -47,8 +47,8 @@ SOURCES = {
     "text-as-video": (["words.mp4"], "the file is text; expected a video"),
     "noise-as-video": (["noise.mp4"], "noise.mp4: not a video that can be read"),
     "empty-file": (["empty.mp4"], "the file is empty; expected a video"),
-    "picture-too-large": (["huge.png"], "40000"),
-    "folder-without-pictures": (["folder"], "holds no images"),
+    "image-too-large": (["huge.png"], "40000"),
+    "folder-without-images": (["folder"], "holds no images"),
     "glob-without-match": (["*.jpg"], "*.jpg: the pattern matches no files"),
     "camera-absent": (["63"], "camera /dev/video63: No such file or directory"),
     "device-that-is-no-camera": (["/dev/null"], "camera /dev/null: not a camera device"),
@@ -162,7 +162,7 @@ CLASHES = {
     "record-is-the-video": (["a.mp4", "--record", "a.mp4"], "--record a.mp4: is a file of the"),
     "stats-is-the-video": (["a.mp4", "--stats", "folder/../a.mp4"], "is a file of the source"),
     "jsonl-links-to-the-video": (["a.mp4", "--jsonl", "link"], "--jsonl link: is a file of the"),
-    "jsonl-is-one-picture": (["folder", "--jsonl", "folder/readme.txt"], "of the source"),
+    "jsonl-is-one-image": (["folder", "--jsonl", "folder/readme.txt"], "of the source"),
     "jsonl-matches-the-glob": (["a.*", "--jsonl", "a.mp4"], "of the source"),
     "stats-is-jsonl": (["a.mp4", "--jsonl", "x", "--stats", "./x"], "is the file of --jsonl too"),
     "record-is-stats": (["a.mp4", "--record", "x.mp4", "--stats", "x.mp4"], "of --record too"),

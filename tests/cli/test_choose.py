@@ -109,9 +109,9 @@ def test_plot_of_accuracy_over_latency(vision, one, tmp_path):
     path = tmp_path / "frontier.png"
     outcome = vision(*one, "--budget-ms", 100, "--plot", path)
     assert outcome.code == 0, outcome.err
-    picture = cv2.imread(str(path))
-    assert picture.shape[0] > 400
-    assert picture.std() > 5
+    image = cv2.imread(str(path))
+    assert image.shape[0] > 400
+    assert image.std() > 5
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_plot_of_accuracy_over_latency(vision, one, tmp_path):
         (("--only", "v9"), "--only: no network's name contains 'v9'; the names are mobilenet_v1"),
         (("--threads", "0"), "--threads"),
         (("--json", "no/such/folder.json"), "--json no/such/folder.json: there is no folder"),
-        (("--plot", "picture.bmp"), "picture.bmp: expected a file name that ends in .png"),
+        (("--plot", "plot.bmp"), "plot.bmp: expected a file name that ends in .png"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )

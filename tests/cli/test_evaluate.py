@@ -37,8 +37,8 @@ def photos(tmp_path):
 
 
 def test_figures_of_a_detector_go_to_the_terminal_a_file_and_a_plot(vision, labelled):
-    target, picture = labelled / "figures.json", labelled / "curves.png"
-    outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--json", target, "--plot", picture)
+    target, plot = labelled / "figures.json", labelled / "curves.png"
+    outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--json", target, "--plot", plot)
     assert outcome.code == 0, outcome.err
     report = json.loads(target.read_text())
     assert report["metrics"]["AP50"] == pytest.approx(100)
@@ -47,17 +47,17 @@ def test_figures_of_a_detector_go_to_the_terminal_a_file_and_a_plot(vision, labe
     assert (report["pictures"], report["skipped"]) == (1, 0)
     assert (report["score"], report["nms"], report["nms_kind"]) == (0.001, 0.45, "iou")
     assert "100.0" in outcome.out
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_figures_of_a_classifier_go_to_a_file_and_a_plot(vision, photos):
-    target, picture = photos.parent / "figures.json", photos.parent / "confusion.svg"
-    outcome = vision("evaluate", "mobilenetv2-int8", photos, "--json", target, "--plot", picture)
+    target, plot = photos.parent / "figures.json", photos.parent / "confusion.svg"
+    outcome = vision("evaluate", "mobilenetv2-int8", photos, "--json", target, "--plot", plot)
     assert outcome.code == 0, outcome.err
     report = json.loads(target.read_text())
     assert report["metrics"] == {"top1": 100.0, "top5": 100.0}
     assert report["classes"] == {"espresso": {"top1": 100.0, "pictures": 1}}
-    assert "<svg" in picture.read_text()
+    assert "<svg" in plot.read_text()
 
 
 def test_images_of_a_list_can_be_elsewhere_and_classes_can_share_a_label(vision, photos, tmp_path):
@@ -76,11 +76,11 @@ def test_images_of_a_list_can_be_elsewhere_and_classes_can_share_a_label(vision,
 
 
 def test_a_detector_that_finds_nothing_scores_zero_and_has_an_empty_plot(vision, labelled):
-    picture = labelled / "curves.png"
-    outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--score", 1, "--plot", picture)
+    plot = labelled / "curves.png"
+    outcome = vision("evaluate", "yolov4-tiny-int8", labelled, "--score", 1, "--plot", plot)
     assert (outcome.code, outcome.err) == (0, "vision: detecting (1)\n")
     assert "0.0" in outcome.out
-    assert picture.exists()
+    assert plot.exists()
 
 
 def test_a_detector_is_measured_as_for_its_model_card(vision, shared, tmp_path):
@@ -105,7 +105,10 @@ def test_a_detector_is_measured_as_for_its_model_card(vision, shared, tmp_path):
 WRONG = {
     "no-such-data": (["yolov4-tiny-int8", "none"], "none: expected a COCO JSON file, "),
     "no-such-model": (["yolov4-tiny-int9", "."], "did you mean yolov4-tiny-int8?"),
-    "picture-with-no-form": (["yolov4-tiny-int8", ".", "--plot", "a.gif"], "ends in .png, .svg, "),
+    "plot-of-unknown-format": (
+        ["yolov4-tiny-int8", ".", "--plot", "a.gif"],
+        "ends in .png, .svg, ",
+    ),
     "no-such-nms": (
         ["yolov4-tiny-int8", ".", "--nms-kind", "x"],
         "--nms-kind: expected iou or darknet",
@@ -115,7 +118,7 @@ WRONG = {
         "--score: expected a number from 0 to 1",
     ),
     "class-too-high": (["yolov4-tiny-int8", "high"], "as the model has 80 labels, but got 80"),
-    "damaged-pictures": (
+    "damaged-images": (
         ["yolov4-tiny-int8", "damaged"],
         "1 or more of 1 images cannot be decoded",
     ),
@@ -126,7 +129,7 @@ WRONG = {
         "--plot a.png: is the file of --json too; choose another",
     ),
     "pictures-twice": (["mobilenetv2-int8", ".", "--images", "."], "but the images are in ."),
-    "over-a-picture": (
+    "over-a-plot": (
         ["yolov4-tiny-int8", ".", "--plot", "images/cat.png"],
         "--plot images/cat.png: is a file of the input",
     ),
@@ -139,9 +142,9 @@ WRONG = {
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
 def test_invalid_input_of_evaluate_is_one_line(vision, labelled, monkeypatch, arguments, message):
     monkeypatch.chdir(labelled)
-    picture = CAT.read_bytes()
+    image = CAT.read_bytes()
     labels = {"high": "80 0.5 0.5 1 1", "damaged": "15 0.5 0.5 1 1", "plain": ""}
-    for name, content in (("high", picture), ("damaged", b"x"), ("plain", picture)):
+    for name, content in (("high", image), ("damaged", b"x"), ("plain", image)):
         for part in ("images", "labels"):
             Path(name, part).mkdir(parents=True)
         Path(name, "images/cat.jpg").write_bytes(content)

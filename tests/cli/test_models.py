@@ -26,7 +26,7 @@ about = "the shipped one by another name"
 licence = "public domain"
 parameters = 6_000_000
 published = {{ AP50 = 40.2 }}
-published_source = "somebody"
+published_source = "a paper"
 [[models.{name}.files]]
 name = "{name}.onnx"
 bytes = {size}
@@ -73,7 +73,7 @@ def line_of(out: str, name: str) -> str:
 
 def test_info_describes_a_model_before_and_after_download(vision, folder):
     out = vision("models", "info", "remote").out
-    for text in ("public domain", "AP50 40.2 %: somebody", "6.00 M", "SHA-256", "/good/file.bin"):
+    for text in ("public domain", "AP50 40.2 %: a paper", "6.00 M", "SHA-256", "/good/file.bin"):
         assert text in out
     assert "vision models pull remote" in out
     out = vision("models", "info", "yolov4-tiny-int8").out

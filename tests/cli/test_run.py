@@ -126,7 +126,7 @@ def test_a_damaged_image_is_counted_and_skipped(vision, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
-        (folder / f"{i}.jpg").write_bytes(CAT.read_bytes() if i != 1 else b"no picture")
+        (folder / f"{i}.jpg").write_bytes(CAT.read_bytes() if i != 1 else b"no image")
     stats = tmp_path / "a.json"
     outcome = vision("run", folder, "--stats", stats)
     assert outcome.code == 0
@@ -139,7 +139,7 @@ def test_repeated_warnings_are_limited_and_counted(vision, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(20):
-        (folder / f"{i:02}.jpg").write_bytes(CAT.read_bytes() if i == 19 else b"no picture")
+        (folder / f"{i:02}.jpg").write_bytes(CAT.read_bytes() if i == 19 else b"no image")
     outcome = vision("run", folder)
     assert outcome.code == 0
     lines = outcome.err.splitlines()

@@ -204,7 +204,7 @@ def test_a_float_model_is_compared_with_its_int8_form(vision, workshop):
     assert cv2.imread("vision-compare.jpg") is not None
 
 
-def spoil_pictures(folder):
+def spoil_images(folder):
     for path in folder.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:20])
 
@@ -222,10 +222,10 @@ def unknown_class(folder):
     (folder / "red").rename(folder / "violet")
 
 
-BAD_PICTURES = {
+BAD_IMAGES = {
     "empty folder": (empty_folder, "expected images"),
     "no folder": (shutil.rmtree, "there is no such folder"),
-    "damaged": (spoil_pictures, "images cannot be decoded"),
+    "damaged": (spoil_images, "images cannot be decoded"),
 }
 COMMANDS = {
     "quantize": ("quantize", "net.onnx", "--manifest", "net.toml", "--images", "pictures"),
@@ -247,9 +247,9 @@ def refused(vision, *arguments):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-@pytest.mark.parametrize("name", BAD_PICTURES, ids=str)
+@pytest.mark.parametrize("name", BAD_IMAGES, ids=str)
 def test_bad_images_are_one_line_and_write_nothing(vision, workshop, command, name):
-    spoil, message = BAD_PICTURES[name]
+    spoil, message = BAD_IMAGES[name]
     spoil(workshop / "pictures")
     found = refused(vision, *COMMANDS[command], "-o", "out.onnx")
     assert message in found or "one sub-folder of images per class" in found
@@ -259,7 +259,7 @@ BAD_FILES = {
     "empty": b"",
     "no model": b"this is no model at all",
     "truncated": None,
-    "picture": "sample",
+    "image": "sample",
 }
 
 
@@ -331,7 +331,7 @@ def test_compare_needs_two_models_and_an_image(vision, workshop):
             vision, "compare", "a.jpg", "--models", "mobilenetv2-int8", "yolov4-tiny-int8", more
         )
         assert f"--models {more}: is an image or a folder" in found
-    Path("mobilenetv2-int8").mkdir()  # is no picture for being called as a model is
+    Path("mobilenetv2-int8").mkdir()  # a folder named like a model is not an image
     found = refused(vision, "compare", "a.jpg", "--models", "mobilenetv2-int8", "mobilenetv2-int8")
     assert "a.jpg: expected an image or a folder" in found
 

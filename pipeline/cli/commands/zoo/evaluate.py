@@ -73,10 +73,8 @@ def evaluate(
 
         check_plot_path(plot)
 
-    def check_targets(image_files: Iterable[Path]) -> None:
-        read = [opened.path, data, manifest, *image_files]
-        check_new_files({"--json": json_file, "--plot": plot}, read)
-
+    targets = {"--json": json_file, "--plot": plot}
+    check_targets = partial(_check_targets, targets, [opened.path, data, manifest])
     check_targets([])
     task = opened.spec.task
     measure = partial(_detector, settings=thresholds) if task == "detect" else _classifier
@@ -85,6 +83,12 @@ def evaluate(
         report = {"model": model, "task": task, "data": str(data), **figures}
         _write(report, json_file, drawing, plot)
     _show(report)
+
+
+def _check_targets(
+    targets: dict[str, Path | None], read: list[Path | str | None], images: Iterable[Path]
+) -> None:
+    check_new_files(targets, [*read, *images])
 
 
 def _open(model: str, threads: int | None, manifest: str | None) -> Model:
