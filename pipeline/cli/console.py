@@ -26,7 +26,7 @@ _PACKAGES = ("pipeline", "nodes")
 def configure(*, quiet: bool = False, debug: bool = False) -> None:
     """Send the log lines of this package to standard error.
 
-    Log lines of other packages are shown with `debug` only, apart from their warnings.
+    Of other packages, only warnings and errors are shown.
     """
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     handler = _StandardError(show_repeats=debug)

@@ -130,7 +130,7 @@ class Settings:
     )
     nms: Fraction = setting(
         0.45,
-        "merge boxes of a class whose overlap (IoU) is higher",
+        "IoU above which the weaker of two boxes of a class is suppressed",
         _DETECTION.and_commands(EVALUATE),
         ros="nms_threshold",
     )
