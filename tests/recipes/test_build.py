@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 
 from pipeline.errors import FrameError
+from pipeline.inference.spec import METADATA_KEY, decode_spec, encode_spec
+from pipeline.zoo.onnx_file import load_graph
 from recipes.build import SAMPLES, write_sample
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "samples"
 SIZES = {"astronaut.jpg": (512, 512), "cat.jpg": (300, 451), "coffee.jpg": (400, 600)}
+
+
+@pytest.mark.parametrize("model", ["yolov4-tiny-int8", "mobilenetv2-int8"])
+def test_rebuilt_model_has_the_same_metadata(model):
+    pytest.importorskip("onnx")
+    graph = load_graph(FOLDER.parent / f"{model}.onnx")
+    (stored,) = (entry.value for entry in graph.metadata_props if entry.key == METADATA_KEY)
+    assert encode_spec(decode_spec(stored, model)) == stored
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -199,7 +199,8 @@ def downgrade(data: dict[str, Any]) -> dict[str, Any]:
     if data["head"] is not None and data["head"]["family"] != "darknet":
         return data
     heads = data["head"]["outputs"] if data["head"] else []
-    return {**{key: value for key, value in data.items() if key != "head"}, "heads": heads}
+    # In the same place: a model that is built again must be the same file.
+    return dict(("heads", heads) if key == "head" else (key, data[key]) for key in data)
 
 
 def _with_anchors(head: Any, anchors: Any, subject: str) -> Any:
