@@ -13,10 +13,8 @@ from pipeline.capture.live import Backoff
 from pipeline.capture.playback import Paced
 from pipeline.errors import SourceError
 from pipeline.source import Source, SourceKind, SourceOptions, check_camera_name
-from pipeline.transport.address import FORMS as ADDRESS_FORMS
-from pipeline.transport.address import is_address
 from pipeline.transport.wire.schema import Limits
-from pipeline.transport.zmq.frames import open_subscription
+from pipeline.transport.zmq import frames as subscriptions
 from pipeline.transport.zmq.keys import Security
 from pipeline.types import Frame
 
@@ -25,32 +23,11 @@ log = logging.getLogger(__name__)
 Opened = TypeVar("Opened")
 
 
-def _open_subscription(text: str, options: SourceOptions) -> Source[Frame]:
-    return open_subscription(
-        text,
-        open_timeout_s=options.open_timeout_s,
-        camera=options.camera,
-        group=options.group,
-        in_flight=options.in_flight,
-        in_turn=options.in_turn,
-        limits=options.limits,
-        security=options.security,
-    )
-
-
-SUBSCRIPTIONS = SourceKind(
-    "subscriptions",
-    ADDRESS_FORMS,
-    is_address,
-    _open_subscription,
-    ("open_timeout_s", "group", "in_flight", "in_turn", "limits", "security"),
-)
-
 KINDS: tuple[SourceKind, ...] = (
     cameras.KIND,
     stream.KIND,
     scene.KIND,
-    SUBSCRIPTIONS,
+    subscriptions.KIND,
     files.KIND,
 )
 """Every kind of source; the first that accepts a text opens it."""

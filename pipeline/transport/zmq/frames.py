@@ -7,7 +7,8 @@ import threading
 from collections.abc import Sequence
 
 from pipeline.errors import SourceError
-from pipeline.transport.address import parse_address
+from pipeline.source import Source, SourceKind, SourceOptions
+from pipeline.transport.address import FORMS, is_address, parse_address
 from pipeline.transport.wire.schema import Limits
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.receiver import POLL_S, Receiver, Subscription
@@ -145,3 +146,25 @@ def subscribe_frames(
         in_flight=1 if group is not None else None,
         in_turn=True,
     )
+
+
+def _open(text: str, options: SourceOptions) -> Source[Frame]:
+    return open_subscription(
+        text,
+        open_timeout_s=options.open_timeout_s,
+        camera=options.camera,
+        group=options.group,
+        in_flight=options.in_flight,
+        in_turn=options.in_turn,
+        limits=options.limits,
+        security=options.security,
+    )
+
+
+KIND = SourceKind(
+    "subscriptions",
+    FORMS,
+    is_address,
+    _open,
+    ("open_timeout_s", "group", "in_flight", "in_turn", "limits", "security"),
+)
