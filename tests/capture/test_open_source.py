@@ -18,7 +18,8 @@ from pipeline.capture.camera import MAX_STAMP_AGE_NS, driver_stamp_ns
 from pipeline.errors import ConfigError, SourceError
 from pipeline.paths import share_dirs
 from pipeline.source import SourceKind, SourceOptions, check_camera_name, safe_name
-from pipeline.sources import FORMS, KINDS, SUBSCRIPTIONS, kind_of, open_source
+from pipeline.sources import FORMS, KINDS, kind_of, open_source
+from pipeline.transport.zmq.frames import KIND as SUBSCRIPTIONS
 
 
 def no_such_camera() -> str:
