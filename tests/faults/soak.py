@@ -299,7 +299,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--size", default="640x360", help="of the pictures")
+    parser.add_argument("--size", default="640x360", help="of the images")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), options.seed, options.size)

@@ -147,7 +147,7 @@ def tried(attempt):
 
 
 @pytest.mark.slow
-def test_bad_links_cost_frames_but_no_freshness_and_nobody_else_anything(scenario, capsys):
+def test_bad_links_lose_frames_but_stay_fresh_and_affect_no_other(scenario, capsys):
     def attempt():
         with scenario(SHAPES, "640x360") as scene:
             begin_s = scene.await_all()
@@ -203,7 +203,7 @@ def are_fresh(scene, name, since_s):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quality", [95, 50], ids=["too-much", "fitting"])
-def test_a_link_that_is_too_slow_gets_fewer_frames_and_fresh_ones(scenario, capsys, quality):
+def test_a_slow_link_gets_fewer_and_fresh_frames(scenario, capsys, quality):
     def attempt():
         shapes = {"20mbit": Shape(rate_mbit=20, delay_ms=5)}
         with scenario(shapes, "1280x720", quality) as scene:

@@ -49,7 +49,7 @@ def clock(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp_path, crowding):
+def test_a_clock_that_is_set_back_stops_nothing_and_ages_stay_valid(clock, tmp_path, crowding):
     frames, results = f"zmq+ipc://{tmp_path}/frames", f"zmq+ipc://{tmp_path}/results"
     shown, recording = tmp_path / "shown.jsonl", tmp_path / "shown.mp4"
     stats = {name: tmp_path / f"{name}.json" for name in ("camera", "detect", "view")}
@@ -101,6 +101,6 @@ def test_a_clock_that_is_set_back_stops_nothing_and_makes_no_nonsense(clock, tmp
         assert 0 <= figures["age_ms"]["p50"] <= figures["age_ms"]["max"] < MOST_MS
         assert figures["seconds"] < HOUR_S / 2
     assert "Traceback" not in "".join(command.said for command in commands)
-    # From one picture to the next, which came some time later.
+    # From one image to the next, which came some time later.
     set_back = re.search(r"the clock was set back by (\d+) s", commands[-1].said)
     assert HOUR_S - 30 <= int(set_back[1]) <= HOUR_S

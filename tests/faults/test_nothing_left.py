@@ -224,7 +224,7 @@ def goes_on(camera, subscriber, since_ns):
     return newer or not camera.is_alive
 
 
-def test_newcomers_wait_over_tcp_while_no_file_descriptor_is_left_for_them(start):
+def test_connections_over_tcp_wait_for_a_free_file_descriptor(start):
     camera = start("camera", SCENE, "--publish", "zmq+tcp://127.0.0.1:0", "--payload", "jpeg")
     camera.await_ready()
     with crowd(camera, camera.said.split("publishing at ")[1].split()[0], 10) as (first, others):
@@ -235,7 +235,7 @@ def test_newcomers_wait_over_tcp_while_no_file_descriptor_is_left_for_them(start
     assert camera.said.count("file descriptors run short") == 1
 
 
-def test_too_many_newcomers_over_ipc_end_the_camera_in_order_and_not_by_an_abort(start, address):
+def test_too_many_connections_over_ipc_end_the_camera_without_an_abort(start, address):
     camera = start("camera", SCENE, "--publish", address, "--payload", "raw")
     camera.await_ready()
     with crowd(camera, address, 18):

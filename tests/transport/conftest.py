@@ -21,7 +21,7 @@ def address(tmp_path):
 
 @pytest.fixture
 def writer():
-    """A ring of four slots for pictures of 64 x 48 pixels."""
+    """A ring of four slots for images of 64 x 48 pixels."""
     ring = RingWriter(48 * 64 * 3, slots=4)
     yield ring
     ring.close()

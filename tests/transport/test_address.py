@@ -40,7 +40,7 @@ KEYS = Security(KeyPair(b"p", b"s"), (b"q",))
     ],
     ids=lambda value: str(value) if isinstance(value, str) and "zmq" in value else "",
 )
-def test_an_address_is_read(text, endpoint, camera, bind, is_local):
+def test_an_address_is_parsed(text, endpoint, camera, bind, is_local):
     address = parse_address(text)
     assert (address.endpoint, address.camera, address.bind) == (endpoint, camera, bind)
     assert address.is_local == is_local
@@ -66,7 +66,7 @@ def test_an_address_is_read(text, endpoint, camera, bind, is_local):
     ],
     ids=lambda value: value[:40],
 )
-def test_what_is_no_address_is_refused(text, why):
+def test_an_invalid_address_is_refused(text, why):
     with pytest.raises(ConfigError, match=why):
         parse_address(text)
 
@@ -94,7 +94,7 @@ def test_any_text_is_an_address_or_a_config_error(text):
     ],
     ids=["loopback", "ipc", "lan", "all", "name", "insecure", "keys", "peers only"],
 )
-def test_leaving_the_machine_needs_keys_or_saying_so(text, security, allowed):
+def test_addresses_off_the_machine_need_keys_or_insecure(text, security, allowed):
     address = parse_address(text)
     if allowed:
         check_policy(address, security)
@@ -112,18 +112,18 @@ def test_leaving_the_machine_needs_keys_or_saying_so(text, security, allowed):
     ],
     ids=["fragment", "both", "two cameras"],
 )
-def test_nothing_in_an_address_is_passed_over(text, why):
+def test_no_part_of_an_address_is_ignored(text, why):
     with pytest.raises(ConfigError, match=why):
         parse_address(text)
 
 
 @pytest.mark.parametrize("where", ["*:5555", "127.0.0.1:0"])
-def test_nobody_goes_to_where_one_can_only_wait(where):
+def test_an_address_without_host_or_port_can_only_be_bound(where):
     with pytest.raises(ConfigError, match="can only be bound"):
         Subscriber(f"zmq+tcp://{where}", security=Security(insecure=True))
 
 
-def test_an_address_that_is_given_twice_counts_once(tmp_path, await_true):
+def test_an_address_given_twice_is_opened_once(tmp_path, await_true):
     address = f"zmq+ipc://{tmp_path}/twice"
     addresses = [f"{address}?bind", f"{address}?bind&camera=front"]
     with Subscriber(addresses) as subscriber, Publisher(f"{address}?connect") as publisher:
@@ -148,7 +148,7 @@ except ConfigError as error:
 """
 
 
-def test_of_two_that_start_at_once_at_one_path_one_has_it(tmp_path):
+def test_one_of_two_publishers_that_start_at_once_binds_a_path(tmp_path):
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACE, f"zmq+ipc://{tmp_path}/race"],
@@ -173,7 +173,7 @@ def test_of_two_that_start_at_once_at_one_path_one_has_it(tmp_path):
     assert sum("is in use by another process" in line for line in said) == 2
 
 
-def test_a_path_that_another_is_binding_is_in_use(tmp_path):
+def test_a_path_that_another_process_is_binding_is_in_use(tmp_path):
     path = f"{tmp_path}/busy"
     with (
         sockets._alone_at(path, parse_address(f"zmq+ipc://{path}")),

@@ -46,7 +46,7 @@ def fed(samples):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_truth_lies_within_the_error(seed):
+def test_the_true_offset_is_within_the_error(seed):
     rng = random.Random(seed)  # noqa: S311 - not for secrets
     offset = rng.randrange(-(10**12), 10**12)
     samples = [
@@ -58,7 +58,7 @@ def test_the_truth_lies_within_the_error(seed):
     assert abs(estimate.offset_ns - offset) <= estimate.error_ns < 10 * MS
 
 
-def test_the_quickest_answer_is_believed_over_newer_slow_ones():
+def test_the_quickest_answer_is_used_over_newer_slow_ones():
     samples = [ask(5 * MS, 0, 100_000, 100_000)]
     samples += [ask(5 * MS, i * 100 * MS, 30 * MS, 1 * MS) for i in range(1, 20)]
     estimate = fed(samples).estimate(samples[-1].t4)
@@ -77,7 +77,7 @@ def test_the_estimate_follows_a_drifting_clock():
 
 
 @pytest.mark.parametrize("step_ms", [-3_600_000, -80, 80, 3_600_000])
-def test_a_clock_that_is_set_is_believed_at_once(step_ms):
+def test_a_clock_that_is_set_is_followed_at_once(step_ms):
     samples = [ask(0, i * 1000 * MS, MS, MS) for i in range(WINDOW)]
     estimator = fed(samples)
     after = ask(step_ms * MS, (WINDOW + 1) * 1000 * MS, 2 * MS, MS)
@@ -85,20 +85,20 @@ def test_a_clock_that_is_set_is_believed_at_once(step_ms):
     assert abs(estimator.estimate(after.t4).offset_ns - step_ms * MS) <= 2 * MS
 
 
-def test_the_error_grows_while_nothing_is_heard():
+def test_the_error_grows_without_answers():
     sample = ask(0, 0, MS, MS)
     estimator = fed([sample])
     early, late = (estimator.estimate(sample.t4 + s * 1000 * MS).error_ns for s in (0, 100))
     assert late - early == pytest.approx(10 * MS, rel=0.01)
 
 
-def test_answers_that_cannot_be_are_ignored():
+def test_impossible_answers_are_ignored():
     estimator = fed([Sample(100, 50, 40, 200), Sample(100, 0, 1000, 200)])
     assert estimator.estimate(300) is None
 
 
 @given(st.binary(max_size=64) | st.binary(min_size=24, max_size=24).map(b"visclk01".__add__))
-def test_whatever_a_server_answers_the_estimate_is_one_that_can_be_sent_on(answer):
+def test_the_estimate_is_in_range_for_any_answer(answer):
     estimator = OffsetFilter()
     now_ns = time.time_ns()
     sample = read_answer(answer, now_ns)
@@ -111,7 +111,7 @@ def test_whatever_a_server_answers_the_estimate_is_one_that_can_be_sent_on(answe
 
 
 @given(st.binary(max_size=64))
-def test_a_question_is_answered_with_its_own_time_or_not_at_all(question):
+def test_a_request_is_answered_with_its_own_time_or_not_at_all(question):
     now_ns = time.time_ns()
     sample = read_answer(answer_to(question, time.time_ns), time.time_ns())
     assert sample is None or now_ns <= sample.t2 <= sample.t3 <= sample.t4
@@ -168,7 +168,7 @@ def test_the_clock_is_asked_under_the_same_keys(server_and_client, tmp_path, awa
     stranger.close()
 
 
-def test_nonsense_does_not_stop_the_server(server_and_client, await_true):
+def test_invalid_requests_do_not_stop_the_server(server_and_client, await_true):
     server, client = server_and_client(0)
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
@@ -219,14 +219,14 @@ def test_a_late_answer_is_not_taken_for_the_next_one(slow_server):
     assert abs(estimate.offset_ns) <= estimate.error_ns
 
 
-def test_who_waits_for_an_answer_after_a_late_one_can_be_closed(slow_server):
+def test_a_client_can_be_closed_after_a_late_answer(slow_server):
     socket, _ = slow_server
     first, _ = socket.recv_multipart(), socket.recv_multipart()
     socket.send_multipart([*first[:-1], answer_to(first[-1], time.time_ns)])
     time.sleep(0.2)  # for it to arrive
 
 
-def test_a_server_that_was_sent_half_a_question_can_be_closed():
+def test_a_server_can_be_closed_after_half_a_request():
     server = ClockServer(parse_address("zmq+tcp://127.0.0.1:0"), Security())
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
@@ -237,7 +237,7 @@ def test_a_server_that_was_sent_half_a_question_can_be_closed():
         assert ends(server)
 
 
-def test_the_next_port_is_taken_where_it_is_free():
+def test_the_next_port_is_used_if_it_is_free():
     with zmq.Context() as context, context.socket(zmq.REP) as socket:
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         server = ClockServer(parse_address(f"zmq+tcp://127.0.0.1:{port}"), Security())
@@ -253,7 +253,7 @@ def test_no_port_at_all_is_an_error():
         ClockServer(parse_address("zmq+tcp://192.0.2.1:5000"), Security(insecure=True))
 
 
-def test_a_clock_that_cannot_begin_says_so_and_holds_up_nobody(monkeypatch):
+def test_a_clock_that_cannot_start_raises(monkeypatch):
     def fail(*_):
         raise zmq.ZMQError(errno.EMFILE)
 

@@ -21,7 +21,7 @@ def picture(value):
     return np.full(SHAPE, value, np.uint8)
 
 
-def test_a_picture_drawn_in_lent_memory_is_not_copied(writer):
+def test_an_image_drawn_in_lent_memory_is_not_copied(writer):
     drawn = writer.lend(*SHAPE[:2])
     drawn[:] = 7
     reference = writer.write(drawn)
@@ -45,7 +45,7 @@ def test_lent_memory_is_not_written_over_while_anything_refers_to_it(writer):
     assert len({writer.write(picture(1)).slot for _ in range(writer.slots)}) == writer.slots
 
 
-def test_what_is_being_drawn_is_seen_by_nobody(writer):
+def test_readers_do_not_see_an_image_being_drawn(writer):
     first = [writer.write(picture(value)) for value in range(writer.slots)]
     drawn = writer.lend(*SHAPE[:2])
     with pytest.raises(Gone):
@@ -76,7 +76,7 @@ def test_lent_memory_outlives_its_ring():
     del drawn
 
 
-def test_no_memory_is_lent_where_all_is_looked_at(writer):
+def test_no_memory_is_lent_if_all_slots_are_in_use(writer):
     held = [writer.lend(*SHAPE[:2]) for _ in range(writer.slots)]
     with pytest.raises(NoFreeSlot):
         writer.lend(*SHAPE[:2])

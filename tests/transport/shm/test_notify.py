@@ -36,7 +36,7 @@ def is_notified(receiver):
     return len(receiver._rings.clients) == 1
 
 
-def test_a_message_comes_in_its_parts(server):
+def test_a_message_arrives_in_its_parts(server):
     with contextlib.closing(connect(RING)) as reader:
         server.accept()
         server.send(b"topic", b"header", b"payload")

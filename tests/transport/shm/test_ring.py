@@ -1,4 +1,4 @@
-"""Rings of pictures in shared memory: never a torn one, nothing left behind."""
+"""Rings of images in shared memory: never a torn one, nothing left behind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_there(ring):
     return os.path.exists(ring_file.path_of(ring))
 
 
-def test_a_picture_is_read_in_place(writer):
+def test_an_image_is_read_in_place(writer):
     sent = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
     reader = RingReader(writer.ring)
     got = reader.read(writer.write(sent), SHAPE)
@@ -52,14 +52,14 @@ def test_a_picture_is_read_in_place(writer):
     assert not got.flags.writeable
 
 
-def test_a_slice_of_a_picture_is_written_whole(writer):
+def test_a_slice_of_an_image_is_written_whole(writer):
     large = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     part = large[10:58, 20:84]
     got = RingReader(writer.ring).read(writer.write(part), SHAPE)
     np.testing.assert_array_equal(got, part)
 
 
-def test_a_reader_that_comes_too_late_gets_gone(writer):
+def test_a_late_reader_gets_gone(writer):
     reader = RingReader(writer.ring)
     first = writer.write(picture(0))
     for value in range(1, writer.slots + 1):
@@ -68,7 +68,7 @@ def test_a_reader_that_comes_too_late_gets_gone(writer):
         reader.read(first, SHAPE)
 
 
-def test_a_picture_being_looked_at_is_never_written_over(writer):
+def test_an_image_in_use_is_never_overwritten(writer):
     reader = RingReader(writer.ring)
     held = reader.read(writer.write(picture(7)), SHAPE)
     for value in range(20):
@@ -85,7 +85,7 @@ def test_a_view_of_a_view_holds_its_slot(writer):
     assert (corner == 7).all()
 
 
-def test_a_dropped_picture_gives_its_slot_back(writer):
+def test_a_released_image_frees_its_slot(writer):
     reader = RingReader(writer.ring)
     for value in range(3 * writer.slots):
         image = reader.read(writer.write(picture(value)), SHAPE)
@@ -94,7 +94,7 @@ def test_a_dropped_picture_gives_its_slot_back(writer):
     assert len(reader._unused) == MAX_LEASES
 
 
-def test_a_reader_may_hold_any_number_of_pictures():
+def test_a_reader_may_hold_any_number_of_images():
     ring = RingWriter(int(np.prod(SHAPE)), slots=MAX_LEASES + 2)
     reader = RingReader(ring.ring)
     held = [reader.read(ring.write(picture(value)), SHAPE) for value in range(30)]
@@ -113,7 +113,7 @@ def test_the_same_reference_read_twice_holds_until_both_are_dropped(writer):
     assert (second == 7).all()
 
 
-def test_a_ring_that_is_looked_at_everywhere_says_so(writer):
+def test_a_ring_with_all_slots_in_use_raises(writer):
     readers = [RingReader(writer.ring) for _ in range(writer.slots)]
     held = [r.read(writer.write(picture(i)), SHAPE) for i, r in enumerate(readers)]
     with pytest.raises(NoFreeSlot):
@@ -122,7 +122,7 @@ def test_a_ring_that_is_looked_at_everywhere_says_so(writer):
     writer.write(picture(9))
 
 
-def test_pictures_outlive_the_ring_and_its_reader():
+def test_images_outlive_the_ring_and_its_reader():
     ring = RingWriter(int(np.prod(SHAPE)))
     image = RingReader(ring.ring).read(ring.write(picture(7)), SHAPE)
     ring.close()
@@ -179,7 +179,7 @@ def test_a_reference_to_nothing_is_gone(writer, reference):
         RingReader(writer.ring).read(SharedReference(ring=writer.ring, **reference), SHAPE)
 
 
-def test_a_picture_that_was_never_finished_costs_no_other(writer):
+def test_an_unfinished_copy_does_not_affect_other_slots(writer):
     told = []
 
     def tell(reference):
@@ -199,7 +199,7 @@ def test_a_picture_that_was_never_finished_costs_no_other(writer):
         reader.read(told[0], SHAPE)
 
 
-def test_a_reader_that_is_told_early_waits_for_the_picture(writer, monkeypatch):
+def test_a_reader_notified_early_waits_for_the_image(writer, monkeypatch):
     monkeypatch.setattr(shared_memory, "COPY_S", WAIT_S)  # however slow the machine is
     sent = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
     reader = RingReader(writer.ring)
@@ -221,24 +221,24 @@ def test_a_reader_that_is_told_early_waits_for_the_picture(writer, monkeypatch):
     np.testing.assert_array_equal(got[0], sent)
 
 
-def test_a_picture_larger_than_its_slot_is_gone(writer):
+def test_an_image_larger_than_its_slot_is_gone(writer):
     reference = writer.write(picture(1))
     with pytest.raises(Gone, match="bytes"):
         RingReader(writer.ring).read(reference, (32_768, 32_768, 3))
 
 
-def test_a_picture_that_does_not_fit_is_not_written(writer):
+def test_an_image_that_does_not_fit_is_not_written(writer):
     with pytest.raises(ValueError, match="do not fit"):
         writer.write(np.zeros((100, 100, 3), np.uint8))
 
 
 @pytest.mark.parametrize("ring", ["../../etc/passwd", "", "x", "1-0123456789abcdef/../x"])
-def test_an_id_that_is_none_opens_nothing(ring):
+def test_an_invalid_ring_id_opens_nothing(ring):
     with pytest.raises(Gone):
         RingReader(ring)
 
 
-def test_a_link_or_a_foreign_file_is_no_ring(tmp_path):
+def test_a_link_or_another_file_is_refused(tmp_path):
     target = tmp_path / "file"
     target.write_bytes(bytes(8192))
     ring = f"{os.getpid()}-{'0' * 16}"
@@ -302,7 +302,7 @@ def test_memory_that_runs_out_later_is_an_error_too(monkeypatch):
         RingWriter(1000)
 
 
-def test_pictures_may_be_dropped_in_any_thread(writer):
+def test_images_may_be_released_in_any_thread(writer):
     reader = RingReader(writer.ring)
     todo, lock, torn = [], threading.Condition(), []
     stop = object()

@@ -1,4 +1,4 @@
-"""Rings of pictures in shared memory between processes that write, read and are killed."""
+"""Rings of images in shared memory between processes that write, read and are killed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=2), (4
 """
 
 
-def test_a_killed_reader_gives_back_what_it_held(writer):
+def test_a_killed_reader_releases_its_slots(writer):
     references = [writer.write(picture(value)) for value in range(writer.slots)]
     with contextlib.ExitStack() as stack:
         readers = [
@@ -127,7 +127,7 @@ def write_for(pipe, pictures, *, is_early):
 
 
 @pytest.mark.parametrize("is_early", [False, True], ids=["told after", "told before it is copied"])
-def test_no_picture_is_ever_torn_by_a_fast_writer(is_early):
+def test_a_fast_writer_never_tears_an_image(is_early):
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=write_for, args=(there, 1500), kwargs={"is_early": is_early}
@@ -172,7 +172,7 @@ ring.write(np.zeros((48, 64, 3), np.uint8), tell)
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGSTOP"])
-def test_a_picture_whose_writer_ends_while_it_is_copied_is_gone(end):
+def test_an_image_whose_writer_ends_while_it_is_copied_is_gone(end):
     process = subprocess.Popen(
         [sys.executable, "-c", DIE_EARLY.format(signal=end)],
         stdin=subprocess.PIPE,

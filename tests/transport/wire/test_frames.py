@@ -128,7 +128,7 @@ def test_jpeg_keeps_the_image_and_its_colour_order():
 
 
 @pytest.mark.usefixtures("codec")
-def test_a_slice_encodes_as_its_copy_does():
+def test_a_slice_encodes_like_its_copy():
     part = photo(128, 96)[4:52, 8:72]
     assert frames.encode_jpeg(part) == frames.encode_jpeg(part.copy())
 

@@ -136,7 +136,7 @@ def test_an_end_message_with_a_field_out_of_its_range_is_refused(changes):
     assert refused([b"frame/front", msgspec.msgpack.encode(end)]).reason == "header"
 
 
-def test_labels_that_did_not_come_are_numbered():
+def test_missing_labels_are_numbered():
     labels = wire_result.SparseLabels(5, {3: "cup"})
     assert list(labels) == ["class 0", "class 1", "class 2", "cup", "class 4"]
     assert labels[-2] == "cup"
@@ -285,7 +285,7 @@ def test_values_out_of_range_are_refused_at_both_ends(change, text):
         wire_result.result_of(wire.decode(parts, LIMITS))
 
 
-def test_a_claimed_gigabyte_takes_no_memory():
+def test_a_claimed_gigabyte_allocates_no_memory():
     claims = [
         message(bytes(18), width=32_768, height=32_768),
         [b"result/front", b"\xdf\x7f\xff\xff\xff" + bytes(100), b""],
@@ -380,7 +380,7 @@ def test_other_structures_are_refused(topic, structure):
 
 @given(st.text(max_size=20) | st.from_regex(r"[A-Za-z_/0-9]{1,20}\n?", fullmatch=True))
 @settings(max_examples=300, deadline=None)
-def test_the_wire_takes_the_names_that_sources_take(name):
+def test_messages_and_sources_accept_the_same_camera_names(name):
     try:
         check_camera_name(name)
         allowed = True

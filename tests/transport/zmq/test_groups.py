@@ -127,7 +127,7 @@ def test_a_member_outlives_the_publisher(address):
                 publish_until(publisher, lambda: subscriber.receive(0.01))
 
 
-def test_others_get_every_frame_beside_a_group(address):
+def test_subscribers_beside_a_group_get_every_frame(address):
     with (
         Publisher(address, streams=8) as publisher,
         Subscriber(address, streams=8, every=True) as viewer,

@@ -60,7 +60,7 @@ def test_keys_are_written_once_and_the_secret_for_its_owner_only(tmp_path):
         make_keys(tmp_path / "new folder", "robot")
 
 
-def test_every_pair_is_another(keys):
+def test_every_key_pair_is_different(keys):
     assert keys["robot"] != keys["viewer"]
     assert "secret" not in repr(keys["robot"])
 
@@ -77,7 +77,7 @@ def test_a_key_name_is_no_path(tmp_path, name):
         make_keys(tmp_path, name)
 
 
-def test_a_secret_that_others_can_read_is_refused(tmp_path):
+def test_a_secret_key_readable_by_others_is_refused(tmp_path):
     _, secret = make_keys(tmp_path, "robot")
     os.chmod(secret, 0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
@@ -108,7 +108,7 @@ def test_a_missing_key_file_is_named(tmp_path):
         load_public_key(tmp_path / "none.key")
 
 
-def test_known_keys_are_let_in(keys):
+def test_known_keys_are_accepted(keys):
     robot = Security(keys["robot"], (keys["viewer"].public,))
     viewer = Security(keys["viewer"], (keys["robot"].public,))
     with (
@@ -139,7 +139,7 @@ def test_an_unknown_key_is_refused_and_logged(keys, tmp_path, caplog, await_true
     assert stranger.public.decode() in caplog.text
 
 
-def test_who_has_no_key_or_expects_another_hears_nothing(keys):
+def test_a_peer_without_the_right_keys_receives_nothing(keys):
     robot = Security(keys["robot"], (keys["viewer"].public,))
     for security in (Security(), Security(keys["viewer"], (keys["viewer"].public,))):
         with (
@@ -150,19 +150,19 @@ def test_who_has_no_key_or_expects_another_hears_nothing(keys):
 
 
 @pytest.mark.parametrize("end", [Publisher, Subscriber])
-def test_keys_without_the_others_are_refused(keys, end):
+def test_a_key_without_those_of_peers_is_refused(keys, end):
     with pytest.raises(ConfigError, match="public key"):
         end("zmq+tcp://127.0.0.1:0", security=Security(keys["robot"]))
 
 
-def test_a_key_that_is_no_number_is_damaged(tmp_path):
+def test_an_invalid_key_is_damaged(tmp_path):
     path = tmp_path / "x.key"
     path.write_text('public-key = "' + "#" * 40 + '"')
     with pytest.raises(ConfigError, match="damaged"):
         load_public_key(path)
 
 
-def test_two_keys_that_are_no_pair_are_refused(tmp_path):
+def test_keys_of_two_pairs_are_refused(tmp_path):
     secrets = [make_keys(tmp_path, name)[1] for name in ("robot", "viewer")]
     first, second = (path.read_text().splitlines() for path in secrets)
     secrets[0].write_text("\n".join([*first[:-1], second[-1]]))
@@ -170,7 +170,7 @@ def test_two_keys_that_are_no_pair_are_refused(tmp_path):
         load_key_pair(secrets[0])
 
 
-def test_a_folder_for_keys_that_is_a_file_is_said_to_be_none(tmp_path):
+def test_a_file_in_place_of_the_key_folder_is_named(tmp_path):
     (tmp_path / "folder").touch()
     with pytest.raises(ConfigError) as refusal:
         make_keys(tmp_path / "folder", "robot")
@@ -178,7 +178,7 @@ def test_a_folder_for_keys_that_is_a_file_is_said_to_be_none(tmp_path):
 
 
 @pytest.mark.parametrize("written", [0, 1])
-def test_where_a_key_does_not_fit_nothing_is_left(tmp_path, monkeypatch, written):
+def test_a_full_disk_leaves_no_half_written_key(tmp_path, monkeypatch, written):
     full = iter([False] * written + [True])
     opened = open
 

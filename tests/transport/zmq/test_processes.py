@@ -168,7 +168,7 @@ def test_a_killed_publisher_is_replaced_by_the_next(start, address, kind, await_
         await_true(lambda: our_rings(pids) == [])
 
 
-def test_killed_subscribers_hold_nobody_up(start, address):
+def test_killed_subscribers_delay_no_other(start, address):
     sender = start("publish", address, KINDS[-1], FPS, "front")
     for _ in range(3):
         receiver = start("receive", address)
@@ -179,7 +179,7 @@ def test_killed_subscribers_hold_nobody_up(start, address):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stopped_subscriber_slows_nobody_and_goes_on_with_the_newest(start, address, kind):
+def test_a_stopped_subscriber_slows_no_other_and_continues_with_the_newest(start, address, kind):
     sender = start("publish", address, kind, FPS, "front")
     stopped, other = start("receive", address), start("receive", address)
     stopped.until(is_fresh)
@@ -202,7 +202,7 @@ def test_a_stopped_subscriber_slows_nobody_and_goes_on_with_the_newest(start, ad
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_publisher_that_dies_while_its_subscriber_dozes_is_replaced(start, address, kind):
+def test_a_publisher_that_dies_while_its_subscriber_sleeps_is_replaced(start, address, kind):
     sender = start("publish", address, kind, FPS, "front")
     receiver = start("receive", address, 3)
     receiver.until(lambda said: "dozing" in said)
@@ -219,7 +219,7 @@ def test_several_cameras_share_an_address(start, address):
         receiver.until(lambda said, camera=camera: is_fresh(said) and said["camera"] == camera)
 
 
-def test_loopback_tcp_is_as_good(start):
+def test_loopback_tcp_works_like_ipc(start):
     sender = start("publish", "zmq+tcp://127.0.0.1:0", "auto", FPS, "front")
     endpoint = f"zmq+{sender.first['endpoint']}/front"
     for _ in range(2):
@@ -227,7 +227,7 @@ def test_loopback_tcp_is_as_good(start):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_member_of_a_group_costs_its_own_frame(start, address, kind):
+def test_a_killed_member_of_a_group_loses_only_its_own_frame(start, address, kind):
     sender = start("publish", address, kind, FPS, "front")
     members = [start("member", address, "fleet", 0.1) for _ in range(3)]
     for member in members:
@@ -281,7 +281,7 @@ def test_too_few_file_descriptors_are_an_error_and_no_abort(address, left):
 
 
 @pytest.mark.skipif(not ring_file.is_available(), reason="shared memory needs Linux")
-def test_a_frame_outlives_the_publisher_that_was_killed(start, address):
+def test_a_frame_outlives_its_killed_publisher(start, address):
     sender = start("publish", address, "shm", FPS, "front")
     with Subscriber(address) as subscriber:
         frame = subscriber.receive(WAIT_S).item

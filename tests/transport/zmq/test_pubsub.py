@@ -107,7 +107,7 @@ def test_a_result_arrives_as_it_was_sent(pair, n, await_true):
     assert got.clock == ClockOffset(50, 7)  # of the stamp's clock, by way of the sender's
 
 
-def test_what_nobody_subscribed_to_is_neither_encoded_nor_sent(address, monkeypatch):
+def test_frames_without_subscribers_are_neither_encoded_nor_sent(address, monkeypatch):
     def fail(*arguments):
         raise AssertionError("encoded for nobody")
 
@@ -118,7 +118,7 @@ def test_what_nobody_subscribed_to_is_neither_encoded_nor_sent(address, monkeypa
         assert sender.counts == {"frame/front": {"unwanted": 1}, "result/front": {"unwanted": 1}}
 
 
-def test_a_camera_whose_name_begins_like_another_is_told_apart(address, await_true):
+def test_a_camera_name_that_is_a_prefix_of_another_is_distinct(address, await_true):
     with Publisher(address, streams=4) as sender, Subscriber(f"{address}?camera=front") as one:
         await_true(lambda: sender.wants_frames("front"))
         for camera in ("front_left", "front/left", "front"):
@@ -138,7 +138,7 @@ def test_every_camera_gets_its_turn(pair, await_true):
     assert cameras == {"a", "b"}
 
 
-def test_the_newest_is_given_and_the_older_ones_are_counted(pair, await_true):
+def test_the_newest_frame_is_returned_and_older_ones_are_counted(pair, await_true):
     sender, receiver = pair((*"a",), {"streams": 16}, streams=16, payload="raw")
     for seq in range(10):
         sender.send_frame(frame(seq, "a"))
@@ -150,7 +150,7 @@ def test_the_newest_is_given_and_the_older_ones_are_counted(pair, await_true):
 
 
 @pytest.mark.parametrize("payload", ["raw", pytest.param("shm", marks=needs_shm)])
-def test_what_came_and_was_never_asked_for_counts_as_unread(pair, exchanged, payload):
+def test_unread_messages_are_counted_at_close(pair, exchanged, payload):
     sender, receiver = pair(payload=payload)
     exchanged(sender, receiver)
     count = receiver.counts["frame/front"]
@@ -164,7 +164,7 @@ def test_what_came_and_was_never_asked_for_counts_as_unread(pair, exchanged, pay
     assert sums(count) == count["received"]
 
 
-def test_a_queue_never_grows_and_what_it_dropped_is_counted(pair, exchanged):
+def test_a_queue_never_grows_and_drops_are_counted(pair, exchanged):
     sender, receiver = pair(payload="raw")
     for seq in range(200):
         sender.send_frame(frame(seq, shape=(480, 640, 3)))
@@ -194,7 +194,7 @@ def test_a_frame_that_left_shared_memory_is_counted_as_gone(pair, await_true):
 
 
 @needs_shm
-def test_frames_go_inline_while_all_of_shared_memory_is_looked_at(pair):
+def test_frames_go_inline_while_all_slots_are_in_use(pair):
     sender, receiver = pair(slots=2)
     held = []
     for seq in range(5):
@@ -221,9 +221,7 @@ def test_a_frame_drawn_in_the_publishers_memory_arrives(pair, payload):
 
 @needs_shm
 @pytest.mark.parametrize("payload", ["auto", "shm"])
-def test_a_full_shm_is_an_error_or_raw_pixels_where_the_choice_is_free(
-    pair, payload, monkeypatch, caplog
-):
+def test_full_shared_memory_is_an_error_or_raw_pixels_with_auto(pair, payload, monkeypatch, caplog):
     monkeypatch.setattr(ring_file, "space", lambda: (1000, 2000))
     sender, receiver = pair(payload=payload)
     if payload == "shm":
@@ -251,7 +249,7 @@ def test_a_setting_out_of_its_range_is_refused(address, options, why):
         Publisher(address, **options)
 
 
-def test_shared_memory_does_not_leave_the_machine():
+def test_shared_memory_is_refused_off_the_machine():
     with pytest.raises(ConfigError, match="does not reach another machine"):
         Publisher("zmq+tcp://*:0", payload="shm")
 
@@ -263,7 +261,7 @@ def test_an_address_off_the_machine_needs_keys():
 
 
 @pytest.mark.parametrize("camera", ["", "a b", "a/../b", "x" * 129, "ä"])
-def test_a_camera_that_no_receiver_would_take_is_refused_at_home(address, camera):
+def test_an_invalid_camera_name_is_refused_by_the_publisher(address, camera):
     with Publisher(address) as sender, pytest.raises(WireError, match="topic"):
         sender.send_frame(frame(camera=camera))
 
@@ -286,7 +284,7 @@ def test_the_socket_of_a_dead_process_is_taken_over(tmp_path, await_true):
         await_true(lambda: sender.wants_frames("front"))
 
 
-def test_several_publishers_come_to_one_subscriber(address, exchanged):
+def test_several_publishers_connect_to_one_subscriber(address, exchanged):
     with (
         Subscriber(f"{address}?bind", streams=4) as receiver,
         Publisher(f"{address}?connect", payload="raw") as one,
@@ -296,7 +294,7 @@ def test_several_publishers_come_to_one_subscriber(address, exchanged):
             assert exchanged(sender, receiver, frame(camera=camera)).item.camera == camera
 
 
-def test_two_ways_to_one_publisher_give_each_frame_once(tmp_path):
+def test_two_addresses_of_one_publisher_give_each_frame_once(tmp_path):
     address = f"zmq+ipc://{tmp_path}/socket"
     os.symlink(tmp_path / "socket", tmp_path / "other")
     with (
@@ -315,7 +313,7 @@ def test_two_ways_to_one_publisher_give_each_frame_once(tmp_path):
     assert seen == sorted(set(seen))
 
 
-def test_a_second_subscriber_hears_the_same(pair, address, await_true, exchanged):
+def test_a_second_subscriber_receives_the_same(pair, address, await_true, exchanged):
     sender, receiver = pair(payload="raw")
     with Subscriber(address) as second:
         exchanged(sender, second)
@@ -324,7 +322,7 @@ def test_a_second_subscriber_hears_the_same(pair, address, await_true, exchanged
             assert await_true(lambda each=each: each.receive(0.1)).item.seq in {0, 77}
 
 
-def test_it_is_noticed_when_the_last_subscriber_leaves(pair, await_true):
+def test_the_publisher_notices_that_the_last_subscriber_left(pair, await_true):
     sender, receiver = pair()
     receiver.close()
     await_true(lambda: not sender.wants_frames("front"))
@@ -356,7 +354,7 @@ def test_closing_is_quick_and_may_be_done_twice(pair):
     assert time.monotonic() - before < WAIT_S / 2
 
 
-def test_a_picture_above_the_limit_is_refused(pair, await_true):
+def test_an_image_above_the_limit_is_refused(pair, await_true):
     sender, receiver = pair(payload="jpeg", subscriber_options={"limits": Limits(max_frame_mb=1)})
     sender.send_frame(frame(1, shape=(600, 800, 3)))
 
@@ -367,7 +365,7 @@ def test_a_picture_above_the_limit_is_refused(pair, await_true):
     assert await_true(is_refused) == 1
 
 
-def test_a_publisher_that_goes_to_its_subscriber_keeps_nothing_for_its_return(address, await_true):
+def test_a_publisher_that_connects_queues_nothing_for_an_absent_subscriber(address, await_true):
     def meet(receiver):  # who is gone to lets others in only while it looks for messages
         await_true(lambda: receiver.receive(0.01) or sender.wants_frames("front"))
 

@@ -58,7 +58,7 @@ def test_a_single_sender_is_never_waited_for():
         assert drained(sequence) == [seq]
 
 
-def test_a_sender_that_has_gone_is_not_waited_for_long(clock):
+def test_results_do_not_wait_long_for_an_ended_sender(clock):
     sequence = ResultOrder(hold_s=0.5)
     sequence.put(1, result(0))
     sequence.put(2, result(1))
@@ -80,7 +80,7 @@ def test_a_result_that_comes_too_late_is_dropped_and_counted():
 
 
 @pytest.mark.usefixtures("clock")
-def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
+def test_old_results_of_a_restarted_camera_are_dropped():
     sequence = ResultOrder(hold_s=1e9)
     sequence.put(1, result(10, stamp_ns=5))
     assert drained(sequence) == [10]
@@ -91,7 +91,7 @@ def test_what_is_left_of_a_camera_that_was_started_again_is_dropped():
     assert sequence.late == 1
 
 
-def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(clock):
+def test_a_restarted_camera_with_its_clock_set_back_is_followed(clock):
     sequence = ResultOrder()
     sequence.put(1, result(500, stamp_ns=10**15))
     assert drained(sequence) == [500]
@@ -102,7 +102,7 @@ def test_a_camera_that_was_started_again_with_its_clock_set_back_is_followed(clo
     assert drained(sequence) == [2]
 
 
-def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeypatch, await_true):
+def test_an_ended_sender_loses_no_results_of_others(tmp_path, monkeypatch, await_true):
     """All that was held back for it comes at once, to a reader that keeps the newest."""
     monkeypatch.setattr(results_of, "PACE_S", WAIT_S)
     addresses = [f"zmq+ipc://{tmp_path}/{name}" for name in ("a", "b")]
@@ -129,7 +129,7 @@ def test_a_sender_that_has_gone_costs_none_of_what_others_send(tmp_path, monkeyp
     assert [one.header.seq for one in seen] == sent
 
 
-def test_what_comes_too_late_for_a_subscription_is_counted(address, await_true):
+def test_a_subscription_counts_late_results(address, await_true):
     with (
         Publisher(address, streams=50) as sender,
         ResultSubscription(address, ordered=True) as results,
@@ -143,7 +143,7 @@ def test_what_comes_too_late_for_a_subscription_is_counted(address, await_true):
         assert results.late == 1
 
 
-def test_of_two_results_on_one_frame_the_first_is_given():
+def test_the_first_of_two_results_on_one_frame_is_returned():
     sequence = ResultOrder(hold_s=1e9)
     sequence.put(1, result(0))
     for sender in (2, 1):
@@ -152,7 +152,7 @@ def test_of_two_results_on_one_frame_the_first_is_given():
     assert sequence.late == 1
 
 
-def test_a_camera_that_counts_from_zero_again_is_followed():
+def test_a_camera_that_restarts_at_zero_is_followed():
     sequence = ResultOrder()
     sequence.put(1, result(500, stamp_ns=1000))
     assert drained(sequence) == [500]
@@ -162,7 +162,7 @@ def test_a_camera_that_counts_from_zero_again_is_followed():
 
 @given(st.integers(1, 5), st.integers(0, 60), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_what_members_send_in_their_own_order_comes_out_in_order(members, total, rng):
+def test_results_of_members_are_returned_in_order(members, total, rng):
     shares = [[] for _ in range(members)]
     for seq in range(total):
         rng.choice(shares).append(seq)
@@ -185,7 +185,7 @@ def test_what_members_send_in_their_own_order_comes_out_in_order(members, total,
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))),
     st.sampled_from([0.0, 1e9]),
 )
-def test_whatever_senders_claim_nothing_is_given_twice_or_backwards(claims, hold_s):
+def test_no_result_is_returned_twice_or_backwards(claims, hold_s):
     sequence, given_out = ResultOrder(hold_s=hold_s), []
     for sender, seq, stamp_ns in claims:
         sequence.put(sender, result(seq, stamp_ns))

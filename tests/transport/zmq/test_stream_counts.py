@@ -22,7 +22,7 @@ def envelope(sender, camera="front"):
     return Envelope(version=2, sender=sender, count=0, camera=camera, seq=0, **times, **sizes)
 
 
-def test_who_calls_himself_another_every_time_fills_neither_the_log_nor_memory(caplog):
+def test_ever_new_senders_fill_neither_the_log_nor_memory(caplog):
     caplog.set_level(logging.INFO)
     streams = Streams()
     for sender in range(2 * MAX_STREAMS):
@@ -34,7 +34,7 @@ def test_who_calls_himself_another_every_time_fills_neither_the_log_nor_memory(c
     assert len(streams.counts) <= MAX_STREAMS
 
 
-def test_who_stood_finds_the_newest_also_where_he_stands_again_while_looking(
+def test_a_stopped_subscriber_gets_the_newest_even_if_stopped_again(
     address, await_true, monkeypatch
 ):
     empty = Detections.empty(())

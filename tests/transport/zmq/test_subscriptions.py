@@ -90,7 +90,7 @@ def test_frames_come_newer_and_newer(address):
     ],
     ids=["all", "one", "renamed"],
 )
-def test_the_name_is_the_publishers_or_the_one_that_is_given(
+def test_frames_have_the_publishers_name_or_the_given_one(
     address, suffix, camera, source_name, frame_name
 ):
     with Sender(address), open_source(address + suffix, camera=camera) as source:
@@ -98,7 +98,7 @@ def test_the_name_is_the_publishers_or_the_one_that_is_given(
         assert source.read().camera == frame_name
 
 
-def test_a_source_that_nobody_publishes_cannot_be_opened(address):
+def test_a_source_without_a_publisher_cannot_be_opened(address):
     with pytest.raises(SourceError, match=r"no frame came within 0\.2 s"):
         open_source(address, open_timeout_s=0.2)
     with (
@@ -109,7 +109,7 @@ def test_a_source_that_nobody_publishes_cannot_be_opened(address):
 
 
 @pytest.mark.parametrize("group", [None, "crew"])
-def test_to_look_at_an_address_is_not_to_subscribe(address, group, await_true, monkeypatch):
+def test_checking_an_address_does_not_subscribe(address, group, await_true, monkeypatch):
     looking: list[Endpoint] = []
 
     def close_later(self):  # so that there would be time to hear of it
@@ -144,7 +144,7 @@ def opened(address, await_true):
             yield sender, source, frames, read
 
 
-def test_what_came_while_a_source_was_opened_is_in_its_counts(opened):
+def test_messages_during_opening_are_counted(opened):
     sender, source, frames, read = opened
     came, given = read(), 1
     newest = None
@@ -161,7 +161,7 @@ def test_what_came_while_a_source_was_opened_is_in_its_counts(opened):
     assert received["given"] == given
 
 
-def test_a_reader_that_comes_later_begins_with_a_frame_of_then(opened, monkeypatch):
+def test_a_reader_that_starts_late_begins_with_a_new_frame(opened, monkeypatch):
     monkeypatch.setattr(subscriber, "LATE_S", 0.0)
     _, source, frames, read = opened
     before = next(frames)
@@ -169,7 +169,7 @@ def test_a_reader_that_comes_later_begins_with_a_frame_of_then(opened, monkeypat
     assert source.counts()["received"]["frame/front"]["superseded"] > 0
 
 
-def test_frames_that_cannot_be_read_are_none(address, monkeypatch):
+def test_unreadable_frames_do_not_open_a_source(address, monkeypatch):
     def out_of_reach(ring):
         raise OutOfReach(f"ring {ring}: is in another container")
 
@@ -178,7 +178,7 @@ def test_frames_that_cannot_be_read_are_none(address, monkeypatch):
         open_source(address, open_timeout_s=0.5)
 
 
-def test_an_opening_that_is_broken_off_holds_no_address(address, monkeypatch):
+def test_an_interrupted_opening_releases_the_address(address, monkeypatch):
     def break_off(subscriber, timeout_s):
         raise KeyboardInterrupt
 
@@ -191,12 +191,12 @@ def test_an_opening_that_is_broken_off_holds_no_address(address, monkeypatch):
     del kept
 
 
-def test_a_name_that_no_topic_can_have_is_refused(address):
+def test_an_invalid_camera_name_is_refused(address):
     with pytest.raises(ConfigError, match="camera name"):
         open_source(address, camera="a b")
 
 
-def test_what_is_no_address_is_captured(tmp_path):
+def test_other_texts_than_addresses_are_captured(tmp_path):
     with pytest.raises(SourceError, match="none"):
         open_source(str(tmp_path / "none.mp4"))
 
@@ -214,7 +214,7 @@ def test_a_reader_that_waits_is_woken_by_closing(address):
     assert source.read() is None
 
 
-def test_the_publisher_may_be_started_again(address):
+def test_the_publisher_may_restart(address):
     with Sender(address):
         source = open_subscription(address)
         before = source.read()
@@ -250,7 +250,7 @@ def test_results_come_with_their_images_where_asked(address, images):
     assert seqs == sorted(set(seqs))
 
 
-def test_a_result_that_does_not_come_is_not_waited_for_longer_than_asked(address):
+def test_receiving_a_result_ends_at_its_timeout(address):
     with ResultSubscription(address) as results:
         started = time.monotonic()
         assert results.receive(0.2) is None

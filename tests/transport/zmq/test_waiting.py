@@ -46,7 +46,7 @@ def collected(await_true):
         assert not thread.is_alive()
 
 
-def test_a_subscription_waits_for_its_publisher_and_says_so(
+def test_a_subscription_waits_for_its_publisher_and_logs_it(
     address, collected, await_true, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)
@@ -61,7 +61,7 @@ def test_a_subscription_waits_for_its_publisher_and_says_so(
     assert caplog.text.count("no message comes; waiting") == 1
 
 
-def test_a_wrong_address_is_said_before_anything_is_read():
+def test_an_invalid_address_is_refused_before_reading():
     with pytest.raises(ConfigError, match="vision keys"):
         subscribe_frames(["zmq+tcp://192.0.2.7:5555"])
 
@@ -92,7 +92,7 @@ def test_cameras_come_in_turn_as_soon_as_there_are_two(address, collected, await
     assert seen.count("left") == pytest.approx(5, abs=1)
 
 
-def test_frames_without_results_are_given_alone_after_a_while(address, monkeypatch, await_true):
+def test_frames_without_results_are_returned_alone_after_a_while(address, monkeypatch, await_true):
     monkeypatch.setattr(results_of, "ALONE_S", 0.2)
     with (
         Publisher(address, streams=2) as sender,
@@ -142,7 +142,7 @@ def test_after_a_pause_of_the_camera_its_frames_still_wait_for_their_results(add
         assert await_true(exchange).detections.labels
 
 
-def test_a_frame_that_comes_behind_its_result_waits_for_no_other(address, monkeypatch):
+def test_a_frame_behind_its_result_waits_for_no_other(address, monkeypatch):
     now_s = 0.0
     monkeypatch.setattr(results_of.time, "monotonic", lambda: now_s)
     with ResultSubscription(address, images=True, frames_alone=True) as results:
@@ -161,7 +161,7 @@ def test_a_frame_that_comes_behind_its_result_waits_for_no_other(address, monkey
         assert [one.header.seq for one in results._ready] == [0, 2]
 
 
-def test_what_was_sent_last_arrives_where_closing_may_take_a_moment(address, await_true):
+def test_closing_with_a_flush_time_delivers_the_last_messages(address, await_true):
     with Subscriber(address, every=True) as receiver:
         sender = Publisher(address, payload="raw")
         await_true(sender.has_subscribers)
@@ -172,7 +172,7 @@ def test_what_was_sent_last_arrives_where_closing_may_take_a_moment(address, awa
     assert got == [0, 1]
 
 
-def test_who_has_no_subscribers_knows(address, await_true):
+def test_a_publisher_knows_whether_it_has_subscribers(address, await_true):
     with Publisher(address) as sender:
         assert not sender.has_subscribers()
         with Subscriber(address):
@@ -180,7 +180,7 @@ def test_who_has_no_subscribers_knows(address, await_true):
         await_true(lambda: not sender.has_subscribers())
 
 
-def test_it_is_said_what_is_waited_for(address, collected, await_true, monkeypatch, caplog):
+def test_the_log_names_missing_messages(address, collected, await_true, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(subscription, "SILENT_S", 0.2)
     monkeypatch.setattr(results_of, "SILENT_S", 0.2)

@@ -44,7 +44,7 @@ def test_each_frame_goes_to_the_member_that_waits_longest():
     assert taken_by(groups) == {"g": None}
 
 
-def test_a_wish_that_is_repeated_is_granted_once(monkeypatch):
+def test_a_repeated_request_is_served_once(monkeypatch):
     now_s = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     groups = WorkerGroups()
@@ -61,7 +61,7 @@ def test_a_wish_that_is_repeated_is_granted_once(monkeypatch):
     assert taken_by(groups) == {"g": one}
 
 
-def test_a_wish_that_another_publisher_has_granted_is_not_granted_beside_the_next():
+def test_a_request_served_by_another_publisher_is_not_served_again():
     groups = WorkerGroups()
     one = member(groups)
     groups.note_ready(ready_message(one, 0))
@@ -71,7 +71,7 @@ def test_a_wish_that_another_publisher_has_granted_is_not_granted_beside_the_nex
     assert taken_by(groups) == {"g": None}
 
 
-def test_who_has_left_gets_nothing():
+def test_a_member_that_left_gets_nothing():
     groups = WorkerGroups()
     one = member(groups)
     groups.note_ready(ready_message(one, 0))
@@ -98,7 +98,7 @@ def test_a_member_gets_the_camera_that_it_wants_and_no_other():
 
 
 @given(st.binary(max_size=80))
-def test_anything_else_that_is_said_is_passed_over(message):
+def test_invalid_requests_are_ignored(message):
     groups = WorkerGroups()
     groups.join(message)
     groups.leave(message)
@@ -109,11 +109,11 @@ def test_anything_else_that_is_said_is_passed_over(message):
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 33, "ä"])
-def test_a_group_name_that_no_topic_can_have_is_refused(name, address):
+def test_an_invalid_group_name_is_refused(name, address):
     with pytest.raises(ConfigError, match="group"):
         Subscriber(address, group=name)
 
 
-def test_members_take_turns_on_frames_only(address):
+def test_members_cannot_subscribe_to_results(address):
     with pytest.raises(ConfigError, match="cannot receive results"):
         Subscriber(address, results=True, group="g")
