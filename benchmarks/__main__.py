@@ -1,4 +1,4 @@
-"""`make bench`: measure everything in one run, print a table, and write it as JSON."""
+"""`make bench`: measures everything in one run, prints a table and writes it as JSON."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, report
 from benchmarks.footprint import first_result_figures, memory_figures
 from benchmarks.kernels import decode_figures
 from benchmarks.live import live_figures
 from benchmarks.models import float_models
 from benchmarks.preprocess import preprocess_figures
-from benchmarks.report import report
 from benchmarks.throughput import efficiency_figure, speed_figures
 from pipeline.errors import VisionError
 from pipeline.inference.detector import Detector
@@ -31,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, default=Path("build/bench.json"), help="where to write"
     )
-    parser.add_argument("--frames", type=int, default=200, help="frames of the video a round")
+    parser.add_argument("--frames", type=int, default=200, help="frames of the video per round")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of each comparison")
     parser.add_argument("--live-seconds", type=float, default=60, help="length of the live run")
     parser.add_argument("--memory-frames", type=int, default=5000, help="length of the memory run")

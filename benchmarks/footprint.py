@@ -1,4 +1,4 @@
-"""Memory over a long run, and the time from the start of the process to the first result."""
+"""Memory over a long run, and the time from the start of a process to its first result."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 from benchmarks.figures import Figure
 
@@ -36,7 +34,7 @@ print(*at)
 
 
 def memory_figures(frames: int) -> Iterator[Figure]:
-    """Resident memory of a process of its own, at ten points of a long run."""
+    """Resident memory of a separate process, at ten points of a long run."""
     command = [sys.executable, "-c", _RUN, str(frames)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     at = [float(word) for word in output.split()]
@@ -62,7 +60,7 @@ def first_result_figures(video: Path) -> Iterator[Figure]:
         "s",
         12.0,
         at_least=False,
-        detail="says that it compiles" if said else "DOES NOT SAY that it compiles",
+        detail="announces that it compiles" if said else "DOES NOT ANNOUNCE that it compiles",
     )
     yield Figure("first result, warm", warm_s, "s", 2.0, at_least=False)
 
@@ -83,21 +81,3 @@ def _first_result(video: Path, cache: Path) -> tuple[float, bool]:
         seconds = time.perf_counter() - started
         _, errors = process.communicate()
     return seconds, "compil" in errors
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "unknown",
-    )
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30),
-        "python": sys.version.split()[0],
-    }

@@ -1,4 +1,4 @@
-"""The step behind the network: decode plus NMS."""
+"""Decoding and NMS, against NumPy and OpenCV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NMS_THRESHOLD = 0.45
 
 
 def decode_figures(detector: Detector, frames: list[np.ndarray], rounds: int) -> Iterator[Figure]:
-    """Raw heads of real pictures to kept boxes, against NumPy and `NMSBoxesBatched`."""
+    """Raw outputs of real images to kept boxes, against NumPy and `NMSBoxesBatched`."""
     heads = [tuple(h[0] for h in detector.model.run(detector.prepare(f).pixels)) for f in frames]
     for score, target in ((0.25, 1 / 8), (0.001, 1 / 4)):
         ours, usual = _contestants(detector, frames[0].shape[:2], score)
@@ -36,7 +36,7 @@ def decode_figures(detector: Detector, frames: list[np.ndarray], rounds: int) ->
             target,
             at_least=False,
             detail=f"{pair.first_s / len(heads) * 1e3:.3f} ms against "
-            f"{pair.second_s / len(heads) * 1e3:.3f} ms, {kept / len(heads):.1f} boxes a frame",
+            f"{pair.second_s / len(heads) * 1e3:.3f} ms, {kept / len(heads):.1f} boxes per frame",
         )
 
 
@@ -70,10 +70,10 @@ def _contestants(
 
 
 def _require_the_same_boxes(ours: Step, usual: Step, heads: list[Heads]) -> None:
-    """A faster answer counts only where it is the same answer."""
+    """Speed counts only for the same result."""
     for head in heads:
         mine, theirs = ours(head), usual(head)
         a = sorted(zip(mine[2].tolist(), np.round(mine[1], 4).tolist(), strict=True))
         b = sorted(zip(theirs[2].tolist(), np.round(theirs[1], 4).tolist(), strict=True))
         if len(a) != len(b) or not np.allclose(a, b, atol=2e-4):
-            raise SystemExit(f"the two ways kept different boxes: {len(a)} and {len(b)}")
+            raise SystemExit(f"the two kept different boxes: {len(a)} and {len(b)}")

@@ -1,4 +1,4 @@
-"""Freshness on a live camera: the age of results, and what a slow detector does to it."""
+"""Ages of results on a live camera, also with a slow detector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLOWDOWN = 5
 
 
 class SlowDetector(Detector):
-    """Does the same work several times over."""
+    """Does the same work `SLOWDOWN` times."""
 
     def infer(self, prepared: Prepared) -> Detections:
         for _ in range(SLOWDOWN - 1):
@@ -28,7 +28,7 @@ class SlowDetector(Detector):
 
 
 def isolated_medians_ms(frames: int = 100) -> dict[str, float]:
-    """Each stage alone, back to back with all cores, on pictures of the same scene."""
+    """Each stage alone, back to back on all cores, on images of the same scene."""
     detector, classifier = Detector(), Classifier()
     with open_source("scene:?size=1280x720&fps=0") as source:
         images = [frame.image for _ in range(frames) if (frame := source.read()) is not None]
@@ -53,7 +53,7 @@ def _median_ms(step: Callable[..., object], inputs: list[object]) -> float:
 
 
 def live_figures(duration_s: float) -> Iterator[Figure]:
-    """Age at 30 frames a second, its growth, and the same with a detector 5 times slower."""
+    """Age at 30 frames per second, its growth, and the age with a detector 5 times slower."""
     isolated = isolated_medians_ms()
     ages, stats = _watch(Detector(), duration_s)
     p50 = float(np.median(ages))

@@ -1,4 +1,4 @@
-"""Measuring two ways of doing the same job side by side, so that a drifting machine cancels out."""
+"""Measures two ways to do the same job in turns, so that a drift of the machine cancels out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def timed(job: Callable[[], object]) -> float:
 def measure_pair(
     first: Callable[[], object], second: Callable[[], object], rounds: int, warm_up: bool = True
 ) -> Pair:
-    """Run both in turn, `rounds` times, after one uncounted turn each; who starts alternates."""
+    """Run both in turn, `rounds` times, after one uncounted turn each; they take turns to start."""
     if warm_up:
         first()
         second()

@@ -1,8 +1,8 @@
-"""Bringing a 1280x720 picture to the network's input, against `cv2.resize` and `blobFromImage`.
+"""Resizing a 1280x720 image to the network's input, against `cv2.resize` and `blobFromImage`.
 
-`blobFromImage` writes 2 MB anew for every picture. In a young process the allocator takes them from
-the system and gives them back each time, so that every page is faulted in again; in one whose heap
-has once been large it does not. Both are measured, each in a process of its own.
+`blobFromImage` allocates 2 MB per image. In a young process the allocator takes them from the
+system and returns them each time, so every page is faulted in again; in a process whose heap was
+once large it does not. Both are measured, each in a separate process.
 """
 
 from __future__ import annotations

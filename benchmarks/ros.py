@@ -6,21 +6,17 @@ Needs the ROS 2 environment of `make test-ros`. Prints a table and writes it as 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, report
 from benchmarks.ros_processes import NodeProcess, Watcher
 from nodes.images.image_messages import image_from, image_message
 from nodes.messages.headers import header_message
@@ -129,22 +125,8 @@ def main() -> None:
     os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp())
     make_room_for_images()
     figures = [figure for name in arguments.only for figure in GROUPS[name](arguments)]
-    _show(figures)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2))
+    report(figures, arguments.json)
     sys.exit(any(figure.reached is False for figure in figures))
-
-
-def _show(figures: list[Figure]) -> None:
-    table = Table("figure", "value", "target", "detail")
-    for figure in figures:
-        target = "" if figure.target is None else f"{'>=' if figure.at_least else '<='} "
-        target += "" if figure.target is None else f"{figure.target:g}"
-        mark = {None: "", True: " reached", False: " MISSED"}[figure.reached]
-        table.add_row(
-            figure.name, f"{figure.value:.2f} {figure.unit}", target + mark, figure.detail
-        )
-    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ END_S = 5.0
 
 
 class NodeProcess:
-    """A node in a process of its own, as a context manager."""
+    """A node in a separate process, as a context manager."""
 
     def __init__(self, module: str, parameters: dict[str, object] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory()

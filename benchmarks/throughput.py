@@ -1,4 +1,4 @@
-"""The whole pipeline over a video, every frame and every crop, against two yardsticks."""
+"""The whole pipeline over a video, every frame and crop, against a usual loop and bare models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_pipeline(video: Path, frames: int, detector: Detector, classifier: Class
 
 
 def speed_figures(video: Path, frames: int, rounds: int, models: FloatModels) -> Iterator[Figure]:
-    """Frames a second over those of the tutorials' loop, with int8 and with its own fp32 models."""
+    """Frames per second relative to the tutorials' loop, with int8 and with its own fp32 models."""
     ours_int8 = Detector(threads=1), Classifier(threads=1)
     ours_fp32 = Detector(models.detector, threads=1), Classifier(models.classifier, threads=1)
     usual = TutorialLoop(models.blob_detector, models.blob_classifier, ours_fp32[0].model.spec)
@@ -46,12 +46,12 @@ def speed_figures(video: Path, frames: int, rounds: int, models: FloatModels) ->
             "x",
             target,
             detail=f"{done / pair.second_s:.1f} against {done / pair.first_s:.1f} frames/s, "
-            f"{crops / done:.1f} crops a frame, ratios {pair.lowest:.2f} to {pair.highest:.2f}",
+            f"{crops / done:.1f} crops per frame, ratios {pair.lowest:.2f} to {pair.highest:.2f}",
         )
 
 
 def efficiency_figure(video: Path, frames: int, rounds: int) -> Figure:
-    """Bare model calls for the same frames, back to back on all cores, over the pipeline's time."""
+    """The time of bare model calls for the same frames, on all cores, over the pipeline's time."""
     bare = BareCalls(video, frames)
     detector, classifier = Detector(threads=1), Classifier(threads=1)
     pair = measure_pair(bare.run, lambda: run_pipeline(video, frames, detector, classifier), rounds)
@@ -61,13 +61,13 @@ def efficiency_figure(video: Path, frames: int, rounds: int) -> Figure:
         "",
         0.95,
         detail=f"{pair.first_s / frames * 1e3:.2f} ms of model calls against "
-        f"{pair.second_s / frames * 1e3:.2f} ms a frame for everything, "
+        f"{pair.second_s / frames * 1e3:.2f} ms per frame for everything, "
         f"ratios {pair.lowest:.2f} to {pair.highest:.2f}",
     )
 
 
 class BareCalls:
-    """The very inputs that the pipeline gives its models, ready in memory."""
+    """The inputs that the pipeline gives its models, prepared in memory."""
 
     def __init__(self, video: Path, frames: int) -> None:
         threads = available_threads()

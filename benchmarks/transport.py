@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure
-from benchmarks.report import report
+from benchmarks.figures import Figure, report
 from benchmarks.transport_fleet import process_figure
 from benchmarks.transport_links import Link, LinkError, link
 

@@ -1,4 +1,4 @@
-"""The loop that tutorials teach, as the thing to compare with.
+"""The loop that tutorials teach, to compare with.
 
 VideoCapture, `blobFromImage`, fp32 ONNX Runtime sessions with default settings, decode in NumPy,
 `cv2.dnn.NMSBoxes`, and an fp32 MobileNetV2 on one crop at a time. The networks hold the same
@@ -45,7 +45,7 @@ def numpy_decode(
 
 
 class TutorialLoop:
-    """One frame after the other on one thread of Python, as most examples do it."""
+    """One frame after the other on one Python thread, as most examples do."""
 
     def __init__(self, detector: Path, classifier: Path, spec: ModelSpec) -> None:
         self.spec = spec

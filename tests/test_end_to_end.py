@@ -1,4 +1,4 @@
-"""The real parts together: real videos and pictures, the models that travel with the package."""
+"""The real parts together: real videos and images, the bundled models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def classifier():
 
 
 @pytest.mark.parametrize("every_frame", [True, None], ids=["every-frame", "default"])
-def test_a_video_gives_what_the_models_say_of_each_frame_in_turn(
+def test_a_video_gives_the_same_as_the_models_called_on_each_frame(
     shared, detector, classifier, every_frame
 ):
     video = shared / "videos" / "bottle-detection.mp4"
@@ -64,7 +64,7 @@ def test_frames_without_objects_give_empty_results_not_silence(tmp_path, detecto
 
 
 @pytest.mark.parametrize("size", [(160, 120), (640, 480), (1920, 1080)], ids="{0[0]}x{0[1]}".format)
-def test_boxes_come_in_pixels_of_the_source_whatever_its_size(detector, size):
+def test_boxes_are_in_pixels_of_the_source_whatever_its_size(detector, size):
     image = cv2.imread(str(SAMPLES / "astronaut.jpg"))
     reference = detector(image)
     height, width = image.shape[:2]
@@ -93,11 +93,11 @@ def test_a_live_scene_gives_fresh_frames_in_order_and_counts_them(detector, clas
     assert stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
 
 
-def test_a_picture_that_does_not_decode_is_counted_and_the_rest_goes_on(tmp_path, detector):
+def test_an_image_that_does_not_decode_is_counted_and_skipped(tmp_path, detector):
     image = cv2.imread(str(SAMPLES / "cat.jpg"))
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), image)
-    (tmp_path / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    (tmp_path / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no image")
     with Pipeline(open_source(str(tmp_path)), detector) as pipeline:
         seqs = [result.header.seq for result in pipeline]
     assert seqs == [0, 2, 3]
@@ -105,7 +105,7 @@ def test_a_picture_that_does_not_decode_is_counted_and_the_rest_goes_on(tmp_path
     assert (stats["captured"], stats["processed"], stats["failed"]) == (4, 3, 1)
 
 
-def test_a_rerun_of_the_same_video_gives_the_same_answers(shared, detector, classifier):
+def test_a_second_run_over_the_same_video_gives_the_same_results(shared, detector, classifier):
     video = str(shared / "videos" / "car-detection.mp4")
     runs = []
     for _ in range(2):

@@ -89,12 +89,12 @@ def accounts(stats):
     return stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
 
 
-def test_every_frame_comes_out_once_and_in_order_though_workers_overtake_each_other():
+def test_every_frame_gives_one_result_in_order_though_workers_overtake_each_other():
     overtaken = threading.Event()
 
     def pause(number):
         if number == 3:
-            assert overtaken.wait(WAIT_S), "no other worker went on meanwhile"
+            assert overtaken.wait(WAIT_S), "no other worker continued meanwhile"
         if number == 4:
             overtaken.set()
 
@@ -160,7 +160,7 @@ def test_the_newest_frame_of_each_camera_is_served_in_turn():
     assert (stats["captured"], stats["processed"], stats["dropped"]) == (10, 4, 6)
 
 
-def test_a_slow_consumer_holds_inference_back_rather_than_getting_stale_results():
+def test_a_slow_consumer_holds_back_inference_instead_of_getting_stale_results():
     """With results untaken, at most one frame is in flight; the next one is the newest."""
     first_out, read_on = threading.Event(), threading.Event()
 
@@ -172,7 +172,7 @@ def test_a_slow_consumer_holds_inference_back_rather_than_getting_stale_results(
 
     finder = Finder(lambda number: first_out.set())
     with Pipeline(Script(20, live=True, gate=gate), finder) as pipeline:
-        assert read_on.wait(WAIT_S)  # nobody has taken the first result yet
+        assert read_on.wait(WAIT_S)  # the first result is not taken yet
         assert finder.seen == [0]
         assert [r.header.seq for r in pipeline] == [0, 19]
     assert accounts(pipeline.stats())
@@ -221,7 +221,7 @@ def test_a_detector_that_raises_ends_the_iteration_with_its_cause(every_frame):
     assert accounts(pipeline.stats())
 
 
-def test_a_camera_that_breaks_hands_over_what_it_saw_and_then_its_error():
+def test_an_error_of_the_camera_is_raised_after_the_frames_before_it():
     source = Script(50, script={6: CaptureError("camera 0: unplugged")})
     seqs = []
     with (
@@ -243,7 +243,7 @@ def test_max_frames_gives_exactly_that_many(live):
     assert live or stats["captured"] == 7
 
 
-def test_stop_from_another_thread_ends_the_iteration_and_gives_what_is_in_flight(monkeypatch):
+def test_stop_ends_the_iteration_after_the_frames_in_flight(monkeypatch):
     monkeypatch.setattr("pipeline.engine.DRAIN_S", WAIT_S)
     source = Script(10_000_000)
     seqs = []
@@ -269,7 +269,7 @@ def test_duration_ends_a_source_that_never_sends():
     assert accounts(pipeline.stats())
 
 
-def test_a_source_is_closed_when_the_detector_cannot_start():
+def test_a_source_is_closed_if_the_detector_cannot_start():
     class Broken(Finder):
         def warm_up(self, threads):
             raise MemoryError("no room for the network")
@@ -297,7 +297,7 @@ def test_a_detector_that_never_answers_is_left_behind_in_time_and_counted(crowdi
     assert "stage detect did not end in time and is left behind" in caplog.text
     stats = pipeline.stats()
     assert accounts(stats)
-    for_ever.set()  # what it hands in now comes too late to be counted twice
+    for_ever.set()  # what it returns now is too late to be counted twice
     for stage in pipeline._stages:
         assert stage.join(time.monotonic() + WAIT_S) == []
     assert pipeline.stats()["dropped"] == stats["dropped"]
@@ -314,7 +314,7 @@ def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
             most.append(len(running))
             if len(running) == threads:
                 all_busy.set()
-        assert all_busy.wait(WAIT_S), "so many never ran at once"
+        assert all_busy.wait(WAIT_S), "that many never ran at once"
         threading.Event().wait(0.002)
         with lock:
             running.pop()
@@ -334,12 +334,12 @@ def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
     [{"threads": 0}, {"threads": -1}, {"max_frames": 0}, {"duration_s": -1.0}],
     ids=lambda limits: next(iter(limits)),
 )
-def test_limits_that_make_no_sense_are_refused(limits):
+def test_limits_out_of_range_are_refused(limits):
     with pytest.raises(ConfigError, match=f"{next(iter(limits))} must be"):
         Pipeline(Script(1), Finder(), **limits)
 
 
-def test_a_pipeline_says_how_it_is_used():
+def test_wrong_use_is_refused_with_the_right_one():
     pipeline = Pipeline(Script(3), Finder())
     assert pipeline.stats()["seconds"] == 0
     with pytest.raises(RuntimeError, match="with Pipeline"):

@@ -20,7 +20,7 @@ WAIT_S = 30.0
 
 
 class Script(Source[Frame]):
-    """So many frames, of the cameras in turn."""
+    """`count` frames, of the cameras in turn."""
 
     def __init__(self, count, *, live=False, cameras=("front",)):
         self.live = live
@@ -82,7 +82,7 @@ def overtaking():
 
     def pause(number):
         if number == 3:
-            assert overtaken.wait(WAIT_S), "no other worker went on meanwhile"
+            assert overtaken.wait(WAIT_S), "no other worker continued meanwhile"
         if number == 4:
             overtaken.set()
 

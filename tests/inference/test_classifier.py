@@ -1,4 +1,4 @@
-"""Crops for the classifier, at and beyond the border of the picture."""
+"""Crops at and beyond the border of the image, and the best classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def crop(box, image=IMAGE, size=32):
 
 
 def reference_crop(box, image=IMAGE, size=32):
-    """Pad the whole picture far beyond its border, then cut."""
+    """Pad the whole image far beyond its border, then cut."""
     pad = 400
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
     x1, y1, x2, y2 = box
@@ -50,7 +50,7 @@ def test_crop_is_a_square_around_the_box_with_repeated_border(box):
     [(5, 5, 5, 5), (60, 60, 61, 61), (200, 120, 200, 120), (0, 0, 0, 0), (-50, -50, -20, -20)],
     ids=["empty", "one-pixel", "empty-at-far-corner", "empty-at-origin", "outside"],
 )
-def test_boxes_without_area_still_give_pixels_of_the_picture(box):
+def test_boxes_without_area_still_give_pixels_of_the_image(box):
     out = crop(box)
     colours = set(map(tuple, IMAGE.reshape(-1, 3)))
     assert tuple(out[0, 0]) in colours

@@ -1,4 +1,4 @@
-"""Models made by others: what their manifests say is what they get, and misfits are refused."""
+"""Models made by others: their manifests are followed, and what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def graph(nodes, entry, output, weights=()):
 
 
 def classifier_graph(batch="N"):
-    """The mean of each plane: one logit a channel, red first."""
+    """The mean of each plane: one logit per channel, red first."""
     nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)]
     entry = ("x", TensorProto.FLOAT, [batch, 3, HEIGHT, WIDTH])
     return graph(nodes, entry, ("y", TensorProto.FLOAT, [batch, 3]))
@@ -76,7 +76,7 @@ def detector_graph():
 
 
 def detector_of_ours(manifest):
-    """The same network the way our tools make it: pixels in, the rest in the graph and metadata."""
+    """The same network as our tools make it: takes pixels, has the rest in graph and metadata."""
     spec = read_manifest(manifest)
     constants = {
         "scale": np.float32(SCALE),
@@ -105,7 +105,7 @@ def detector_of_ours(manifest):
 
 @pytest.fixture
 def files(tmp_path):
-    """Write a model and its manifest; gives both paths."""
+    """Write a model and its manifest; returns both paths."""
 
     def write(model, manifest=MANIFEST):
         onnx.save(model, tmp_path / "model.onnx")
@@ -116,19 +116,19 @@ def files(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("color", ["RGB", "BGR"])
-def test_float_pixels_are_scaled_as_the_manifest_says(picture, layout, color):
+def test_float_pixels_are_scaled_as_the_manifest_says(image, layout, color):
     spec = InputSpec(
         name="x", width=90, height=50, layout=layout, dtype="float32", color=color,
         scale=SCALE, mean=MEAN, std=STD,
     )  # fmt: skip
-    found = converter(spec)(picture[None])
-    ordered = picture[None, :, :, ::-1] if color == "RGB" else picture[None]
+    found = converter(spec)(image[None])
+    ordered = image[None, :, :, ::-1] if color == "RGB" else image[None]
     expected = (ordered.astype(np.float64) * SCALE - MEAN) / STD
     expected = expected.transpose(0, 3, 1, 2) if layout == "NCHW" else expected
     assert found.dtype == np.float32
@@ -136,22 +136,22 @@ def test_float_pixels_are_scaled_as_the_manifest_says(picture, layout, color):
 
 
 @pytest.mark.parametrize(("layout", "color"), [("NCHW", "BGR"), ("NCHW", "RGB"), ("NHWC", "RGB")])
-def test_whole_pixels_are_only_rearranged(picture, layout, color):
+def test_uint8_pixels_are_only_rearranged(image, layout, color):
     found = converter(InputSpec(name="x", width=9, height=5, layout=layout, color=color))(
-        picture[None]
+        image[None]
     )
-    ordered = picture[None, :, :, ::-1] if color == "RGB" else picture[None]
+    ordered = image[None, :, :, ::-1] if color == "RGB" else image[None]
     expected = ordered.transpose(0, 3, 1, 2) if layout == "NCHW" else ordered
     np.testing.assert_array_equal(found, expected)
     assert found.flags.c_contiguous
 
 
-def test_pixels_of_our_own_networks_are_passed_on_as_they_are():
+def test_pixels_for_our_own_networks_are_not_converted():
     assert converter(InputSpec(name="x", width=9, height=5)) is None
 
 
 @pytest.mark.parametrize("batch", ["N", 1], ids=["any-batch", "one-at-a-time"])
-def test_a_classifier_of_others_names_boxes(files, batch):
+def test_a_foreign_classifier_classifies_boxes(files, batch):
     model, manifest = files(classifier_graph(batch))
     classify = Classifier(model, manifest=manifest, top=1)
     image = np.zeros((100, 100, 3), np.uint8)
@@ -162,27 +162,27 @@ def test_a_classifier_of_others_names_boxes(files, batch):
     assert names == ["cat", "cup", "cat"]
 
 
-def test_a_detector_of_others_finds_what_the_same_one_of_ours_does(files, tmp_path, picture):
+def test_a_foreign_detector_finds_what_the_same_one_of_ours_does(files, tmp_path, image):
     model, manifest = files(detector_graph(), ANCHORS + DETECTOR)
     onnx.save(detector_of_ours(manifest), tmp_path / "ours.onnx")
     settings = {"score_threshold": 0.05, "multi_label": True}
     foreign = Detector(model, manifest=manifest, **settings)
     foreign.use_threads(1)
-    found, expected = foreign(picture), Detector(tmp_path / "ours.onnx", **settings)(picture)
+    found, expected = foreign(image), Detector(tmp_path / "ours.onnx", **settings)(image)
     assert len(expected) > 3
     np.testing.assert_array_equal(found.class_ids, expected.class_ids)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
-def test_the_letterbox_of_a_manifest_is_used(files, picture):
+def test_the_letterbox_of_a_manifest_is_used(files, image):
     model, manifest = files(detector_graph(), ANCHORS + DETECTOR)
     manifest.write_text(manifest.read_text().replace("[input]", '[input]\nfit = "letterbox"'))
-    pixels = Detector(model, manifest=manifest).prepare(picture).pixels[0]
+    pixels = Detector(model, manifest=manifest).prepare(image).pixels[0]
     inner = round(90 * HEIGHT / 50)
     left = (WIDTH - inner) // 2
     np.testing.assert_array_equal(
-        pixels[:, left : left + inner], cv2.resize(picture, (inner, HEIGHT))
+        pixels[:, left : left + inner], cv2.resize(image, (inner, HEIGHT))
     )
     assert (pixels[:, :left] == 127).all()
 
@@ -203,7 +203,7 @@ def test_what_does_not_fit_its_manifest_is_refused(files, old, new, message):
         Classifier(model, manifest=manifest)
 
 
-def test_an_output_whose_size_the_graph_leaves_open_is_tried_out(files):
+def test_an_output_of_unknown_size_is_tried_out(files):
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
         helper.make_node("Compress", ["mean", "wanted"], ["y"], axis=1),
@@ -220,7 +220,7 @@ def test_an_output_whose_size_the_graph_leaves_open_is_tried_out(files):
         Classifier(model, manifest=manifest, top=1)
 
 
-def test_whole_pixels_for_a_network_of_floats_are_refused(files):
+def test_uint8_pixels_for_a_float_network_are_refused(files):
     text = "\n".join(line for line in MANIFEST.splitlines() if line.split(" ")[0] not in
                      ("dtype", "scale", "mean", "std"))  # fmt: skip
     model, manifest = files(classifier_graph(), text)
@@ -228,7 +228,7 @@ def test_whole_pixels_for_a_network_of_floats_are_refused(files):
         Classifier(model, manifest=manifest)
 
 
-def test_a_batch_that_is_neither_one_nor_open_is_refused(files):
+def test_a_fixed_batch_of_more_than_one_is_refused(files):
     model, manifest = files(classifier_graph(4))
     with pytest.raises(ModelError, match="takes 4 at once; export the model with a batch of 1"):
         Classifier(model, manifest=manifest)
@@ -259,21 +259,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_a_manifest_that_is_not_valid_is_refused(tmp_path, text, message):
+def test_an_invalid_manifest_is_refused(tmp_path, text, message):
     path = tmp_path / "m.toml"
     path.write_text(text)
     with pytest.raises(ModelError, match=rf"m\.toml.*{message}"):
         read_manifest(path)
 
 
-def test_labels_may_stand_in_a_file_beside_the_manifest(tmp_path):
+def test_labels_can_be_in_a_file_beside_the_manifest(tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndog\ncup\n\n")
     path = tmp_path / "m.toml"
     path.write_text(MANIFEST.replace('["cat", "dog", "cup"]', '"names.txt"'))
     assert read_manifest(path).labels == LABELS
 
 
-def test_a_model_that_nothing_describes_is_refused_with_its_hash(files):
+def test_a_model_without_a_description_is_refused_with_its_hash(files):
     model, _ = files(classifier_graph())
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=f"{digest}; describe it with --manifest"):
@@ -281,7 +281,7 @@ def test_a_model_that_nothing_describes_is_refused_with_its_hash(files):
 
 
 def outside(location, where="initializer"):
-    """A graph with a tensor whose values lie in another file."""
+    """A graph with a tensor whose values are in another file."""
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3])
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
@@ -300,13 +300,13 @@ def outside(location, where="initializer"):
 
 @pytest.mark.parametrize("where", ["initializer", "attribute", "branch"])
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b"])
-def test_weights_outside_of_the_models_folder_are_refused(files, where, location):
+def test_weights_outside_the_folder_of_the_model_are_refused(files, where, location):
     model, manifest = files(outside(location, where))
     with pytest.raises(ModelError, match=f"its weights lie in {location}, outside of its own"):
         Classifier(model, manifest=manifest)
 
 
-def test_a_link_out_of_the_models_folder_is_followed_and_refused(files, tmp_path):
+def test_a_link_to_weights_outside_the_folder_is_refused(files, tmp_path):
     model, manifest = files(outside("weights.bin"))
     (tmp_path / "weights.bin").symlink_to("/etc/hostname")
     with pytest.raises(ModelError, match=r"weights\.bin, outside of its own folder"):
@@ -330,20 +330,20 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
         open_model(tmp_path / "no.onnx")
 
 
-def test_fewer_classes_than_names_wanted_are_all_named(files, picture):
+def test_top_is_at_most_the_number_of_classes(files, image):
     model, manifest = files(classifier_graph())
-    found = Classifier(model, manifest=manifest)(picture, np.array([[0, 0, 9, 9]], np.float32))
+    found = Classifier(model, manifest=manifest)(image, np.array([[0, 0, 9, 9]], np.float32))
     assert sorted(found.ids[0].tolist()) == [0, 1, 2]
 
 
-def test_an_input_without_a_shape_is_taken_as_the_manifest_says(files, picture):
+def test_an_input_without_a_shape_has_that_of_the_manifest(files, image):
     graph_without = classifier_graph()
     graph_without.graph.input[0].type.tensor_type.ClearField("shape")
     model, manifest = files(graph_without)
-    assert len(Classifier(model, manifest=manifest)(picture, np.zeros((3, 4), np.float32)).ids) == 3
+    assert len(Classifier(model, manifest=manifest)(image, np.zeros((3, 4), np.float32)).ids) == 3
 
 
-def test_answers_that_went_through_a_softmax_are_told(files, caplog):
+def test_outputs_of_a_softmax_are_warned_of_once(files, caplog):
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
         helper.make_node("Softmax", ["mean"], ["y"]),
@@ -363,7 +363,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize(("right", "wrong", "known"), UNKNOWN.values(), ids=UNKNOWN)
-def test_a_slip_in_a_manifest_is_answered_with_what_there_is(tmp_path, right, wrong, known):
+def test_an_unknown_key_or_value_is_answered_with_the_valid_ones(tmp_path, right, wrong, known):
     path = tmp_path / "m.toml"
     path.write_text(MANIFEST.replace(right, wrong))
     with pytest.raises(ModelError, match=rf"{wrong}.*; {known}"):

@@ -1,4 +1,4 @@
-"""The way into the network's input and the exact way back."""
+"""Images into the network's input, and boxes back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = np.random.default_rng(0).integers(1, 4000, (40, 4)).tolist()
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "x".join(map(str, sizes)))
-def test_inverse_returns_every_point_to_where_it_came_from(fit, sizes):
+def test_inverse_maps_every_point_back_exactly(fit, sizes):
     source_width, source_height, width, height = sizes
     placement = place(source_width, source_height, width, height, fit)
     mapping = inverse(placement)
@@ -39,7 +39,7 @@ def test_letterbox_keeps_the_aspect_ratio_and_touches_two_sides(sizes):
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-def test_a_marked_spot_lands_where_the_placement_says(fit):
+def test_a_marked_region_is_where_the_placement_says(fit):
     image = np.zeros((300, 500, 3), np.uint8)
     image[100:140, 200:260] = 255
     placement = place(500, 300, 416, 416, fit)
@@ -58,7 +58,7 @@ def test_a_marked_spot_lands_where_the_placement_says(fit):
     assert right == pytest.approx(260, abs=mapping.scale_x)
 
 
-def test_a_picture_of_the_networks_own_size_is_copied_unchanged():
+def test_an_image_of_the_networks_size_is_copied_unchanged():
     image = np.random.default_rng(2).integers(0, 256, (416, 416, 3), np.uint8)
     out = np.empty_like(image)
     resize_into(image, out, place(416, 416, 416, 416, "stretch"))
@@ -76,7 +76,7 @@ def test_a_picture_of_the_networks_own_size_is_copied_unchanged():
     ],
     ids=["grey", "with-alpha", "float", "16-bit", "empty"],
 )
-def test_pictures_of_another_form_are_refused_by_both_models(image):
+def test_images_of_another_form_are_refused_by_both_models(image):
     with pytest.raises(ValueError, match=r"non-empty \(H, W, 3\) uint8 array, but got"):
         Detector()(image)
     with pytest.raises(ValueError, match=r"non-empty \(H, W, 3\) uint8 array, but got"):

@@ -1,4 +1,4 @@
-"""Reading the processor's features."""
+"""The processor's features."""
 
 from __future__ import annotations
 

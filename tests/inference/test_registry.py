@@ -1,4 +1,4 @@
-"""The registry: what travels with the package is right, and what is not is refused."""
+"""The registry: its shipped entries are right, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ dtype = "float32"
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
-    """Write a registry into the user's own folder of models."""
+    """Write a registry into the user's folder of models."""
     monkeypatch.setenv("VISION_MODELS", str(tmp_path))
 
     def write(text: str) -> Path:
@@ -52,13 +52,13 @@ def registry(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name, m in SHIPPED.items() if m.entry.is_bundled])
-def test_models_that_travel_are_the_registered_ones(name):
+def test_bundled_models_are_the_registered_ones(name):
     (file,) = SHIPPED[name].entry.files
     data = (MODELS / file.name).read_bytes()
     assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
 
 
-def test_models_to_be_pulled_say_all_that_is_needed():
+def test_entries_of_other_models_are_complete():
     pulled = {name: m for name, m in SHIPPED.items() if not m.entry.is_bundled}
     assert {
         *("yolov4-tiny", "mobilenetv2", "mobilenetv2-zoo-int8", "mobilenetv2-zoo-qdq"),
@@ -72,7 +72,7 @@ def test_models_to_be_pulled_say_all_that_is_needed():
         assert model.entry.made_by or len(model.spec().labels) == 1000
 
 
-def test_the_file_of_imagenet_labels_is_that_of_the_shipped_classifier():
+def test_imagenet_labels_are_those_of_the_shipped_classifier():
     expected = open_model(MODELS / "mobilenetv2-int8.onnx").spec.labels
     assert tuple((MODELS / "imagenet_labels.txt").read_text().splitlines()) == expected
 
@@ -88,12 +88,12 @@ def test_the_detector_is_built_from_the_registered_files():
         )
 
 
-def test_a_registry_of_the_users_own_adds_to_the_shipped_one(registry):
+def test_a_registry_of_the_user_adds_to_the_shipped_one(registry):
     registry(GOOD)
     assert {"mine", "yolov4-tiny"} <= set(registered_models())
 
 
-def test_a_registered_file_is_known_by_its_contents_under_any_name(registry, tmp_path):
+def test_a_registered_file_is_identified_by_its_contents_under_any_name(registry, tmp_path):
     node = helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)
     entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
@@ -115,9 +115,9 @@ def test_a_registered_file_is_known_by_its_contents_under_any_name(registry, tmp
         open_model("mine")
 
 
-def test_a_name_that_is_not_here_yet_is_to_be_pulled(registry, tmp_path):
+def test_a_registered_model_that_is_not_on_this_machine_has_to_be_pulled(registry, tmp_path):
     registry(GOOD)
-    (tmp_path / "mine.onnx").symlink_to(tmp_path / "gone.onnx")
+    (tmp_path / "mine.onnx").symlink_to(tmp_path / "missing.onnx")
     with pytest.raises(ModelError, match="not on this machine yet; 'vision models pull mine'"):
         find_model("mine")
     with pytest.raises(ModelError, match="did you mean mine"):
@@ -150,7 +150,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_a_registry_that_is_not_valid_is_refused(registry, text, message):
+def test_an_invalid_registry_is_refused(registry, text, message):
     path = registry(text)
     with pytest.raises(ModelError) as caught:
         read_registry(path)
@@ -160,7 +160,7 @@ def test_a_registry_that_is_not_valid_is_refused(registry, text, message):
         registered_models()
 
 
-def test_labels_are_not_read_from_outside_of_the_registrys_folder(registry):
+def test_labels_outside_the_folder_of_the_registry_are_refused(registry):
     text = GOOD + FOREIGN.replace('["cat", "dog", "cup"]', '"../labels.txt"')
     with pytest.raises(ModelError, match="labels must be a file beside the registry"):
         read_registry(registry(text))["mine"].spec()

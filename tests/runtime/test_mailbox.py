@@ -1,4 +1,4 @@
-"""The mailbox, with races forced by events rather than hoped for."""
+"""The mailbox, with races forced by events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WAIT_S = 60.0
 
 
 def in_thread(function):
-    """Run `function` in a thread; returns a callable that waits for its outcome."""
+    """Run `function` in a thread; returns a function that waits for its result."""
     outcome = []
 
     def run():
@@ -81,7 +81,7 @@ def test_an_empty_mailbox_makes_the_reader_wait_for_the_writer():
     assert reader() == "late"
 
 
-def test_get_gives_up_after_its_timeout():
+def test_get_raises_after_its_timeout():
     with pytest.raises(TimeoutError):
         Mailbox(1).get(timeout_s=0.01)
 
@@ -105,7 +105,7 @@ def test_close_wakes_a_waiting_reader():
         reader()
 
 
-def test_the_writers_failure_reaches_the_reader_after_the_items_and_every_time():
+def test_the_writers_failure_is_raised_after_the_items_and_every_time():
     box = Mailbox(2)
     failure = RuntimeError("camera on fire")
     box.put("last good one")

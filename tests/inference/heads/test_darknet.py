@@ -118,7 +118,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("darknet", [False, True], ids=["iou", "darknet"])
 @pytest.mark.parametrize("score", [0.001, 0.25, 0.7])
 @pytest.mark.parametrize("seed", range(8))
-def test_random_heads_give_what_the_reference_gives(seed, score, darknet, multi_label):
+def test_random_outputs_give_what_the_reference_gives(seed, score, darknet, multi_label):
     options = {"score": score, "nms": 0.45, "darknet": darknet, "multi_label": multi_label}
     heads = random_heads(seed)
     expected = reference(heads, **options)
@@ -133,7 +133,7 @@ def test_no_object_gives_empty_arrays():
     assert found.scores.shape == found.class_ids.shape == (0,)
 
 
-def test_equal_scores_keep_the_order_of_the_heads():
+def test_equal_scores_keep_the_order_of_the_outputs():
     heads = tuple(np.zeros_like(head) for head in random_heads(0))
     for nms in (0.0, 0.3, 1.0):
         options = {"score": 0.2, "nms": nms, "multi_label": True, "most": 5000}
@@ -143,7 +143,7 @@ def test_equal_scores_keep_the_order_of_the_heads():
 def test_all_overlapping_boxes_leave_one_of_each_class():
     heads = random_heads(1, spread=0.0, objectness=9.0)
     for head in heads:
-        head.reshape(3, 5 + CLASSES, *head.shape[1:])[:, 2:4] = 9.0  # larger than any picture
+        head.reshape(3, 5 + CLASSES, *head.shape[1:])[:, 2:4] = 9.0  # larger than any image
     found = run(heads, score=0.25, nms=0.0, multi_label=True)
     assert sorted(found.class_ids) == list(range(CLASSES))
     assert (found.boxes == np.array([0, 0, 620, 370], np.float32)).all()
@@ -152,7 +152,7 @@ def test_all_overlapping_boxes_leave_one_of_each_class():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30])
 @pytest.mark.parametrize("channel", range(6))
 @pytest.mark.parametrize("multi_label", [False, True], ids=["best-class", "multi-label"])
-def test_values_that_are_not_finite_harm_only_their_own_anchor(value, channel, multi_label):
+def test_values_that_are_not_finite_affect_only_their_own_anchor(value, channel, multi_label):
     heads = random_heads(3)
     for head in heads:
         head.reshape(3, 5 + CLASSES, *head.shape[1:])[1, channel] = value
