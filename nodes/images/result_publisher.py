@@ -14,7 +14,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 from nodes.images.image_messages import compressed_message, image_message
 from nodes.images.image_subscription import COMPRESSED
 from nodes.messages.detection_messages import detection_array, label_info
-from nodes.parameters.topics import Publishers
+from nodes.parameters.topics import Publishers, ResultTopic
 from pipeline.output.drawing import annotated
 from pipeline.types import Result
 
@@ -25,35 +25,52 @@ LATCHED = QoSProfile(
 )
 
 
+TOPICS: tuple[ResultTopic, ...] = (
+    ResultTopic(
+        "detections",
+        Detection2DArray,
+        lambda result, header: detection_array(header, result.detections, result.classifications),
+        always=True,
+    ),
+    ResultTopic(
+        "detections/image",
+        Image,
+        lambda result, header: image_message(annotated(result), header),
+    ),
+    ResultTopic(
+        f"detections/image{COMPRESSED}",
+        CompressedImage,
+        lambda result, header: compressed_message(annotated(result), header),
+    ),
+)
+"""Every topic with a message for each result."""
+
+
 class ResultPublisher:
     """The output topics of one camera, under `prefix` (`front/` or empty).
 
     `publish` may be called from any thread.
     """
 
-    def __init__(self, node: Node, prefix: str, topic: str = "detections") -> None:
+    def __init__(self, node: Node, prefix: str) -> None:
         self._node = node
         self._publishers = Publishers(node)
-        self._detections = self._publishers.open(Detection2DArray, f"{prefix}{topic}")
         self._labels = self._publishers.open(
             LabelInfo, f"{prefix}label_info", qos=LATCHED, overridable=None
         )
-        self._image = self._publishers.open(Image, f"{prefix}{topic}/image")
-        # Under the resolved name, so that remapping the image remaps its JPEG.
-        self._jpeg = self._publishers.open(CompressedImage, self._image.topic_name + COMPRESSED)
+        self._topics: dict[str, Any] = {}
+        for topic in TOPICS:
+            image = self._topics.get(topic.name.removesuffix(COMPRESSED))
+            # Under the resolved name, so that remapping an image remaps its JPEG.
+            name = image.topic_name + COMPRESSED if image else f"{prefix}{topic.name}"
+            self._topics[topic.name] = self._publishers.open(topic.kind, name)
 
     def publish(self, result: Result, header: Any) -> None:
         """Publish a result with `header` unchanged; draw images only for subscribers."""
-        message = detection_array(header, result.detections, result.classifications)
-        self._detections.publish(message)
-        to_raw, to_jpeg = (p.get_subscription_count() for p in (self._image, self._jpeg))
-        if not to_raw and not to_jpeg:
-            return
-        image = annotated(result)
-        if to_raw:
-            self._image.publish(image_message(image, header))
-        if to_jpeg:
-            self._jpeg.publish(compressed_message(image, header))
+        for topic in TOPICS:
+            publisher = self._topics[topic.name]
+            if topic.always or publisher.get_subscription_count():
+                publisher.publish(topic.message(result, header))
 
     def announce(self, labels: Sequence[str], threshold: float) -> None:
         """Publish the names of the detector's classes, for later subscribers too."""

@@ -1,4 +1,4 @@
-"""Publishers and subscriptions whose QoS the user may override.
+"""Topics of results, and publishers and subscriptions whose QoS the user may override.
 
 Names and QoS come from the user: what ROS rejects of them is a `ConfigError`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.node import Node
@@ -16,6 +16,7 @@ from rclpy.qos import InvalidQoSProfileException, QoSProfile, QoSReliabilityPoli
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 
 from pipeline.errors import ConfigError, one_line
+from pipeline.types import Result
 
 NEWEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 OVERRIDABLE = QoSOverridingOptions.with_default_policies()
@@ -28,6 +29,21 @@ _REJECTIONS = (
     InvalidQoSProfileException,
     InvalidQosOverridesError,
 )
+
+
+class ResultTopic(NamedTuple):
+    """A topic of a camera with one message for each result.
+
+    - `name`: below the camera's prefix
+    - `kind`: the type of its messages
+    - `message`: makes one from a result and the header of its image
+    - `always`: also called without subscribers
+    """
+
+    name: str
+    kind: type[Any]
+    message: Callable[[Result, Any], Any]
+    always: bool = False
 
 
 def open_publisher(
