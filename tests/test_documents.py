@@ -93,6 +93,18 @@ def test_files_in_running_text_exist(document):
     assert [name for name in files if not any((root / name).exists() for root in roots)] == []
 
 
+def test_tree_in_contributing_is_complete():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = FENCE.search(text, text.index("## The house"))[2]
+    named = re.findall(r"^( *)(\S+(?: \S+)*)  ", tree, re.MULTILINE)
+    top = {name for indent, names in named if not indent for name in names.split()}
+    inner = {name for indent, names in named if indent for name in names.split()}
+    assert [name for name in top if not (ROOT / name).is_dir()] == []
+    modules = {path.name for path in (ROOT / "pipeline").glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert inner == modules | folders
+
+
 @each_document
 def test_vision_commands_parse(document):
     commands = [words for words in shell_lines(document) if words[0].endswith("vision")]
