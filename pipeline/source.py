@@ -94,7 +94,21 @@ class SourceWrapper(Source[Item]):
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to open a source; `pipeline.open_source` explains each option."""
+    """How to open a source; the fields are the keywords of `pipeline.open_source`.
+
+    - `width`, `height` (pixels), `fps`, `fourcc`: requested from cameras; all but `fourcc` from the
+      scene; `fps` also replaces the rate of files and is the rate of images
+    - `open_timeout_s`, `read_timeout_s`: cameras and streams must deliver their first frame and
+      later ones within these times, subscriptions the first
+    - `camera`: replaces the source's own name for its frames
+    - `reconnect`: reopen a live source when it breaks, until it is closed; False raises its
+      `CaptureError`; by default cameras and streams reconnect and the scene does not
+    - `isolate`: read cameras, streams and the scene in a child process from the start, so that a
+      crash of the driver or decoder does no harm; by default only after a hang
+    - `real_time`: deliver the frames of recordings at their own rate, as a camera would
+    - `group`, `in_flight`, `in_turn`, `limits`, `security`: of subscriptions, see
+      `pipeline.transport.open_subscription`
+    """
 
     width: int | None = None
     height: int | None = None

@@ -58,21 +58,9 @@ def open_source(
 ) -> Source[Frame]:
     """Open what `text` names: a camera, a file, images, a stream, the scene, or a subscription.
 
-    - `width`, `height` (pixels), `fps`, `fourcc`: requested from cameras; all but `fourcc` from the
-      scene; `fps` also replaces the rate of files and is the rate of images
-    - `open_timeout_s`, `read_timeout_s`: cameras and streams must deliver their first frame and
-      later ones within these times, subscriptions the first
-    - `camera`: replaces the source's own name for its frames
-    - `reconnect`: reopen a live source when it breaks, until it is closed; False raises its
-      `CaptureError`; by default cameras and streams reconnect and the scene does not
-    - `isolate`: read cameras, streams and the scene in a child process from the start, so that a
-      crash of the driver or decoder does no harm; by default only after a hang
-    - `real_time`: deliver the frames of recordings at their own rate, as a camera would
-    - `group`, `in_flight`, `in_turn`, `limits`, `security`: of subscriptions, see
-      `pipeline.transport.open_subscription`
-
-    Options without an effect on the source are logged. Raises `SourceError` if the source cannot
-    be opened and `ConfigError` if an option makes no sense.
+    `SourceOptions` explains the options. Those without an effect on the source are
+    logged. Raises `SourceError` if the source cannot be opened and `ConfigError` if an option makes
+    no sense.
     """
     options = SourceOptions(
         width, height, fps, fourcc, open_timeout_s, read_timeout_s, camera, reconnect, isolate,
