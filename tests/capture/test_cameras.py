@@ -101,7 +101,7 @@ def pictures(count: int) -> Iterator[np.ndarray | None]:
     return (noisy() for _ in range(count))
 
 
-def test_camera_that_is_unplugged_and_plugged_in_again_goes_on(
+def test_camera_that_is_unplugged_and_plugged_in_again_continues(
     plug: Callable[..., list[object]],
 ) -> None:
     first = Driver(pictures(11))  # opening takes one
@@ -131,7 +131,7 @@ def test_camera_that_is_unplugged_is_an_error_without_reconnecting(
             source.read()
 
 
-def test_camera_that_is_busy_is_bad_input_at_first_and_waited_for_later(
+def test_busy_camera_is_bad_input_at_first_and_retried_later(
     plug: Callable[..., list[object]],
 ) -> None:
     busy = Driver(pictures(0), is_open=False)
@@ -143,7 +143,7 @@ def test_camera_that_is_busy_is_bad_input_at_first_and_waited_for_later(
         assert [frame.seq for frame in (source.read(), source.read()) if frame] == [0, 2]
 
 
-def test_picture_that_comes_as_one_row_of_bytes_is_put_in_rows(
+def test_image_that_comes_as_one_row_of_bytes_is_reshaped(
     plug: Callable[..., list[object]],
 ) -> None:
     picture = noisy()  # as OpenCV 4.11 gives the format BGR3
@@ -168,7 +168,7 @@ class Silence(Driver):
         return is_grabbed
 
 
-def test_silence_is_waited_out_for_as_long_as_told_and_no_longer(
+def test_silent_camera_fails_after_exactly_the_timeout(
     plug: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -185,7 +185,7 @@ def test_silence_is_waited_out_for_as_long_as_told_and_no_longer(
         open_source("7", open_timeout_s=2.0)
 
 
-def test_opencv_is_told_to_wait_briefly_when_it_waits_for_the_first_time(
+def test_opencv_waits_one_second_per_grab(
     plug: Callable[..., list[object]],
 ) -> None:
     driver = Driver(pictures(3))
@@ -196,7 +196,7 @@ def test_opencv_is_told_to_wait_briefly_when_it_waits_for_the_first_time(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere drivers do not wait")
-def test_driver_that_fails_is_not_waited_for(plug: Callable[..., list[object]]) -> None:
+def test_driver_that_fails_is_an_error_at_once(plug: Callable[..., list[object]]) -> None:
     broken = Driver(pictures(0))
     plug(broken)
     with pytest.raises(SourceError, match="/dev/null: opened, but its driver failed; "):
@@ -210,7 +210,7 @@ def test_driver_that_fails_is_not_waited_for(plug: Callable[..., list[object]]) 
             source.read()
 
 
-def test_format_that_the_camera_does_not_give_is_told(
+def test_format_that_the_camera_does_not_deliver_is_logged(
     plug: Callable[..., list[object]], caplog: pytest.LogCaptureFixture
 ) -> None:
     plug(Driver(endless(noisy)))
@@ -219,7 +219,7 @@ def test_format_that_the_camera_does_not_give_is_told(
     assert "video7 was asked for anyxany at any fps in YUYV but delivers 64x48" in caplog.text
 
 
-def test_camera_that_repeats_its_last_picture_is_opened_again(
+def test_camera_that_repeats_its_last_image_is_reopened(
     plug: Callable[..., list[object]], caplog: pytest.LogCaptureFixture
 ) -> None:
     last = noisy()
@@ -231,7 +231,7 @@ def test_camera_that_repeats_its_last_picture_is_opened_again(
     assert "delivered the same image for" in caplog.text
 
 
-def test_camera_that_sees_the_same_after_it_was_opened_again_is_believed(
+def test_image_that_is_the_same_after_reopening_is_accepted(
     plug: Callable[..., list[object]],
 ) -> None:
     slide = noisy()
@@ -246,7 +246,7 @@ def test_camera_that_sees_the_same_after_it_was_opened_again_is_believed(
 
 
 @pytest.mark.parametrize("nothing", [None, np.empty((0, 0, 3), np.uint8)], ids=["none", "empty"])
-def test_success_without_a_picture_is_endured_for_a_while(
+def test_grabs_without_an_image_are_tolerated_until_the_read_timeout(
     plug: Callable[..., list[object]],
     nothing: np.ndarray | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -270,7 +270,7 @@ def test_success_without_a_picture_is_endured_for_a_while(
     assert len(opened) == 2
 
 
-def test_camera_whose_driver_hangs_is_given_up(
+def test_camera_whose_driver_hangs_is_abandoned(
     plug: Callable[..., list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "HANG_GRACE_S", 0.3)
@@ -296,7 +296,7 @@ def frame_of(image: np.ndarray) -> Frame:
     return Frame(image, 0, 0, "cam")
 
 
-def test_equal_pictures_are_a_fault_only_after_the_limit_and_only_once() -> None:
+def test_equal_images_are_a_fault_only_after_the_limit_and_only_once() -> None:
     now = [0.0]
     check = FrozenCheck(5.0, clock_s=lambda: now[0])
     still, other = noisy(), noisy()
@@ -313,7 +313,7 @@ def test_equal_pictures_are_a_fault_only_after_the_limit_and_only_once() -> None
         check(frame_of(other))
 
 
-def test_camera_is_looked_for_by_its_socket(tmp_path: Path) -> None:
+def test_camera_is_found_by_its_usb_port(tmp_path: Path) -> None:
     links, device = tmp_path / "by-path", tmp_path / "video7"
     device.touch()
     links.mkdir()

@@ -69,7 +69,7 @@ def test_half_of_the_corrupt_frames_do_not_decode_and_half_show_noise() -> None:
     assert len(frames) + failed == 400
 
 
-def test_picture_stands_still_as_often_and_as_long_as_asked(video: Path) -> None:
+def test_image_freezes_as_often_and_as_long_as_requested(video: Path) -> None:
     frames, _ = outcomes(f"{video}?freeze_every=1s&freeze_for=250ms")
     numbers = [number_of(frame.image) for frame in frames]
     expected = list(range(FRAMES))
@@ -146,7 +146,7 @@ def test_close_ends_a_read_that_waits_for_a_late_frame() -> None:
     assert ended == [None]
 
 
-def test_scene_that_dies_comes_back_where_that_is_asked() -> None:
+def test_scene_that_dies_reconnects_on_request() -> None:
     with open_source("scene:?size=64x48&fps=100&die_after=200ms", reconnect=True) as source:
         numbers: list[int] = []
         while len(numbers) < 25:
@@ -157,7 +157,7 @@ def test_scene_that_dies_comes_back_where_that_is_asked() -> None:
     assert numbers == sorted(set(numbers))
 
 
-def test_scene_that_hangs_is_given_up_and_read_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scene_that_hangs_is_reopened_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.capture.live.HANG_GRACE_S", 0.5)
     text = "scene:?size=64x48&fps=100&hang_after=200ms"
     with open_source(text, reconnect=True, read_timeout_s=0.5) as source:
@@ -193,7 +193,7 @@ def test_pattern_with_a_question_mark_is_still_a_pattern() -> None:
     assert split_path("walk/*.png?drop=0.5") == ("walk/*.png", Faults(drop=0.5))
 
 
-def test_parts_of_the_scene_and_of_the_faults_are_told_apart() -> None:
+def test_text_is_split_into_scene_and_faults() -> None:
     assert split_scene("scene:") == ("scene:", None)
     assert split_scene("scene:?size=64x48") == ("scene:?size=64x48", None)
     assert split_scene("scene:?drop=0.5") == ("scene:", Faults(drop=0.5))

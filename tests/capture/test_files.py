@@ -17,7 +17,7 @@ def save(path: Path, width: int = 32, height: int = 24, value: int = 128) -> Pat
     return path
 
 
-def test_pictures_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
+def test_images_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 9, 1, 100, 2):
         save(tmp_path / f"shot{number}.png", value=number)
     (tmp_path / "notes.txt").write_text("no picture")
@@ -30,7 +30,7 @@ def test_pictures_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     assert [frame.seq for frame in frames if frame] == [0, 1, 2, 3, 4]
 
 
-def test_picture_that_does_not_decode_is_lost_by_name_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_image_that_does_not_decode_is_named_and_the_rest_follows(tmp_path: Path) -> None:
     save(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     (tmp_path / "3.jpg").write_bytes(b"")
@@ -49,7 +49,7 @@ def test_picture_that_does_not_decode_is_lost_by_name_and_the_rest_goes_on(tmp_p
     assert (first.seq, last.seq) == (0, 3)
 
 
-def test_glob_finds_pictures_in_natural_order_and_leaves_others_out(tmp_path: Path) -> None:
+def test_glob_finds_images_in_natural_order_and_ignores_other_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for number in (2, 10, 1):
         save(tmp_path / "a" / f"cam{number}.jpg", value=20 * number)
@@ -75,7 +75,7 @@ def test_names_beyond_ascii(tmp_path: Path, name: str) -> None:
     assert frame.camera.isascii()
 
 
-def test_folder_without_pictures_names_what_is_there(tmp_path: Path) -> None:
+def test_folder_without_images_names_its_contents(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"holds no images .*such as clip\.mp4"):
         open_source(str(tmp_path))
@@ -86,7 +86,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-def test_single_picture_that_does_not_decode_is_bad_input(tmp_path: Path) -> None:
+def test_single_image_that_does_not_decode_is_bad_input(tmp_path: Path) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 broken")
     with pytest.raises(SourceError, match=r"broken\.jpg"):

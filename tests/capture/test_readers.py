@@ -72,7 +72,7 @@ def ends(pid: int) -> bool:
     return not is_running(pid)
 
 
-def test_read_that_hangs_on_a_thread_is_given_up() -> None:
+def test_read_that_hangs_on_a_thread_times_out() -> None:
     reader = ThreadReader(lambda _: Stuck(), REQUEST, "camera x", open_limit_s=30, read_limit_s=30)
     reader.open()
     assert reader.read() is not None
@@ -82,7 +82,7 @@ def test_read_that_hangs_on_a_thread_is_given_up() -> None:
     assert reader.read() is None
 
 
-def test_opening_that_hangs_on_a_thread_is_given_up() -> None:
+def test_opening_that_hangs_on_a_thread_times_out() -> None:
     def hang(_: Request) -> Source[Frame]:
         threading.Event().wait()
         return Stuck()
@@ -170,7 +170,7 @@ def test_child_passes_on_planes_and_all_times() -> None:
         np.testing.assert_array_equal(theirs.planes[name], plane)
 
 
-def test_child_passes_errors_on_as_what_they_are(tmp_path: Path, video: Path) -> None:
+def test_child_passes_on_errors_with_their_type(tmp_path: Path, video: Path) -> None:
     with (
         child_of(str(tmp_path / "none.mp4")) as reader,
         pytest.raises(SourceError, match="no such file"),
@@ -208,7 +208,7 @@ def test_child_that_hangs_is_killed() -> None:
     assert ends(pid)
 
 
-def test_close_from_another_thread_ends_a_child_that_is_being_waited_for() -> None:
+def test_close_from_another_thread_ends_a_waiting_read_and_the_child() -> None:
     reader = child_of("scene:?fps=0.01", read_limit_s=60.0)
     reader.open()
     pid = process_of(reader)
@@ -231,7 +231,7 @@ def test_child_ends_with_its_parent() -> None:
     assert ends(pid)
 
 
-def test_child_keeps_no_more_than_one_picture_and_leaves_no_descriptor() -> None:
+def test_child_leaves_no_file_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with child_of("scene:?size=64x48") as reader:

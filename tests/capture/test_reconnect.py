@@ -64,7 +64,7 @@ def second_server() -> Iterator[Callable[[int], Server]]:
         server.stop()
 
 
-def test_stream_that_is_cut_goes_on_and_the_gap_is_counted(
+def test_stream_that_is_cut_continues_and_the_gap_is_counted(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.paths["/cam"] = send_pictures(30, paced(server))
@@ -88,7 +88,7 @@ def test_frames_missed_in_the_gap_are_estimated_from_the_rate(server: Server) ->
         assert missed == pytest.approx(rate * source.counts()["gap_s"], rel=0.1, abs=2)
 
 
-def test_silent_stream_is_left_after_the_read_timeout_and_opened_again(server: Server) -> None:
+def test_silent_stream_is_reopened_after_the_read_timeout(server: Server) -> None:
     requests = []
 
     def fall_silent(request: BaseHTTPRequestHandler) -> None:
@@ -104,7 +104,7 @@ def test_silent_stream_is_left_after_the_read_timeout_and_opened_again(server: S
         assert 1.0 <= source.counts()["gap_s"] < SILENCE_S
 
 
-def test_stream_cut_in_the_middle_of_a_picture_goes_on(server: Server) -> None:
+def test_stream_cut_in_the_middle_of_an_image_continues(server: Server) -> None:
     def cut(request: BaseHTTPRequestHandler) -> None:
         send_pictures(10)(request)
         request.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n")
@@ -146,7 +146,7 @@ def test_server_that_was_restarted_is_found_again(
         assert source.counts()["reconnects"] == 1
 
 
-def test_pictures_that_the_server_had_kept_are_passed_over(server: Server) -> None:
+def test_backlog_of_the_server_is_skipped_after_a_reconnect(server: Server) -> None:
     def kept_then_new(request: BaseHTTPRequestHandler) -> None:
         send_pictures(60, paced(server), kept=30)(request)
 
@@ -161,7 +161,7 @@ def test_pictures_that_the_server_had_kept_are_passed_over(server: Server) -> No
     assert numbers[5] >= 30
 
 
-def test_close_breaks_off_the_wait_for_the_next_attempt(server: Server) -> None:
+def test_close_ends_the_wait_for_the_next_attempt(server: Server) -> None:
     server.paths["/cam"] = send_pictures(5)
     source = open_source(server.url("/cam"))
     read_frames(source, 5)

@@ -101,9 +101,7 @@ def test_file_of_another_tool_on_a_web_server_loses_no_frame(server: Server, sha
         assert drain(source) == 377
 
 
-def test_file_on_a_web_server_that_falls_silent_is_given_up_at_once(
-    server: Server, shared: Path
-) -> None:
+def test_file_on_a_web_server_that_falls_silent_is_an_error(server: Server, shared: Path) -> None:
     data = (shared / "videos" / "car-detection.mp4").read_bytes()
 
     def send_half(request: BaseHTTPRequestHandler) -> None:
@@ -138,7 +136,7 @@ def test_address_where_nobody_answers() -> None:
         open_source("rtsp://user:secret@127.0.0.1:9/x", open_timeout_s=2)
 
 
-def test_server_that_never_answers_is_given_up_after_the_open_timeout(server: Server) -> None:
+def test_server_that_never_answers_fails_after_the_open_timeout(server: Server) -> None:
     server.paths["/mute"] = lambda _: server.gone.wait(30)
     with pytest.raises(SourceError, match=r"no video came within \d+\.\d s"):
         open_source(server.url("/mute"), open_timeout_s=1.0)
@@ -163,7 +161,7 @@ class Mute(socketserver.StreamRequestHandler):
             self.wfile.write(f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{answer}".encode())
 
 
-def test_server_that_agrees_and_sends_nothing_is_not_taken_for_a_decoder_that_hangs(
+def test_server_that_accepts_and_sends_nothing_is_not_reported_as_a_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipeline.capture.live.HANG_GRACE_S", 1.5)
