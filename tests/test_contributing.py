@@ -19,6 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .contributing import CONTRIBUTING, ROOT, copy_with_examples, usage_of
 
+FAILS = "import sys; from pipeline.cli.main import main; sys.exit(main(sys.argv[1:]) != 2)"
+"""Runs `vision` and succeeds if that refuses its input."""
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
@@ -60,10 +63,14 @@ def test_source_opens_in_python_and_on_the_command_line(run, vision, tmp_path):
 
 
 def test_source_refuses_bad_input_and_is_listed(run):
-    fails = "import sys; from pipeline.cli.main import main; sys.exit(main(sys.argv[1:]) != 2)"
     message = "expected noise:COUNT, such as noise:100"
-    assert message in run("-c", fails, "run", "noise:x", errors=True)
-    assert "noise:COUNT" in run("-c", fails, "run", "unknown:x", errors=True)
+    assert message in run("-c", FAILS, "run", "noise:x", errors=True)
+    assert "noise:COUNT" in run("-c", FAILS, "run", "unknown:x", errors=True)
+
+
+def test_output_refuses_the_file_of_another_output(run):
+    shared = ("run", "noise:1", "--csv", "found", "--jsonl", "found")
+    assert "is the file of" in run("-c", FAILS, *shared, errors=True)
 
 
 def test_output_writes_a_file(vision, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.settings import Settings
+from pipeline.settings import SETTINGS, Settings
 
 STDOUT = "-"
 
@@ -27,12 +27,13 @@ def check_output_paths(settings: Settings, config: Path | None, output: Path | N
         "--key": settings.key,
         "--server": settings.server,
     }
-    written = {
-        "--record": settings.record,
-        "--jsonl": None if settings.jsonl == STDOUT else settings.jsonl,
-        "--stats": settings.stats,
-        "--output": output,
-    }
+    outputs = SETTINGS["record"].about.group
+    written: dict[str, str | Path | None] = {}
+    for one in SETTINGS.values():
+        if one.about.group == outputs and one.base is str:
+            path = getattr(settings, one.name)
+            written[one.option] = None if path == STDOUT else path
+    written["--output"] = output
     files = {option: [str(path)] for option, path in read.items() if path}
     files |= {"the source": files_of(settings.source), "--peer": list(settings.peer)}
     _check_distinct(written, files)
