@@ -122,8 +122,8 @@ class _Session:
                     self._report()
 
     def _stats(self) -> dict[str, Any]:
-        counts = _source_counts(self._pipeline.source)
-        return {**self._pipeline.stats(), **counts, **self._outputs.counts()}
+        source = self._pipeline.source
+        return {**self._pipeline.stats(), **source.counts(), **self._outputs.counts()}
 
     def _report(self) -> None:
         stats = self._stats()
@@ -132,18 +132,6 @@ class _Session:
                 write_stats(Path(self._settings.stats), stats)
         finally:
             logger.info("%s", summary(stats, self._objects.count))
-
-
-def _source_counts(source: Any) -> dict[str, Any]:
-    counts = {
-        name: round(getattr(source, name), 3)
-        for name in ("reconnects", "gap_s", "late")
-        if hasattr(source, name)
-    }
-    received = source.counts() if hasattr(source, "counts") else {}
-    if received and not {"received", "reconnects"} & set(received):
-        received = {"received": received}
-    return {**counts, **received}
 
 
 class _ObjectCount(Output):
