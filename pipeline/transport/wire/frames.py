@@ -111,7 +111,9 @@ def frame_of(message: FrameMessage, read_slot: ReadSlot) -> Frame:
     header, reference = message.header, message.reference
     shape = header.height, header.width, CHANNELS
     planes: Sequence[Any] = message.planes
-    if reference is not None:
+    if reference is not None and not header.planes:
+        image = read_slot(reference, shape)
+    elif reference is not None:
         image, planes = _read_shared(header, partial(read_slot, reference), shape)
     elif header.kind == "raw":
         image = np.frombuffer(message.payload, np.uint8).reshape(shape)
@@ -137,8 +139,6 @@ def _read_shared(
     header: FrameHeader, read: Callable[[tuple[int, ...]], Image], shape: tuple[int, ...]
 ) -> tuple[Image, Sequence[Image]]:
     """The image and the bytes of each plane in shared memory."""
-    if not header.planes:
-        return read(shape), ()
     sizes = [header.image_nbytes, *(plane.nbytes for plane in header.planes)]
     starts, nbytes = layout(sizes)
     slot = read((nbytes,))

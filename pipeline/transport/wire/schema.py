@@ -134,6 +134,8 @@ class FrameHeader(Envelope, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def nbytes(self) -> int:
         """The size of the image's pixels and of all planes in bytes."""
+        if not self.planes:
+            return self.image_nbytes
         return self.image_nbytes + sum(plane.nbytes for plane in self.planes)
 
 
