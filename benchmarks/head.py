@@ -1,9 +1,9 @@
-"""`python -m benchmarks.head`: a new head on ten classes of Caltech-101, ten images each.
+"""`python -m benchmarks.head`: accuracy of a new head on ten classes of Caltech-101.
 
-Tested on all other images of the classes (at most 46 each in the archive at hand), through the
-file that was written, as a user runs it. The first row is the first ten classes by alphabet, the
-others are drawn at random. Classes that are one another's crop (Faces, Faces_easy) and the one
-that is no class (BACKGROUND_Google) are not drawn.
+The head is fitted to ten images per class and tested on all other images of the classes (at most 46
+each in the archive), through the file that is written. The first row uses the first ten classes in
+alphabetical order, the others random ones. One of two classes with the same images (Faces_easy) and
+the background (BACKGROUND_Google) are left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 def measure(
     classes: dict[str, list[Path]], classifier: str, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Fit to some images of each class, drawn at random, and test on the rest."""
+    """Fit to random images of each class, and test on the rest."""
     with tempfile.TemporaryDirectory() as name:
         fitted, tested = Path(name) / "fit", []
         for class_id, (label, paths) in enumerate(sorted(classes.items())):
@@ -91,12 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.head", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with images/")
     parser.add_argument(
-        "--classifier", default="mobilenetv2-int8", help="whose features [%(default)s]"
+        "--classifier", default="mobilenetv2-int8", help="the backbone [%(default)s]"
     )
     parser.add_argument(
         "--draws", type=int, default=10, help="random sets of classes [%(default)s]"
     )
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser
 
 

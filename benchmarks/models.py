@@ -1,4 +1,4 @@
-"""The fp32 models to compare with: ours, and the same weights behind the usual float blob."""
+"""Float models to compare with: for uint8 pixels, and the same weights for a float blob."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FloatModels:
 
 
 def float_models(folder: Path) -> FloatModels:
-    """Write all four to `folder`; the weights are fetched once and kept in the user's cache.
+    """Write all four to `folder`; the weights are fetched once and cached.
 
     Raises `RunError` where they cannot be downloaded.
     """
@@ -46,7 +46,7 @@ def float_models(folder: Path) -> FloatModels:
 
 
 def _write_float_classifier(target: Path) -> None:
-    """The float backbone under the head of the int8 model, whose weights have a scale each."""
+    """Write the float backbone with the dequantised head of the int8 model."""
     int8, spec = load_model(find_model(classifier_recipe.NAME))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
     weight = stored["head.weight.q"].astype(np.float32) * stored["head.weight.scale"]
@@ -56,7 +56,7 @@ def _write_float_classifier(target: Path) -> None:
 
 
 def _write_blob_detector(model: Path, target: Path) -> None:
-    """Undo in the first convolution what is folded there: BGR in [0, 255] becomes RGB in [0, 1]."""
+    """Undo the folding in the first convolution: BGR in [0, 255] becomes RGB in [0, 1]."""
     graph = load_model(model)[0].graph
     first = next(node for node in graph.node if node.op_type == "Conv")
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -65,7 +65,7 @@ def _write_blob_detector(model: Path, target: Path) -> None:
 
 
 def _write_blob_classifier(model: Path, target: Path) -> None:
-    """Put the backbone's own first convolution and its ReLU6 back."""
+    """Restore the first convolution of the backbone and its ReLU6."""
     stem = classifier_recipe.fetch_blocks(None)[0].convolutions[0]
     clip = helper.make_node("Clip", ["stem.plain", "stem.zero", "stem.six"], ["stem.output"])
     nodes = [_stem_node("stem.plain"), clip]
@@ -74,7 +74,7 @@ def _write_blob_classifier(model: Path, target: Path) -> None:
 
 
 def _stem_node(output: str) -> onnx.NodeProto:
-    """A 3x3 convolution with stride 2, as both networks begin."""
+    """Return a 3x3 convolution with stride 2, the first layer of both networks."""
     inputs = [BLOB, "blob.weight", "blob.bias"]
     shape = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     return helper.make_node("Conv", inputs, [output], **shape)
@@ -88,7 +88,7 @@ def _write_with_plain_stem(
     stem: list[onnx.NodeProto],
     constants: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Replace every node up to the one with the last output of `stem` by `stem`, fed by a blob."""
+    """Replace the nodes up to the last output of `stem` by `stem`, which reads a blob."""
     graph_model, spec = load_model(model)
     graph = graph_model.graph
     outputs = [node.output[0] for node in graph.node]

@@ -22,7 +22,8 @@ LONGEST_FUNCTION = 60
 
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))
 NODES = sorted((ROOT / "nodes").rglob("*.py"))
-ALL_SOURCES = [*SOURCES, *NODES, *sorted((ROOT / "tests").rglob("*.py"))]
+RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
+ALL_SOURCES = [*SOURCES, *NODES, *RECIPES, *sorted((ROOT / "tests").rglob("*.py"))]
 
 
 def place_of(path: Path) -> str:
@@ -74,7 +75,7 @@ def test_arrows_point_one_way(path):
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_the_engine_knows_no_ros_and_nobody_imports_the_front_door(path):
     roots = {name.split(".")[0] for name in imported_modules(path)}
-    assert not roots & {"rclpy", "launch", "nodes", "tests", "benchmarks"}
+    assert not roots & {"rclpy", "launch", "nodes", "tests", "benchmarks", "recipes"}
     assert "pipeline" not in imported_modules(path)
 
 
