@@ -59,28 +59,23 @@ def test_a_clock_that_is_set_back_stops_nothing_and_ages_stay_valid(clock, tmp_p
         "view": ("--subscribe", results, "--jsonl", shown, "--record", recording),
     }
 
-    def shown_at(is_wanted):
-        """The lines whose stamps are as wanted."""
-        lines = last_lines(shown, 1 << 24)
-        return [line for line in lines if is_wanted(line["stamp_ns"])]
-
     def set_back_to(offset_s):
-        """How long it takes until a result by the new time comes; more of them have to follow."""
+        """The seconds until a result by the new time comes; more of them must follow."""
         clock.set(offset_s)
         start_s = time.monotonic()
         limit_ns = time.time_ns() + (offset_s + HOUR_S // 2) * 10**9
-        wait_for(lambda: shown_at(limit_ns.__gt__), "a result by the new time")
+        wait_for(lambda: lines_at(shown, limit_ns.__gt__), "a result by the new time")
         took_s = time.monotonic() - start_s
-        wait_for(lambda: len(shown_at(limit_ns.__gt__)) > 30, "more of them")
+        wait_for(lambda: len(lines_at(shown, limit_ns.__gt__)) > 30, "more of them")
         return took_s
 
     with contextlib.ExitStack() as stack:
         commands = []
         for name, those in arguments.items():
-            command = Command(name, *those, "--stats", stats[name], folder=tmp_path, env=clock.env)
-            stack.callback(command.kill)
-            commands.append(command)
-        wait_for(lambda: len(shown_at(bool)) > 20, "the first results")
+            more = "--stats", stats[name]
+            commands.append(Command(name, *those, *more, folder=tmp_path, env=clock.env))
+            stack.callback(commands[-1].kill)
+        wait_for(lambda: len(lines_at(shown, bool)) > 20, "the first results")
         for hours in range(1, 1 + TRIES):
             took_s = set_back_to(-hours * HOUR_S)
             if took_s < 2 * crowding():
@@ -90,17 +85,25 @@ def test_a_clock_that_is_set_back_stops_nothing_and_ages_stay_valid(clock, tmp_p
         for command in commands:
             assert command.end() == 0, command.said
 
-    lines = last_lines(shown, 1 << 24)
+    check_output(last_lines(shown, 1 << 24), stats.values())
+    assert "Traceback" not in "".join(command.said for command in commands)
+    set_back = re.search(r"the clock was set back by (\d+) s", commands[-1].said)
+    assert HOUR_S - 30 <= int(set_back[1]) <= HOUR_S
+
+
+def lines_at(path, is_wanted):
+    """The lines of a file of results whose stamps are as wanted."""
+    return [line for line in last_lines(path, 1 << 24) if is_wanted(line["stamp_ns"])]
+
+
+def check_output(lines, stats):
+    """Ages and durations are plausible, and no frame is shown twice or out of order."""
     ages_ms = [line["age_ms"] for line in lines]
     assert min(ages_ms) >= 0
     assert max(ages_ms) < MOST_MS
     seqs = [line["seq"] for line in lines]
     assert seqs == sorted(set(seqs))
-    for name in arguments:
-        figures = json_of(stats[name])
+    for path in stats:
+        figures = json_of(path)
         assert 0 <= figures["age_ms"]["p50"] <= figures["age_ms"]["max"] < MOST_MS
         assert figures["seconds"] < HOUR_S / 2
-    assert "Traceback" not in "".join(command.said for command in commands)
-    # From one image to the next, which came some time later.
-    set_back = re.search(r"the clock was set back by (\d+) s", commands[-1].said)
-    assert HOUR_S - 30 <= int(set_back[1]) <= HOUR_S
