@@ -10,7 +10,7 @@ _CHANGEABLE = ("score", "nms")
 _UNSET = {
     "source": "vision_node subscribes to image_raw",
     "camera": "the source's own; also the frame_id of the headers",
-    "fps": "the source's own; also the rate at which files are played",
+    "fps": "the source's own",
 }
 
 

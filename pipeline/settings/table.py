@@ -78,7 +78,7 @@ class Settings:
         ros="height",
     )
     fps: Rate | None = setting(
-        None, "frame rate to request from a camera or the scene", _CAPTURE, ros="fps"
+        None, "frame rate to request from a camera, or to play files at", _CAPTURE, ros="fps"
     )
     fourcc: FourCC | None = setting(
         None, "pixel format to request, such as MJPG", _CAPTURE, metavar="CODE", ros="fourcc"
