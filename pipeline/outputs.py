@@ -144,12 +144,17 @@ class Threaded(Output):
     def _name(self) -> str:
         return type(self._output).__name__
 
+    def wait_ready(self) -> None:
+        self._output.wait_ready()
+
     def start(self, source: Source[Any]) -> None:
         self._output.start(source)
         self._mailbox = Mailbox(WAITING, newest_wins=source.live)
         self._thread.start()
 
     def write(self, result: Result) -> None:
+        if not self._thread.ident:  # used without `start`
+            self._thread.start()
         try:
             displaced = self._mailbox.put(result)
         except Closed:
@@ -165,7 +170,8 @@ class Threaded(Output):
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             raise OutputError(f"{self._name}: did not finish within {CLOSE_S:g} s")
-        self._raise_failure()
+        with contextlib.suppress(Stop):  # the run has ended already
+            self._raise_failure()
 
     def counts(self) -> Mapping[str, Any]:
         own = {"written": self._written, "dropped": self._dropped}

@@ -113,6 +113,44 @@ def test_an_output_that_wants_no_more_ends_the_run_without_an_error(may_block):
     assert stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
 
 
+def test_a_threaded_output_that_wants_no_more_after_the_last_result_is_no_error():
+    has_ended = threading.Event()
+
+    def stop(seq):
+        assert has_ended.wait(WAIT_S)
+        raise Stop("reader left")
+
+    output = Recorder(may_block=True, before=stop)
+    together = Outputs([output])
+    with pipeline.Pipeline(Frames(1)) as results:
+        deliver(results, together)
+    has_ended.set()
+    together.close()
+    assert output.closed == 1
+
+
+def test_a_threaded_output_gets_every_result_without_a_start():
+    output = Recorder(may_block=True)
+    with pipeline.Pipeline(Frames(10)) as results, Outputs([output]) as together:
+        for result in results:
+            together.write(result)
+    assert output.written == list(range(10))
+
+
+@pytest.mark.parametrize("may_block", [False, True], ids=["same thread", "own thread"])
+def test_waiting_until_ready_reaches_every_output(may_block):
+    class Ready(Recorder):
+        is_ready = False
+
+        def wait_ready(self):
+            self.is_ready = True
+
+    output = Ready(may_block=may_block)
+    with Outputs([output]) as together:
+        together.wait_ready()
+    assert output.is_ready
+
+
 def test_outputs_that_were_made_are_closed_if_a_later_one_cannot_be_made(tmp_path):
     made = Recorder()
     settings = Settings(source="0", jsonl=str(tmp_path / "missing" / "out.jsonl"))
