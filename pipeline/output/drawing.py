@@ -1,4 +1,4 @@
-"""Boxes and labels on a picture, readable at any resolution."""
+"""Draws boxes and labels on images, readable at any resolution."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Box = tuple[int, int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FULL_HEIGHT = 32  # pixels from the top of a capital to the foot of a g, at font scale 1
 _GOLDEN = 0.618033988749895
-_SATURATIONS = (0.75, 0.95, 0.5)  # tell apart the classes whose hues come close
+_SATURATIONS = (0.75, 0.95, 0.5)  # distinguish classes whose hues are close
 _DARK, _LIGHT = (0, 0, 0), (255, 255, 255)
-# From version 5 on OpenCV writes UTF-8; before, it has ASCII alone.
+# OpenCV draws UTF-8 text from version 5, and only ASCII before.
 _UNICODE = hasattr(cv2, "FontFace")
 
 _drawing = threading.Lock()
@@ -31,7 +31,7 @@ _drawing = threading.Lock()
 
 @dataclass(frozen=True)
 class _Style:
-    """Sizes in pixels that suit a picture."""
+    """Sizes in pixels that suit an image."""
 
     line: int
     scale: float
@@ -41,7 +41,7 @@ class _Style:
 
     @classmethod
     def of(cls, width: int, height: int) -> _Style:
-        # Grows slower than the picture: at 120 lines a letter needs 9 pixels to be read at all.
+        # Grows slower than the image: even at 120 lines a readable letter needs 9 pixels.
         text = max(9, round(0.02 * min(width, height) + 4))
         line = max(1, round(min(width, height) / 240))
         return cls(line, text / _FULL_HEIGHT, max(1, round(text / 18)), text, max(1, text // 6))
@@ -55,13 +55,13 @@ class _Label:
 
 
 def draw(image: Image, result: Result, *, out: Image | None = None) -> Image:
-    """Draw what was found in `result` over a copy of `image`, which stays as it is.
+    """Draw the objects of `result` on a copy of `image`, which is not changed.
 
     `image` is (H, W, 3) uint8 BGR, the frame of the result at any scale. The drawing goes into
     `out`, of the same shape, or into a new array, and is returned. Every class has its own colour,
-    the same in every run; the best finer name of an object stands below its label.
+    the same in every run; the best class of the classifier stands below the label.
 
-    Raises `ValueError` where `out` does not fit.
+    Raises `ValueError` if `out` does not fit.
     """
     if out is None:
         out = image.copy()
@@ -121,7 +121,7 @@ def _text_color(background: Color) -> Color:
 
 
 def _pixel_boxes(result: Result, width: int, height: int) -> list[Box]:
-    """Corners as whole pixels inside the picture, whatever the numbers were."""
+    """Corners as whole pixels inside the image, also of boxes that are not finite."""
     header = result.header
     scale = np.array([width / header.width, height / header.height] * 2)
     limit = np.array([width - 1, height - 1] * 2)
@@ -131,7 +131,7 @@ def _pixel_boxes(result: Result, width: int, height: int) -> list[Box]:
 
 
 def _texts(result: Result) -> list[tuple[str, ...]]:
-    found, finer = result.detections, result.classifications
+    found, classes = result.detections, result.classifications
     texts: list[tuple[str, ...]] = []
     for index, (class_id, score) in enumerate(
         zip(found.class_ids.tolist(), found.scores.tolist(), strict=True)
@@ -139,17 +139,17 @@ def _texts(result: Result) -> list[tuple[str, ...]]:
         track = int(found.track_ids[index])
         name = f"{found.labels[class_id]} #{track}" if track >= 0 else found.labels[class_id]
         text: tuple[str, ...] = (_drawable(f"{name} {score:.2f}"),)
-        if finer is not None and finer.ids.shape[1]:
-            # ImageNet's labels list synonyms; the first says enough.
-            best = finer.labels[int(finer.ids[index, 0])].partition(",")[0]
-            text += (_drawable(f"{best} {finer.scores[index, 0]:.2f}"),)
+        if classes is not None and classes.ids.shape[1]:
+            # ImageNet's labels list synonyms; the first is enough.
+            best = classes.labels[int(classes.ids[index, 0])].partition(",")[0]
+            text += (_drawable(f"{best} {classes.scores[index, 0]:.2f}"),)
         texts.append(text)
     return texts
 
 
 @lru_cache(maxsize=4096)
 def _drawable(text: str) -> str:
-    """`text` without what the font cannot show."""
+    """Remove from `text` what the font cannot show."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     if _UNICODE or text.isascii():
         return text
@@ -165,13 +165,13 @@ def _place(
     style: _Style,
     size: tuple[int, int],
 ) -> list[_Label]:
-    """Find room for every label, best score first, where it hides the fewest others."""
+    """Place each label, best score first, where it covers other labels least."""
     labels: list[_Label] = []
     taken: npt.NDArray[np.int_] = np.empty((0, 4), int)
     class_ids = result.detections.class_ids.tolist()
     for lines, box, class_id in zip(texts, boxes, class_ids, strict=True):
         if box[3] - box[1] < 3 * (style.text + 2 * style.pad):
-            lines = lines[:1]  # noqa: PLW2901 - a small object has no room for its finer name
+            lines = lines[:1]  # noqa: PLW2901 - a small object has no room for its class
         lines = tuple(_shorten(line, style, size[0]) for line in lines)  # noqa: PLW2901
         area = _best_area(_candidates(_extent(lines, style), box, size), taken)
         taken = np.vstack([taken, area])
@@ -186,7 +186,7 @@ def _extent(lines: tuple[str, ...], style: _Style) -> tuple[int, int]:
 
 
 def _candidates(extent: tuple[int, int], box: Box, size: tuple[int, int]) -> list[Box]:
-    """Above the box, inside at its top, inside at its foot, below; moved into the picture."""
+    """Above the box, at its top, at its bottom, and below it; moved into the image."""
     x1, y1, _, y2 = box
     width, height = extent
     left = max(0, min(x1, size[0] - width))
@@ -198,7 +198,7 @@ def _candidates(extent: tuple[int, int], box: Box, size: tuple[int, int]) -> lis
 
 
 def _best_area(areas: list[Box], taken: npt.NDArray[np.int_]) -> Box:
-    """The first that covers nothing taken, else the one that covers least."""
+    """The first area that covers nothing taken, else the one that covers least."""
     if not len(taken):
         return areas[0]
     corners = np.array(areas)[:, None]
@@ -209,7 +209,7 @@ def _best_area(areas: list[Box], taken: npt.NDArray[np.int_]) -> Box:
 
 
 def _shorten(text: str, style: _Style, limit: int) -> str:
-    """`text`, cut so that its label is no wider than the picture."""
+    """Shorten `text` so that its label is no wider than the image."""
     room = limit - 2 * style.pad
     if _text_width(text, style) <= room:
         return text

@@ -1,4 +1,4 @@
-"""Checks of the files that results go to, made before anything runs."""
+"""Checks output files before a run starts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pipeline.errors import InputError
 
 
 def check_target(path: Path, subject: str, *, is_replaced: bool = False) -> Path:
-    """`path` itself, where a file can be written there; `subject` names the option in errors.
+    """Return `path` if a file can be written there; `subject` names the option in errors.
 
-    `is_replaced` is for what is written under another name first, which takes the folder's leave.
-
-    Raises `InputError` where the folder is missing or may not be written to, or where the path is
-    no ordinary file.
+    With `is_replaced`, the file is first written under another name, so its folder must be
+    writable. Raises `InputError` if the folder is missing or not writable, or if the path is a
+    folder.
     """
     folder = path.parent
     if os.path.isdir(path):

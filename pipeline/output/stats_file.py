@@ -1,4 +1,4 @@
-"""The figures of a run as one JSON file."""
+"""Writes the statistics of a run as a JSON file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from pipeline.errors import OutputError
 
 
 def write_stats(path: Path, stats: Mapping[str, Any]) -> None:
-    """Write `stats` as JSON, whole or not at all; a reader never sees half a file.
+    """Write `stats` as JSON atomically: a reader never sees half a file.
 
-    What is no ordinary file, such as a pipe, is written to as it is; behind a link it is the file
-    that is replaced.
-
+    A pipe or device is written to directly. If the path is a link, the file behind it is replaced.
     Numbers that are not finite become null. Raises `OutputError`.
     """
     data = msgspec.json.format(msgspec.json.encode(stats), indent=2) + b"\n"

@@ -8,7 +8,7 @@ import pytest
 from pipeline.types import Classifications, Detections, Frame, Header, Image, Result
 
 LABELS = ("person", "cat", "Käse", "猫", "cup")
-FINER = ("tabby, tabby cat", "espresso", "a name so long that it fits into no small picture at all")
+FINER = ("tabby, tabby cat", "espresso", "a name so long that it fits into no small image at all")
 
 
 def make_result(
@@ -21,7 +21,7 @@ def make_result(
     classify: bool = True,
     image: Image | None = None,
 ) -> Result:
-    """`count` objects anywhere in a picture of `size` (width, height), which is grey noise."""
+    """`count` objects anywhere in an image of `size` (width, height), which is grey noise."""
     noise = np.random.default_rng(seed)
     corners = noise.uniform(0, 1, (count, 2, 2)) * size
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.float32)

@@ -1,6 +1,9 @@
-"""Drawings: the input stays, labels stay inside, and what is not drawn is left alone."""
+"""Drawing: the input is not changed, and labels stay inside the image."""
 
 from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import OutputError
 from pipeline.output import drawing
 from pipeline.output.drawing import annotated, class_color, draw
-from pipeline.types import Detections, Frame, Header, Result
+from pipeline.types import Detections, Frame, Header, Image, Result
 
 from .conftest import LABELS, make_result
 
@@ -29,7 +32,7 @@ def one_box(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_input_is_left_alone_and_the_copy_is_not(size: tuple[int, int]) -> None:
+def test_draw_changes_only_the_copy(size: tuple[int, int]) -> None:
     result = make_result(5, size=size)
     assert result.image is not None
     before = result.image.copy()
@@ -41,8 +44,8 @@ def test_input_is_left_alone_and_the_copy_is_not(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_nothing_is_written_outside_of_the_picture(size: tuple[int, int]) -> None:
-    """The picture lies inside a larger array whose margin must not change."""
+def test_nothing_is_drawn_outside_the_image(size: tuple[int, int]) -> None:
+    """The image lies inside a larger array whose margin must not change."""
     width, height = size
     canvas = np.full((height + 40, width + 40, 3), 77, np.uint8)
     out = canvas[20 : 20 + height, 20 : 20 + width]
@@ -67,7 +70,7 @@ def test_frame_without_objects_is_a_plain_copy() -> None:
     np.testing.assert_array_equal(draw(result.image, result), result.image)
 
 
-def test_box_lies_where_it_was_found() -> None:
+def test_box_is_drawn_at_its_coordinates() -> None:
     result = one_box((60, 80, 140, 180), (200, 200))
     assert result.image is not None
     drawn = draw(result.image, result)
@@ -77,7 +80,7 @@ def test_box_lies_where_it_was_found() -> None:
     assert (drawn[90:170, 70:130] == 90).all()
 
 
-def test_boxes_scale_with_the_picture() -> None:
+def test_boxes_scale_with_the_image() -> None:
     result = one_box((60, 80, 140, 180), (200, 200))
     drawn = draw(np.full((400, 400, 3), 90, np.uint8), result)
     np.testing.assert_array_equal(drawn[260, 120], class_color(0))
@@ -116,8 +119,8 @@ def test_label_of_a_box_in_a_corner_is_whole(size: tuple[int, int], corner: str)
 
 
 @pytest.mark.parametrize("size", [(160, 120), (640, 480), (3840, 2160)], ids=str)
-def test_letters_are_large_enough_to_be_read(size: tuple[int, int]) -> None:
-    """A capital is at least 6 pixels high, and at least one part in 80 of the picture."""
+def test_text_is_large_enough_to_read(size: tuple[int, int]) -> None:
+    """A capital is at least 6 pixels high, and at least one part in 80 of the image."""
     width, height = size
     result = one_box((width * 0.3, height * 0.5, width * 0.7, height * 0.9), size, "HHHH")
     assert result.image is not None
@@ -127,7 +130,7 @@ def test_letters_are_large_enough_to_be_read(size: tuple[int, int]) -> None:
     assert capital >= max(6, height / 80)
 
 
-def test_labels_of_boxes_apart_do_not_cover_one_another() -> None:
+def test_labels_of_separate_boxes_do_not_overlap() -> None:
     boxes = np.array([[20, 100 + 60 * i, 300, 140 + 60 * i] for i in range(5)], np.float32)
     areas = placed(boxes)
     for i, a in enumerate(areas):
@@ -135,7 +138,7 @@ def test_labels_of_boxes_apart_do_not_cover_one_another() -> None:
             assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
-def test_labels_of_the_same_box_avoid_one_another() -> None:
+def test_labels_of_the_same_box_do_not_overlap() -> None:
     first, second = placed(np.array([[100, 200, 400, 400]] * 2, np.float32))
     assert first != second
     assert min(first[3], second[3]) <= max(first[1], second[1])
@@ -153,9 +156,9 @@ def placed(boxes: np.ndarray) -> list[tuple[int, int, int, int]]:
     return [label.box for label in labels]
 
 
-def test_long_names_are_cut_to_the_width_of_the_picture() -> None:
+def test_long_names_are_shortened_to_the_width_of_the_image() -> None:
     style = drawing._Style.of(160, 120)
-    text = drawing._shorten("a name much too long for such a picture", style, 100)
+    text = drawing._shorten("a name much too long for such an image", style, 100)
     assert text.endswith("...")
     assert drawing._text_width(text, style) <= 100
 
@@ -168,7 +171,7 @@ def test_colors_are_bright_and_differ_between_the_classes_of_coco() -> None:
     assert (neighbours > 60).all()
 
 
-def test_letters_stand_out_from_every_color() -> None:
+def test_text_contrasts_with_every_color() -> None:
     """The contrast of WCAG 2, which asks for 3 to 1 of large letters."""
 
     def luminance(color: tuple[int, int, int]) -> float:
@@ -188,21 +191,33 @@ def test_letters_stand_out_from_every_color() -> None:
     ("text", "drawable"),
     [("Käse\n1", "Kase 1"), ("猫", "?"), ("cup", "cup"), ("Crème brûlée", "Creme brulee")],
 )
-def test_text_for_a_font_of_ascii_alone(
-    text: str, drawable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_for_an_ascii_font(text: str, drawable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "_UNICODE", False)
     assert drawing._drawable.__wrapped__(text) == drawable
 
 
-def test_same_result_is_drawn_once_for_all_who_show_it() -> None:
+def test_same_result_is_drawn_once_for_several_outputs() -> None:
     result = make_result()
     assert annotated(result) is annotated(result)
     assert not annotated(result).flags.writeable
     np.testing.assert_array_equal(annotated(result), draw(result.image, result))  # type: ignore[arg-type]
 
 
-def test_result_without_its_picture_cannot_be_drawn() -> None:
+def test_two_threads_get_the_same_drawing() -> None:
+    both_ready = threading.Barrier(2)
+
+    def get(result: Result) -> Image:
+        both_ready.wait(30)
+        return annotated(result)
+
+    with ThreadPoolExecutor(2) as threads:
+        for seed in range(20):
+            result = make_result(30, seed=seed)
+            first, second = threads.map(get, [result, result])
+            assert first is second
+
+
+def test_result_without_its_image_cannot_be_drawn() -> None:
     full = make_result()
     bare = Result(full.header, full.detections)
     with pytest.raises(OutputError, match="front: frame 0 came without its image"):

@@ -24,7 +24,7 @@ START_NS = 1_700_000_000_000_000_000
 
 
 def grey(number: int, size: tuple[int, int] = (64, 48), at_s: float = 0.0) -> Result:
-    """A result without objects whose picture tells its number by its brightness."""
+    """A result without objects whose image has its number as its brightness."""
     image = np.full((size[1], size[0], 3), 20 + 10 * number, np.uint8)
     stamp_ns = START_NS + round(at_s * 1e9)
     return make_result(0, size=size, seq=number, stamp_ns=stamp_ns, image=image)
@@ -36,7 +36,7 @@ def write_all(output: VideoFile, count: int) -> None:
 
 
 def read_back(path: Path) -> tuple[list[int], float, tuple[int, int]]:
-    """The numbers of the pictures, the rate and the size."""
+    """The numbers of the images, the rate and the size."""
     video = cv2.VideoCapture(str(path))
     numbers = []
     while True:
@@ -93,7 +93,7 @@ def test_odd_sizes_are_recorded_whole(tmp_path: Path, size: tuple[int, int]) -> 
     assert recorded == (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
-def test_picture_of_another_size_is_scaled_to_the_first_and_said_once(
+def test_image_of_another_size_is_scaled_to_the_first_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "out.mp4"
@@ -262,7 +262,7 @@ def test_recording_that_was_taken_away_is_an_error_at_the_end(tmp_path: Path) ->
     output.close()
 
 
-def test_result_without_its_picture_cannot_be_recorded(tmp_path: Path) -> None:
+def test_result_without_its_image_cannot_be_recorded(tmp_path: Path) -> None:
     full = grey(0)
     with pytest.raises(OutputError, match="came without its image"):
         VideoFile(tmp_path / "out.mp4").write(Result(full.header, full.detections))
@@ -280,7 +280,7 @@ def test_opencv_says_nothing_of_the_codecs_that_it_lacks(
 def test_repetitions_that_take_too_long_are_cut_out_and_do_not_add_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A camera of one picture in 2 s, recorded at 10 a second by an encoder of 5 a second."""
+    """A camera with a frame every 2 s, recorded at 10 fps by an encoder that reaches 5 fps."""
     now_s = 0.0
     put = VideoFile._put
 
