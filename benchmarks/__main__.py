@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure, report
+from benchmarks.figures import Figure, group_parser, run_groups
 from benchmarks.footprint import first_result_figures, memory_figures
 from benchmarks.kernels import decode_figures
 from benchmarks.live import live_figures
 from benchmarks.models import float_models
 from benchmarks.preprocess import preprocess_figures
 from benchmarks.throughput import efficiency_figure, speed_figures
-from pipeline.errors import VisionError
 from pipeline.inference.detector import Detector
 from pipeline.sources import open_source
 
@@ -25,46 +23,42 @@ VIDEO = "videos/bottle-detection.mp4"
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = group_parser("benchmarks", __doc__, "bench", GROUPS)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with videos/")
-    parser.add_argument(
-        "--json", type=Path, default=Path("build/bench.json"), help="where to write"
-    )
     parser.add_argument("--frames", type=int, default=200, help="frames of the video per round")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of each comparison")
     parser.add_argument("--live-seconds", type=float, default=60, help="length of the live run")
     parser.add_argument("--memory-frames", type=int, default=5000, help="length of the memory run")
-    parser.add_argument(
-        "--only", nargs="*", choices=list(GROUPS), default=list(GROUPS), help="groups to run"
-    )
     return parser.parse_args()
 
 
-def speed(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+def speed(arguments: argparse.Namespace) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         models = float_models(Path(folder))
-        yield from speed_figures(video, arguments.frames, arguments.rounds, models)
+        yield from speed_figures(arguments.data / VIDEO, arguments.frames, arguments.rounds, models)
 
 
-def efficiency(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
-    yield efficiency_figure(video, arguments.frames, arguments.rounds)
+def efficiency(arguments: argparse.Namespace) -> Iterator[Figure]:
+    yield efficiency_figure(arguments.data / VIDEO, arguments.frames, arguments.rounds)
 
 
-def kernels(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+def kernels(arguments: argparse.Namespace) -> Iterator[Figure]:
     yield from preprocess_figures(arguments.rounds * 4)
-    yield from decode_figures(Detector(threads=1), read_images(video, 40), arguments.rounds * 4)
+    yield from decode_figures(
+        Detector(threads=1), read_images(arguments.data / VIDEO, 40), arguments.rounds * 4
+    )
 
 
-def live(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+def live(arguments: argparse.Namespace) -> Iterator[Figure]:
     yield from live_figures(arguments.live_seconds)
 
 
-def footprint(arguments: argparse.Namespace, video: Path) -> Iterator[Figure]:
+def footprint(arguments: argparse.Namespace) -> Iterator[Figure]:
     yield from memory_figures(arguments.memory_frames)
-    yield from first_result_figures(video)
+    yield from first_result_figures(arguments.data / VIDEO)
 
 
-GROUPS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Figure]]] = {
+GROUPS = {
     "kernels": kernels,
     "speed": speed,
     "efficiency": efficiency,
@@ -82,20 +76,5 @@ def read_images(video: Path, count: int) -> list[np.ndarray]:
     return images[::10]
 
 
-def main() -> int:
-    arguments = parse_arguments()
-    video = arguments.data / VIDEO
-    figures: list[Figure] = []
-    try:
-        for name in arguments.only:
-            print(f"measuring {name} ...", file=sys.stderr)
-            figures += GROUPS[name](arguments, video)
-    except VisionError as error:
-        print(f"benchmarks: error: {error}", file=sys.stderr)
-        return 2
-    report(figures, arguments.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_groups(GROUPS, parse_arguments())

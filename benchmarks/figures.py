@@ -1,10 +1,16 @@
-"""Measured figures, their table and their JSON file."""
+"""Measured figures, their table and JSON file, and the command line of benchmarks.
+
+Two ways to do the same job are measured in turns, so that a drift of the machine cancels out.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
 import sys
 import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.errors import VisionError
 from pipeline.inference.processor import processor
 from pipeline.inference.session import available_threads
 
@@ -59,3 +66,76 @@ def report(figures: list[Figure], path: Path) -> None:
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
     console.print(f"written to {path}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Median seconds of both ways, and the median of the ratios first / second, pair by pair."""
+
+    first_s: float
+    second_s: float
+    ratio: float
+    lowest: float
+    highest: float
+
+
+def timed(job: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started
+
+
+def measure_pair(
+    first: Callable[[], object], second: Callable[[], object], rounds: int, warm_up: bool = True
+) -> Pair:
+    """Run both in turn, `rounds` times, after one uncounted turn each; they take turns to start."""
+    if warm_up:
+        first()
+        second()
+    firsts, seconds = [], []
+    for i in range(rounds):
+        if i % 2:
+            seconds.append(timed(second))
+            firsts.append(timed(first))
+        else:
+            firsts.append(timed(first))
+            seconds.append(timed(second))
+    ratios = [a / b for a, b in zip(firsts, seconds, strict=True)]
+    return Pair(
+        statistics.median(firsts),
+        statistics.median(seconds),
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+    )
+
+
+Group = Callable[[argparse.Namespace], Iterable[Figure]]
+
+
+def group_parser(
+    module: str, description: str | None, json_name: str, groups: Collection[str]
+) -> argparse.ArgumentParser:
+    """The options of every benchmark: where to write, and which groups to run."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    path = Path(f"build/{json_name}.json")
+    parser.add_argument("--json", type=Path, default=path, help="where to write")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(groups), default=list(groups), help="groups to run"
+    )
+    return parser
+
+
+def run_groups(groups: Mapping[str, Group], arguments: argparse.Namespace) -> list[Figure]:
+    """Measure the groups of `--only` and report them; exits with code 2 on an error."""
+    figures: list[Figure] = []
+    try:
+        for name in arguments.only:
+            print(f"measuring {name} ...", file=sys.stderr)
+            figures += groups[name](arguments)
+    except VisionError as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    report(figures, arguments.json)
+    return figures

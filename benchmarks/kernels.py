@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from benchmarks.figures import Figure
-from benchmarks.paired import measure_pair
+from benchmarks.figures import Figure, measure_pair
 from benchmarks.tutorial import numpy_decode
 from pipeline.inference.detector import Detector
 from pipeline.inference.nms import Limits

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from benchmarks.figures import Figure
-from benchmarks.paired import measure_pair
+from benchmarks.figures import Figure, measure_pair
 from pipeline.inference.preprocess import place, resize_into
 
 SIZE = (416, 416)

@@ -5,21 +5,28 @@ Needs the ROS 2 environment of `make test-ros`. Prints a table and writes it as 
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import psutil
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.qos import QoSProfile
+from vision_msgs.msg import Detection2DArray
 
-from benchmarks.figures import Figure, report
-from benchmarks.ros_processes import NodeProcess, Watcher
+from benchmarks.figures import Figure, group_parser, run_groups
 from nodes.images.image_messages import image_from, image_message
-from nodes.messages.headers import header_message
+from nodes.messages.headers import header_message, stamp_ns
 from nodes.middleware import make_room_for_images
 from pipeline.engine import Pipeline
 from pipeline.inference.detector import Detector
@@ -27,6 +34,93 @@ from pipeline.sources import open_source
 
 SCENE = "scene:?size=640x480&fps=30"
 WARM_UP_S = 3.0
+END_S = 5.0
+
+
+class NodeProcess:
+    """A node in a separate process, as a context manager."""
+
+    def __init__(self, module: str, parameters: dict[str, object] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        file = Path(self._folder.name) / "parameters.yaml"
+        file.write_text(json.dumps({"/**": {"ros__parameters": parameters or {"threads": 0}}}))
+        command = [sys.executable, "-m", f"nodes.{module}", "--ros-args", "--params-file", file]
+        self._log = (Path(self._folder.name) / "log").open("w+")
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+
+    def wait_for(self, text: str, timeout_s: float = 30.0) -> None:
+        """Wait until the log contains `text`."""
+        deadline_s = time.monotonic() + timeout_s
+        while text not in Path(self._log.name).read_text():
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"no '{text}' in: {Path(self._log.name).read_text()}")
+            time.sleep(0.05)
+
+    def cpu_share(self, seconds: float) -> float:
+        """The share of one core that the process uses during so many seconds."""
+        process = psutil.Process(self._process.pid)
+        before, started = process.cpu_times(), time.monotonic()
+        time.sleep(seconds)
+        after = process.cpu_times()
+        used_s = after.user + after.system - before.user - before.system
+        return used_s / (time.monotonic() - started)
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+
+class Watcher:
+    """Subscribes to detections in this process."""
+
+    def __init__(self, topic: str) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = rclpy.create_node("watcher", context=self._context)
+        self._ages_ms: list[float] = []
+        qos = QoSProfile(depth=1)
+        self._node.create_subscription(Detection2DArray, topic, self._on_message, qos)
+        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def ages_ms(self, warm_up_s: float, seconds: float) -> list[float]:
+        """The ages in milliseconds of the messages during so many seconds, after a warm-up."""
+        deadline_s = time.monotonic() + 30.0
+        while not self._ages_ms:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("no detections came within 30 s")
+            time.sleep(0.05)
+        time.sleep(warm_up_s)
+        self._ages_ms.clear()
+        time.sleep(seconds)
+        return list(self._ages_ms)
+
+    def _on_message(self, message: Detection2DArray) -> None:
+        self._ages_ms.append((time.time_ns() - stamp_ns(message.header)) / 1e6)
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._context.try_shutdown()
+        self._thread.join(END_S)
 
 
 def conversion_figures(rounds: int = 200) -> Iterator[Figure]:
@@ -114,18 +208,15 @@ GROUPS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ros", description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("build/bench-ros.json"))
+    parser = group_parser("benchmarks.ros", __doc__, "bench-ros", GROUPS)
     parser.add_argument("--seconds", type=float, default=10, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of the age comparison")
-    parser.add_argument("--only", nargs="*", choices=list(GROUPS), default=list(GROUPS))
     arguments = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100))
     os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp())
     make_room_for_images()
-    figures = [figure for name in arguments.only for figure in GROUPS[name](arguments)]
-    report(figures, arguments.json)
+    figures = run_groups(GROUPS, arguments)
     sys.exit(any(figure.reached is False for figure in figures))
 
 

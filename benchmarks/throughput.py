@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, measure_pair
 from benchmarks.models import FloatModels
-from benchmarks.paired import measure_pair
 from benchmarks.tutorial import TutorialLoop
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import BATCH, Classifier, crop_into

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure, report
-from benchmarks.transport_fleet import process_figure
-from benchmarks.transport_links import Link, LinkError, link
+from benchmarks.figures import Figure, group_parser, run_groups
+from benchmarks.transport.links import Link, LinkError, link, process_figure
 
 CAMERA_FPS = 30.0
 FULL = 0.0
@@ -28,13 +26,9 @@ COPIES = 1.5
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport", description=__doc__)
-    parser.add_argument(
-        "--json", type=Path, default=Path("build/bench-transport.json"), help="where to write"
-    )
+    parser = group_parser("benchmarks.transport", __doc__, "bench-transport", GROUPS)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each way")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
-    parser.add_argument("--only", nargs="*", choices=list(GROUPS), default=list(GROUPS))
     return parser.parse_args()
 
 
@@ -72,23 +66,14 @@ def _latency(name: str, turns: list[np.ndarray], copies: list[np.ndarray]) -> It
 
 def rate_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
     """Pictures a second at full rate, over what others reach."""
-    yield from _compare(
-        "shm",
-        {"imagezmq REQ/REP": 4.0, "imagezmq PUB/SUB": 4.0, "dora": 2.0},
-        folder,
-        rounds,
-        seconds,
-    )
-    yield from _compare(
-        "raw", {"imagezmq REQ/REP": 1.5, "imagezmq PUB/SUB": 1.5}, folder, rounds, seconds
-    )
-    yield from _compare(
-        "jpeg",
-        {"imagezmq JPEG REQ/REP": 1.0, "imagezmq JPEG PUB/SUB": 1.0},
-        folder,
-        rounds,
-        seconds,
-    )
+    req, pub = "imagezmq REQ/REP", "imagezmq PUB/SUB"
+    jpeg = {"imagezmq JPEG REQ/REP": 1.0, "imagezmq JPEG PUB/SUB": 1.0}
+    for ours, others in (
+        ("shm", {req: 4.0, pub: 4.0, "dora": 2.0}),
+        ("raw", {req: 1.5, pub: 1.5}),
+        ("jpeg", jpeg),
+    ):
+        yield from _compare(ours, others, folder, rounds, seconds)
 
 
 def _compare(
@@ -153,20 +138,12 @@ GROUPS = {
 }
 
 
-def main() -> int:
+def main() -> None:
     arguments = parse_arguments()
-    figures = []
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for name in arguments.only:
-                print(f"measuring {name} ...", file=sys.stderr)
-                figures += GROUPS[name](Path(folder), arguments.rounds, arguments.seconds)
-    except LinkError as error:
-        print(f"benchmarks: error: {error}", file=sys.stderr)
-        return 2
-    report(figures, arguments.json)
-    return 0
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = Path(folder), arguments.rounds, arguments.seconds
+        run_groups({n: lambda _, m=measure: m(*sizes) for n, measure in GROUPS.items()}, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

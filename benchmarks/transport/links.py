@@ -1,9 +1,11 @@
-"""Pairs of processes that pass pictures, kept alive so that ways can take turns in short rounds."""
+"""Pairs of processes that pass images, kept alive so that ways can take turns in short rounds."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import signal
 import socket
 import subprocess
 import sys
@@ -16,8 +18,11 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-PEERS = "benchmarks.transport_peers"
+from benchmarks.figures import Figure
+from pipeline.errors import RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = "benchmarks.transport.peers"
 START_S = 60
 END_S = 10
 
@@ -65,7 +70,7 @@ class Link:
         return np.array(self.sender.recv()) / 1e6
 
 
-class LinkError(Exception):
+class LinkError(RunError):
     """A way that cannot be had here."""
 
 
@@ -154,3 +159,69 @@ def _free_port() -> int:
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+SOURCE = "scene:?size=1280x720&fps=60"
+"""Faster than the detector, so that this decides; both drop what it has no time for."""
+CHAIN_START_S = 15
+CHAIN_END_S = 20
+
+
+def process_figure(folder: Path, rounds: int, seconds: float) -> Figure:
+    """Results a second at the viewer over those of the single process."""
+    ratios, three, single = [], [], []
+    for _ in range(rounds):
+        single.append(run_single(folder, seconds))
+        three.append(run_three(folder, seconds))
+        ratios.append(three[-1] / single[-1])
+    return Figure(
+        "camera, detector and viewer in three processes / in one",
+        float(np.median(ratios)),
+        "x",
+        0.9,
+        detail=f"{np.median(three):.1f} against {np.median(single):.1f} results/s, "
+        f"ratios {min(ratios):.2f} to {max(ratios):.2f}",
+    )
+
+
+def run_single(folder: Path, seconds: float) -> float:
+    found = folder / "single.jsonl"
+    _run("run", SOURCE, "--jsonl", str(found), "--duration", f"{seconds:g}").wait()
+    return _rate(found, seconds)
+
+
+def run_three(folder: Path, seconds: float) -> float:
+    frames, results = f"zmq+ipc://{folder}/frames", f"zmq+ipc://{folder}/results"
+    found = folder / "three.jsonl"
+    view = [
+        "--subscribe",
+        results,
+        "--jsonl",
+        str(found),
+        "--duration",
+        f"{seconds + CHAIN_START_S:g}",
+    ]
+    processes = [
+        _run("detect", "--subscribe", frames, "--publish", results),
+        _run("camera", SOURCE, "--publish", frames),
+        _run("view", *view),
+    ]
+    processes[-1].wait()
+    for process in processes[:-1]:
+        process.send_signal(signal.SIGINT)
+    for process in processes[:-1]:
+        process.wait(CHAIN_END_S)
+    return _rate(found, seconds)
+
+
+def _run(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *arguments, "-q"], cwd=ROOT)
+
+
+def _rate(found: Path, seconds: float) -> float:
+    """Results a second by the frames' stamps, over the last half, when all is under way."""
+    lines = found.read_text().splitlines()
+    stamps = np.array([json.loads(line)["stamp_ns"] for line in lines]) / 1e9
+    end_s = stamps.max()
+    found.unlink()
+    return float((stamps > end_s - seconds / 2).sum() / (seconds / 2))
