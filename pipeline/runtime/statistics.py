@@ -5,15 +5,92 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
-from pipeline.runtime.frame_age import CameraClocks
-from pipeline.runtime.frame_counts import FrameCounts
 from pipeline.source import Source
-from pipeline.types import Header
+from pipeline.types import SAME_CLOCK, Header
+
+
+class CameraClocks:
+    """The clocks that stamp the frames of a source, one for each camera.
+
+    A clock whose offset is not known is taken for this machine's.
+    """
+
+    def __init__(self, source: Source[Any]) -> None:
+        self._source = source
+        self._errors_ns: dict[str, int | None] = {}
+
+    def now_ns(self, camera: str) -> int:
+        """The time that a camera's clock shows now, in ns since the Unix epoch."""
+        now_ns = time.time_ns()
+        clock = self._source.clock_of(camera)
+        if clock is SAME_CLOCK:  # a clock that was compared with this one is never this object
+            return now_ns
+        if clock is None or not clock.is_known:  # the sender itself did not know it
+            self._errors_ns[camera] = None
+            return now_ns
+        self._errors_ns[camera] = clock.error_ns
+        return now_ns + clock.offset_ns
+
+    def age_ms(self, header: Header) -> float:
+        """The age of a frame in ms; 0 if its clock was set back since."""
+        return max(self.now_ns(header.camera) - header.age_start_ns, 0) / 1e6
+
+    def error(self) -> dict[str, float | None]:
+        """`error`: how far ages may be off in ms, None if not known; empty on one machine."""
+        errors_ns = list(self._errors_ns.values())
+        if not errors_ns:
+            return {}
+        known_ns = [ns for ns in errors_ns if ns is not None]
+        if len(known_ns) < len(errors_ns):
+            return {"error": None}
+        return {"error": round(max(known_ns) / 1e6, 3)}
+
+
+Outcome = Literal["captured", "processed", "dropped", "failed"]
+
+
+class FrameCounts:
+    """Counts frames by outcome; thread-safe.
+
+    Once no frame is in flight, captured = processed + dropped + failed.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[Outcome, int] = {
+            "captured": 0,
+            "processed": 0,
+            "dropped": 0,
+            "failed": 0,
+        }
+        self._is_settled = False
+        self._lock = threading.Lock()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one frame; does nothing after `settle`."""
+        with self._lock:
+            if not self._is_settled:
+                self._counts[outcome] += 1
+
+    def settle(self) -> None:
+        """Count the frames still in flight as dropped, and nothing from now on."""
+        with self._lock:
+            ended = sum(count for outcome, count in self._counts.items() if outcome != "captured")
+            self._counts["dropped"] += self._counts["captured"] - ended
+            self._is_settled = True
+
+    def __getitem__(self, outcome: Outcome) -> int:
+        return self._counts[outcome]
+
+    def as_dict(self) -> dict[str, int]:
+        """All counts at one moment."""
+        with self._lock:
+            return {str(outcome): count for outcome, count in self._counts.items()}
+
 
 CAPACITY = 4096
 Percentiles = tuple[float, float, float]
