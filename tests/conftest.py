@@ -1,4 +1,4 @@
-"""What all tests may use."""
+"""Fixtures for all tests: test data, and measures of a busy machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .faults import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# How long an example takes says more of the machine than of what is tested.
+# The time that an example takes depends on the machine more than on the tested code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of test pictures, videos and reference models; tests skip where it is missing."""
+    """The folder of test images, videos and reference models; tests skip if it is missing."""
     folder = Path(os.environ.get("VISION_TEST_DATA", ROOT.parent / "shared"))
     if not (folder / "DATA.md").is_file():
         pytest.skip(f"needs the test data, and {folder} is not there (VISION_TEST_DATA names it)")
@@ -30,15 +30,15 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def crowding():
-    """How many times longer than alone work takes on this machine now; at least 1.
+    """A function: how many times longer work takes now than on an idle machine; at least 1.
 
-    For what is promised within a time: on a machine whose processors others use it takes longer.
+    For time limits, which other load on the machine exceeds.
     """
     return processes.crowding
 
 
 class Stalls:
-    """How long this process stood still since this was made: what it had no chance to do."""
+    """Measures the time during which this process did not run, since the object was created."""
 
     TICK_S, LEAST_S = 0.02, 0.05
 
@@ -50,9 +50,9 @@ class Stalls:
         self._thread.start()
 
     def total_s(self) -> float:
-        """Seconds so far, of stalls that are long enough to tell."""
+        """Seconds so far, in stalls of at least `LEAST_S`."""
         with self._ticked:
-            self._ticked.wait()  # a stall that has just ended is known after the tick
+            self._ticked.wait()  # a stall that has just ended is counted at the next tick
             return self._total_s
 
     def end(self) -> None:
@@ -71,7 +71,7 @@ class Stalls:
 
 @pytest.fixture
 def stalls():
-    """What time a test must not hold against what it tests."""
+    """The time that tests subtract from durations, because the process did not run."""
     stalls = Stalls()
     yield stalls
     stalls.end()

@@ -1,4 +1,4 @@
-"""The real parts together: real videos and images, the bundled models."""
+"""The pipeline with real videos and images and the default models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def classifier():
 
 
 @pytest.mark.parametrize("every_frame", [True, None], ids=["every-frame", "default"])
-def test_a_video_gives_the_same_as_the_models_called_on_each_frame(
+def test_results_of_a_video_equal_those_of_the_models_on_each_frame(
     shared, detector, classifier, every_frame
 ):
     video = shared / "videos" / "bottle-detection.mp4"
@@ -53,7 +53,7 @@ def test_a_video_gives_the_same_as_the_models_called_on_each_frame(
         np.testing.assert_allclose(result.classifications.scores, names.scores, atol=0.05)
 
 
-def test_frames_without_objects_give_empty_results_not_silence(tmp_path, detector, classifier):
+def test_frames_without_objects_give_empty_results(tmp_path, detector, classifier):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((120, 160, 3), 90, np.uint8))
     with Pipeline(open_source(str(tmp_path)), detector, classifier) as pipeline:
@@ -64,7 +64,7 @@ def test_frames_without_objects_give_empty_results_not_silence(tmp_path, detecto
 
 
 @pytest.mark.parametrize("size", [(160, 120), (640, 480), (1920, 1080)], ids="{0[0]}x{0[1]}".format)
-def test_boxes_are_in_pixels_of_the_source_whatever_its_size(detector, size):
+def test_boxes_are_in_pixels_of_the_source_at_any_size(detector, size):
     image = cv2.imread(str(SAMPLES / "astronaut.jpg"))
     reference = detector(image)
     height, width = image.shape[:2]
@@ -78,7 +78,7 @@ def test_boxes_are_in_pixels_of_the_source_whatever_its_size(detector, size):
     np.testing.assert_allclose(person, expected * scale, atol=0.08 * max(size))
 
 
-def test_a_live_scene_gives_fresh_frames_in_order_and_counts_them(detector, classifier):
+def test_live_scene_gives_fresh_frames_in_order(detector, classifier):
     ages_ms, seqs = [], []
     source = open_source("scene:?size=640x480&fps=30")
     with Pipeline(source, detector, classifier, max_frames=30) as pipeline:
@@ -93,7 +93,7 @@ def test_a_live_scene_gives_fresh_frames_in_order_and_counts_them(detector, clas
     assert stats["captured"] == stats["processed"] + stats["dropped"] + stats["failed"]
 
 
-def test_an_image_that_does_not_decode_is_counted_and_skipped(tmp_path, detector):
+def test_undecodable_image_is_counted_and_skipped(tmp_path, detector):
     image = cv2.imread(str(SAMPLES / "cat.jpg"))
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), image)
@@ -105,7 +105,7 @@ def test_an_image_that_does_not_decode_is_counted_and_skipped(tmp_path, detector
     assert (stats["captured"], stats["processed"], stats["failed"]) == (4, 3, 1)
 
 
-def test_a_second_run_over_the_same_video_gives_the_same_results(shared, detector, classifier):
+def test_second_run_over_the_same_video_gives_the_same_results(shared, detector, classifier):
     video = str(shared / "videos" / "car-detection.mp4")
     runs = []
     for _ in range(2):

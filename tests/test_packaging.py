@@ -1,4 +1,4 @@
-"""What is built from the tree: complete archives, and an installation that stands on its own."""
+"""The wheel and source archive are complete, and the installed package runs without a checkout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCES = shutil.ignore_patterns(
     ".*", "build", "dist", "out", "*.egg-info", "__pycache__", "docs", "benchmarks", "tests"
 )
-TRAVELLING = (
+PACKAGED = (
     "models/yolov4-tiny-int8.onnx",
     "models/mobilenetv2-int8.onnx",
     "models/registry.toml",
@@ -31,7 +31,7 @@ TRAVELLING = (
     "models/samples/cat.jpg",
     "models/samples/coffee.jpg",
 )
-KEYS = {  # of rosdep, for packages whose key is not `python3-` and their own name
+KEYS = {  # of rosdep, for packages whose key is not `python3-` plus their name
     "opencv-python": "python3-opencv",
     "onnxruntime": "python3-onnxruntime-pip",
     "pyzmq": "python3-zmq",
@@ -41,7 +41,7 @@ WITHOUT_KEY = {"msgspec", "tomli"}
 
 
 def setup_argument(name: str):
-    """An argument of `setup(...)` in setup.py that is written out there."""
+    """A literal argument of `setup(...)` in setup.py."""
     tree = ast.parse((ROOT / "setup.py").read_text())
     call = next(
         node
@@ -56,7 +56,7 @@ def manifest() -> ET.Element:
     return ET.parse(ROOT / "package.xml").getroot()  # noqa: S314 - our own file
 
 
-def test_package_xml_is_of_format_3_and_agrees_with_setup_py(manifest):
+def test_package_xml_has_format_3_and_agrees_with_setup_py(manifest):
     assert (manifest.tag, manifest.get("format")) == ("package", "3")
     assert manifest.findtext("name") == "vision"
     assert manifest.findtext("version") == setup_argument("version")
@@ -66,8 +66,8 @@ def test_package_xml_is_of_format_3_and_agrees_with_setup_py(manifest):
     assert (ROOT / manifest.find("license").get("file")).is_file()
 
 
-def test_the_maintainer_has_an_address_that_build_tools_accept(manifest):
-    # As catkin_pkg wants it; colcon takes a package that fails for plain Python.
+def test_maintainer_address_is_valid_for_build_tools(manifest):
+    # The pattern of catkin_pkg; colcon builds a package that fails it as plain Python.
     address = manifest.find("maintainer").get("email")
     assert re.fullmatch(r"[-a-zA-Z0-9_%+]+(\.[-a-zA-Z0-9_%+]+)*@[-a-z0-9]+(\.[-a-z0-9]+)+", address)
     assert address == setup_argument("maintainer_email")
@@ -82,7 +82,7 @@ def test_package_xml_names_every_requirement_of_setup_py(manifest):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy of the sources, since building leaves its traces."""
+    """A copy of the sources, because building writes into them."""
     copy = tmp_path_factory.mktemp("packaging") / "vision"
     shutil.copytree(ROOT, copy, ignore=NOT_SOURCES)
     return copy
@@ -110,16 +110,16 @@ def wheel(tree) -> Path:
     return next(tree.parent.glob("vision-*.whl"))
 
 
-def test_the_wheel_carries_the_models_and_what_ros_looks_for(wheel):
+def test_wheel_contains_the_models_and_the_files_for_ros(wheel):
     names = {re.sub(r"^vision-[^/]*\.data/data/", "", name) for name in wheel_names(wheel)}
-    assert {f"share/vision/{name}" for name in TRAVELLING} <= names
+    assert {f"share/vision/{name}" for name in PACKAGED} <= names
     assert "share/vision/package.xml" in names
     assert "share/ament_index/resource_index/packages/vision" in names
     assert "pipeline/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in names)
 
 
-def test_the_wheel_carries_nothing_else(wheel):
+def test_wheel_contains_no_other_packages(wheel):
     tops = {name.split("/")[0] for name in wheel_names(wheel)}
     assert {top for top in tops if not top.startswith("vision-")} == {"nodes", "pipeline"}
 
@@ -129,7 +129,7 @@ def wheel_names(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
-def test_the_source_archive_builds_the_same_package(tree):
+def test_source_archive_contains_everything_to_build_the_package(tree):
     run(sys.executable, "setup.py", "-q", "sdist", cwd=tree)
     with tarfile.open(next(tree.glob("dist/vision-*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -141,7 +141,7 @@ def test_the_source_archive_builds_the_same_package(tree):
         "resource/vision",
         "LICENSE",
     }
-    assert needed | set(TRAVELLING) <= names
+    assert needed | set(PACKAGED) <= names
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +155,18 @@ def installed(wheel, tmp_path_factory) -> Path:
         *("--no-deps", "--no-index", wheel),
     )
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # A plain line adds the folder and runs nothing in it, so the checkout itself stays out.
+    # This adds the folder without running its .pth files, so the checkout is not importable.
     Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return place
 
 
-def test_the_installed_command_needs_neither_the_checkout_nor_a_home(installed, tmp_path):
+def test_installed_command_runs_without_a_checkout(installed, tmp_path):
     bare = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
     (tmp_path / "home").mkdir()
     command = installed / "bin" / "vision"
     listed = run(command, "models", "list", cwd=tmp_path, env=bare)
     assert str(installed / "share" / "vision" / "models" / "yolov4-tiny-int8.onnx") in listed
-    picture = tmp_path / "found.jpg"
-    printed = run(command, "demo", "--max-frames", 30, "-o", picture, cwd=tmp_path, env=bare)
-    assert f"annotated picture: {picture}" in printed
-    assert picture.stat().st_size > 0
+    image = tmp_path / "found.jpg"
+    printed = run(command, "demo", "--max-frames", 30, "-o", image, cwd=tmp_path, env=bare)
+    assert f"annotated image: {image}" in printed
+    assert image.stat().st_size > 0
