@@ -20,9 +20,9 @@ import numpy as np
 from pipeline.images import read_image
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.registry import find_model
+from pipeline.zoo.classifier_head import fit_new_head
 from pipeline.zoo.datasets.image_folders import class_folders
 from pipeline.zoo.onnx_file import load_model, write_atomically
-from pipeline.zoo.training.classifier_head import fit_new_head
 
 ARCHIVE = "images/caltech101-192.tar"
 LEFT_OUT = ("BACKGROUND_Google", "Faces_easy")

@@ -23,8 +23,8 @@ import onnxruntime
 from pipeline.errors import InputError, VisionError
 from pipeline.inference.nms import NmsKind
 from pipeline.inference.session import open_model
+from pipeline.zoo.datasets.annotations import LabelledImage
 from pipeline.zoo.datasets.boxes import read_yolo_folder
-from pipeline.zoo.datasets.labelled_image import LabelledImage
 from pipeline.zoo.evaluation.classification import Logits, TopAccuracy, top_accuracy
 from pipeline.zoo.evaluation.detection import NMS, Accuracy, evaluate_detector, open_to_evaluate
 from pipeline.zoo.evaluation.timing import measure_speed

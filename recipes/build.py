@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError, VisionError
 from pipeline.images import encode_image, read_image
-from pipeline.zoo.hub.wheels import WheelMember, fetch_member
+from pipeline.zoo.download import WheelMember, fetch_member
 from pipeline.zoo.onnx_file import write_atomically
 from recipes import classifier, detector
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.zoo.training.linear_classifier import Head
+from pipeline.zoo.classifier_head import Head
 
 Float = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]

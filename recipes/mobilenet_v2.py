@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ModelError
 from pipeline.zoo.architectures import mobilenet_v2
-from pipeline.zoo.architectures.network import HEAD_IN_FLOAT, NetworkBuilder
-from pipeline.zoo.architectures.weights import GivenWeights
+from pipeline.zoo.architectures.network import HEAD_IN_FLOAT, GivenWeights, NetworkBuilder
 from pipeline.zoo.onnx_file import ModelProto
 
 INPUT_SIZE = 224

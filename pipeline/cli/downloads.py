@@ -22,7 +22,7 @@ def offer_models(names: Sequence[str], *, yes: bool) -> None:
     """Download those of `names` that are registered but not on this machine.
 
     Asks on a terminal, unless `yes`. Raises `ModelError` where the user does not agree or cannot
-    be asked, and what `pipeline.zoo.hub.pull` raises.
+    be asked, and what `pipeline.zoo.pull` raises.
     """
     missing = [name for name in dict.fromkeys(names) if _is_missing(name)]
     if not missing:
@@ -44,7 +44,7 @@ def offer_models(names: Sequence[str], *, yes: bool) -> None:
 
 def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: None) -> None:
     """Download each model unless it is on this machine; `done` is called with its path."""
-    from pipeline.zoo.hub.pull import pull, registered
+    from pipeline.zoo.pull import pull, registered
 
     for name in names:
         registered(name)  # raises for an unknown name before anything is downloaded

@@ -18,7 +18,7 @@ from pipeline.errors import DependencyError, InputError
 from pipeline.zoo.onnx_file import write_atomically
 
 if TYPE_CHECKING:
-    from pipeline.zoo.selection.candidates import Choice
+    from pipeline.zoo.candidates import Choice
 
 FORMATS = (".png", ".svg", ".pdf")
 _DPI = 120

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from pipeline.zoo.selection import latency
+from pipeline.zoo import latency
 
 pytest.importorskip("onnx")
 

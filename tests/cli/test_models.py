@@ -13,7 +13,7 @@ import pytest
 from pipeline.cli.downloads import offer_models
 from pipeline.errors import ModelError
 
-from ..zoo.hub import file_server
+from ..zoo import file_server
 
 ROOT = Path(__file__).resolve().parents[2]
 CAT = ROOT / "models/samples/cat.jpg"

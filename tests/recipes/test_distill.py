@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.zoo.training.linear_classifier import Head
+from pipeline.zoo.classifier_head import Head
 from recipes.distill import fit_head, lean_to_labels
 
 CLASSES, WIDTH, TEACHER_WIDTH = 12, 20, 16

@@ -14,9 +14,10 @@ from pipeline.zoo.architectures.network import (
     LOGITS,
     NetworkBuilder,
     Padding,
+    RandomWeights,
     Tensor,
+    Weights,
 )
-from pipeline.zoo.architectures.weights import RandomWeights, Weights
 from pipeline.zoo.graphs.edit import IMAGE
 from pipeline.zoo.graphs.stem import IMAGENET, Scaling
 from pipeline.zoo.onnx_file import ModelProto

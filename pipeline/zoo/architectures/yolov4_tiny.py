@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.inference.spec import ModelSpec
-from pipeline.zoo.architectures.weights import BEFORE_RELU, LINEAR, RandomWeights, Weights
+from pipeline.zoo.architectures.network import BEFORE_RELU, LINEAR, RandomWeights, Weights
 from pipeline.zoo.darknet.config import (
     Convolution,
     DarknetConfig,
@@ -22,8 +22,7 @@ from pipeline.zoo.darknet.config import (
 )
 from pipeline.zoo.darknet.graph import build_graph, make_spec
 from pipeline.zoo.darknet.importer import default_labels
-from pipeline.zoo.darknet.shapes import input_channels, layer_shapes
-from pipeline.zoo.darknet.weights import ConvolutionWeights
+from pipeline.zoo.darknet.weights import ConvolutionWeights, input_channels, layer_shapes
 from pipeline.zoo.onnx_file import ModelProto
 
 ANCHORS = ((10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0), (135.0, 169.0), (344.0, 319.0))

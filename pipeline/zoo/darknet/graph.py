@@ -26,8 +26,7 @@ from pipeline.zoo.darknet.config import (
     Upsample,
     Yolo,
 )
-from pipeline.zoo.darknet.shapes import Shape, layer_shapes
-from pipeline.zoo.darknet.weights import ConvolutionWeights
+from pipeline.zoo.darknet.weights import ConvolutionWeights, Shape, layer_shapes
 from pipeline.zoo.graphs.edit import IMAGE, GraphBuilder
 from pipeline.zoo.onnx_file import ModelProto
 

@@ -9,8 +9,7 @@ from pipeline.errors import ModelError
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo.darknet.config import read_config
 from pipeline.zoo.darknet.graph import build_graph, make_spec
-from pipeline.zoo.darknet.shapes import Shape, layer_shapes, multiply_adds
-from pipeline.zoo.darknet.weights import read_weights
+from pipeline.zoo.darknet.weights import Shape, layer_shapes, multiply_adds, read_weights
 from pipeline.zoo.onnx_file import save_model
 
 COCO_LABELS = tuple(

@@ -1,4 +1,4 @@
-"""Reader of Darknet weights files, which folds batch norm into the convolutions.
+"""Reader of Darknet weights files, which folds batch norm into the convolutions, and layer shapes.
 
 A file holds three int32 (major, minor, revision), the number of images seen in training (int64 from
 version 0.2 on, int32 before), then float32 in the order of the cfg: the biases of each convolution,
@@ -9,13 +9,131 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
-from pipeline.zoo.darknet.config import Convolution, DarknetConfig
-from pipeline.zoo.darknet.shapes import input_channels, layer_shapes
+from pipeline.zoo.darknet.config import (
+    Convolution,
+    DarknetConfig,
+    Layer,
+    MaxPool,
+    Route,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
+
+INPUT_CHANNELS = 3
+
+
+class Shape(NamedTuple):
+    """The output of one layer for one image."""
+
+    channels: int
+    rows: int
+    columns: int
+
+    def __str__(self) -> str:
+        return f"{self.columns}x{self.rows}x{self.channels}"
+
+
+def layer_shapes(config: DarknetConfig) -> tuple[Shape, ...]:
+    """Return the output shape of each layer, in order.
+
+    Raises `ModelError` with the line of a layer that does not fit its inputs.
+    """
+    shapes: list[Shape] = []
+    first = config.layers[0]
+    if not isinstance(first, Convolution) or first.groups != 1:
+        raise _error(config, first, "expected a convolution without groups as the first layer")
+    for layer in config.layers:
+        entry = shapes[-1] if shapes else Shape(INPUT_CHANNELS, config.height, config.width)
+        shape = _shape(config, layer, entry, shapes)
+        if min(shape) < 1:
+            raise _error(config, layer, f"its input of {entry} is too small")
+        shapes.append(shape)
+    return tuple(shapes)
+
+
+def input_channels(shapes: tuple[Shape, ...], index: int) -> int:
+    """Return how many channels layer `index` reads from the previous layer."""
+    return shapes[index - 1].channels if index else INPUT_CHANNELS
+
+
+def multiply_adds(config: DarknetConfig) -> int:
+    """Return the multiply-adds of all convolutions for one image."""
+    shapes = layer_shapes(config)
+    total = 0
+    for index, (layer, shape) in enumerate(zip(config.layers, shapes, strict=True)):
+        if isinstance(layer, Convolution):
+            taps = layer.size**2 * input_channels(shapes, index) // layer.groups
+            total += shape.channels * shape.rows * shape.columns * taps
+    return total
+
+
+def _shape(config: DarknetConfig, layer: Layer, entry: Shape, earlier: list[Shape]) -> Shape:
+    channels, rows, columns = entry
+    if isinstance(layer, Convolution):
+        if channels % layer.groups or layer.filters % layer.groups:
+            raise _error(
+                config,
+                layer,
+                f"groups={layer.groups} does not divide its {channels} channels "
+                f"and {layer.filters} filters",
+            )
+        pad = 2 * layer.padding - layer.size
+        rows, columns = ((side + pad) // layer.stride + 1 for side in (rows, columns))
+        return Shape(layer.filters, rows, columns)
+    if isinstance(layer, MaxPool):
+        pad = layer.padding - layer.size
+        rows, columns = ((side + pad) // layer.stride + 1 for side in (rows, columns))
+        return Shape(channels, rows, columns)
+    if isinstance(layer, Upsample):
+        return Shape(channels, rows * layer.stride, columns * layer.stride)
+    if isinstance(layer, Route):
+        return _route_shape(config, layer, [earlier[i] for i in layer.layers])
+    if isinstance(layer, Shortcut):
+        for other in (earlier[i] for i in layer.layers):
+            if other != entry:
+                raise _error(config, layer, f"expected two equal shapes, got {entry} and {other}")
+        return entry
+    return _head_shape(config, layer, entry)
+
+
+def _route_shape(config: DarknetConfig, layer: Route, sources: list[Shape]) -> Shape:
+    first = sources[0]
+    for source in sources:
+        if source[1:] != first[1:]:
+            raise _error(
+                config, layer, f"expected inputs of one size, but got {first} and {source}"
+            )
+        if source.channels % layer.groups:
+            raise _error(
+                config, layer, f"groups={layer.groups} does not divide {source.channels} channels"
+            )
+    channels = sum(source.channels // layer.groups for source in sources)
+    return Shape(channels, first.rows, first.columns)
+
+
+def _head_shape(config: DarknetConfig, layer: Yolo, entry: Shape) -> Shape:
+    expected = len(layer.anchors) * (5 + layer.classes)
+    if entry.channels != expected:
+        raise _error(
+            config,
+            layer,
+            f"expected {expected} channels ({len(layer.anchors)} anchors x "
+            f"(5 + {layer.classes} classes)), but the previous layer has {entry.channels}",
+        )
+    return entry
+
+
+def _error(config: DarknetConfig, layer: Layer, message: str) -> ModelError:
+    kind = type(layer).__name__.lower()
+    return ModelError(f"{config.path}: line {layer.line}: [{kind}] {message}")
+
 
 _BATCH_NORM_EPSILON = 1e-5
 _VERSION_BYTES = 12

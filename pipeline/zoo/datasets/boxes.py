@@ -20,11 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.zoo.datasets.coco_json import read_coco
+from pipeline.zoo.datasets.annotations import LabelledImage, read_coco, read_voc
+from pipeline.zoo.datasets.classes import match_used_names
 from pipeline.zoo.datasets.image_folders import existing_folder, find_images, list_images
-from pipeline.zoo.datasets.label_names import match_used_names
-from pipeline.zoo.datasets.labelled_image import LabelledImage
-from pipeline.zoo.datasets.pascal_voc import read_voc
 
 FORMS = "a COCO JSON file, a YOLO-format folder (images, labels) or a Pascal VOC folder"
 

@@ -21,8 +21,8 @@ from pipeline.inference.spec import ModelSpec
 from pipeline.paths import share_dirs
 from pipeline.types import Classifications, Detections, Image
 from pipeline.zoo import Report
+from pipeline.zoo.datasets.classes import plain_name
 from pipeline.zoo.datasets.image_folders import ReadableImages, find_images
-from pipeline.zoo.datasets.label_names import plain_name
 from pipeline.zoo.evaluation.metrics import Agreement, is_same_label, same_objects
 from pipeline.zoo.evaluation.timing import interleaved_ms
 from pipeline.zoo.graphs.cost import count_cost

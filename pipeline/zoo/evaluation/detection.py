@@ -22,7 +22,7 @@ from pipeline.inference.detector import Detector
 from pipeline.inference.nms import NmsKind
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections, Image
-from pipeline.zoo.datasets.labelled_image import LabelledImage
+from pipeline.zoo.datasets.annotations import LabelledImage
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from pipeline.inference.session import Model, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections
 from pipeline.zoo.datasets.boxes import read_boxes
-from pipeline.zoo.datasets.classes import read_classes
+from pipeline.zoo.datasets.classes import plain_name, read_classes
 from pipeline.zoo.datasets.image_folders import ReadableImages
-from pipeline.zoo.datasets.label_names import plain_name
 from pipeline.zoo.evaluation.classification import central_crop, evaluate_classifier
 from pipeline.zoo.evaluation.detection import check_measurable, evaluate_detector, open_to_evaluate
 

@@ -31,9 +31,15 @@ from pipeline.zoo.graphs.canonical import canonical_form
 from pipeline.zoo.graphs.rewrites import heads_as_products, widen_stem
 from pipeline.zoo.onnx_file import ModelProto, load_graph, save_model
 from pipeline.zoo.quantization.calibration import Batch, Method
-from pipeline.zoo.quantization.float_layers import fewest_in_float, named_layers, rank_layers
 from pipeline.zoo.quantization.qdq import QuantizationPlan
-from pipeline.zoo.quantization.quantize import Calibrated, calibrate, is_grouped
+from pipeline.zoo.quantization.quantize import (
+    Calibrated,
+    calibrate,
+    fewest_in_float,
+    is_grouped,
+    named_layers,
+    rank_layers,
+)
 from pipeline.zoo.quantization.rounding import correct_biases
 
 AUTO = "auto"

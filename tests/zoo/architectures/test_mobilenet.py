@@ -18,13 +18,12 @@ from pipeline.zoo.architectures.mobilenet import (
     float_nodes,
     make_spec,
 )
-from pipeline.zoo.architectures.network import round_channels
-from pipeline.zoo.architectures.weights import GivenWeights, RandomWeights
+from pipeline.zoo.architectures.network import GivenWeights, RandomWeights, round_channels
+from pipeline.zoo.candidates import MOBILENETS
 from pipeline.zoo.graphs.cost import count_cost
 from pipeline.zoo.graphs.stem import Scaling
 from pipeline.zoo.onnx_file import open_with_outputs, save_model
 from pipeline.zoo.quantization.quantize import quantize_untrained
-from pipeline.zoo.selection.published import MOBILENETS
 
 SYMMETRIC = Scaling(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """From -1 to 1, as in TensorFlow's MobileNets."""

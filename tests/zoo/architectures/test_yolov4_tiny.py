@@ -14,10 +14,10 @@ from pipeline.zoo.architectures.yolov4_tiny import (
     make_config,
     make_yolo_spec,
 )
+from pipeline.zoo.candidates import detectors
 from pipeline.zoo.darknet.config import read_config
 from pipeline.zoo.graphs.cost import count_cost
 from pipeline.zoo.onnx_file import save_model
-from pipeline.zoo.selection.candidates import detectors
 
 pytest.importorskip("onnx")
 

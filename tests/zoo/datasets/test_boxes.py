@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.types import Detections
 from pipeline.zoo.datasets.boxes import read_boxes
-from pipeline.zoo.datasets.label_names import match_names
+from pipeline.zoo.datasets.classes import match_names
 from pipeline.zoo.evaluation.detection import RECALLS, evaluate_detector
 
 LABELS = ("cat", "motorcycle", "potted plant")

@@ -10,11 +10,11 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.session import open_model
+from pipeline.zoo.classifier_head import features_of
 from pipeline.zoo.graphs.canonical import canonical_form
 from pipeline.zoo.graphs.rewrites import heads_as_products
 from pipeline.zoo.onnx_file import load_graph, save_model
 from pipeline.zoo.quantization.quantize import quantize_model
-from pipeline.zoo.training.classifier_head import features_of
 
 from .. import small_networks as small
 

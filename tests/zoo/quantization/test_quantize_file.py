@@ -24,7 +24,7 @@ from pipeline.zoo.architectures.yolov4_tiny import (
 )
 from pipeline.zoo.evaluation import classification
 from pipeline.zoo.onnx_file import save_model
-from pipeline.zoo.quantization.float_layers import fewest_in_float, named_layers
+from pipeline.zoo.quantization.quantize import fewest_in_float, named_layers
 from pipeline.zoo.quantization.quantize_file import AUTO, Request, quantize_file
 
 from .. import small_networks as small

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pipeline.cli import console
 
 if TYPE_CHECKING:
-    from pipeline.zoo.selection.candidates import Choice
-    from pipeline.zoo.selection.latency import Machine
+    from pipeline.zoo.candidates import Choice
+    from pipeline.zoo.latency import Machine
 
 CLASSIFY, DETECT = "classify", "detect"
 _UNKNOWN = "-"
@@ -33,7 +33,7 @@ class ChoiceReport:
     @cached_property
     def best(self) -> dict[str, Choice]:
         """The most accurate network of each group within the budget; none without a budget."""
-        from pipeline.zoo.selection.candidates import best_within
+        from pipeline.zoo.candidates import best_within
 
         return {} if self.budget_ms is None else best_within(self.choices, self.budget_ms)
 
@@ -138,7 +138,7 @@ class ChoiceReport:
 
     def _print_trained(self, chosen: Choice, budget_ms: float) -> None:
         """Print where to get trained weights of the choice, or of the next best network."""
-        from pipeline.zoo.selection.candidates import best_within
+        from pipeline.zoo.candidates import best_within
 
         trained = best_within((c for c in self.choices if c.candidate.trained), budget_ms).get("")
         if trained is None:

@@ -13,7 +13,7 @@ from pipeline.cli.progress import interruptible, progress_bar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.zoo.selection.candidates import Candidate
+    from pipeline.zoo.candidates import Candidate
 
 OPTIONS = (
     Option(
@@ -91,8 +91,8 @@ def _measure(
     fresh: bool,
 ) -> ChoiceReport:
     from pipeline.inference.session import available_threads
-    from pipeline.zoo.selection.candidates import measure_all
-    from pipeline.zoo.selection.latency import LatencyCache, this_machine
+    from pipeline.zoo.candidates import measure_all
+    from pipeline.zoo.latency import LatencyCache, this_machine
 
     threads = threads or available_threads()
     machine = this_machine(threads)
@@ -131,7 +131,7 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 def _candidates(
     task: str, classes: tuple[int, ...] | None, sizes: tuple[int, ...] | None, only: str | None
 ) -> list[Candidate]:
-    from pipeline.zoo.selection import candidates as zoo
+    from pipeline.zoo import candidates as zoo
 
     if task == DETECT:
         found = zoo.detectors(sizes or zoo.DETECTOR_SIZES, classes or zoo.DETECTOR_CLASSES)

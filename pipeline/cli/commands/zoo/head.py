@@ -12,7 +12,7 @@ from pipeline.cli.output_paths import check_model_target
 from pipeline.cli.progress import interruptible, progress_bar
 
 if TYPE_CHECKING:
-    from pipeline.zoo.training.classifier_head import FittedHead
+    from pipeline.zoo.classifier_head import FittedHead
 
 IMAGES = Option(
     "--images",
@@ -38,8 +38,8 @@ def head(images: Path, output: Path, classifier: str, manifest: str | None, yes:
     from pipeline.inference.manifest import read_manifest
     from pipeline.inference.registry import find_model
     from pipeline.inference.session import open_model
+    from pipeline.zoo.classifier_head import fit_new_head
     from pipeline.zoo.onnx_file import load_graph
-    from pipeline.zoo.training.classifier_head import fit_new_head
 
     offer_models([classifier], yes=yes)
     path = find_model(classifier)

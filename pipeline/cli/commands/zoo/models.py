@@ -141,7 +141,7 @@ def _described(path: Path) -> tuple[str, str, str]:
 
 def _verified(name: str, path: Path) -> tuple[bool, str]:
     from pipeline.inference.registry import file_sha256, registered_as, registered_models
-    from pipeline.zoo.hub.pull import is_intact
+    from pipeline.zoo.pull import is_intact
 
     model = registered_models().get(name)
     try:

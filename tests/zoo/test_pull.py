@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DependencyError, InputError, ModelError, OutputError, RunError
-from pipeline.zoo.hub.pull import models_folder, pull
+from pipeline.zoo.pull import models_folder, pull
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
 ENTRY = """
 version = 1
@@ -162,9 +162,7 @@ def test_unknown_and_packaged_models_cannot_be_pulled(models):
 
 def test_nothing_is_downloaded_without_the_package_that_converts_it(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.setattr(
-        "pipeline.zoo.hub.pull.fetch_members", lambda _members: pytest.fail("fetched")
-    )
+    monkeypatch.setattr("pipeline.zoo.pull.fetch_members", lambda _members: pytest.fail("fetched"))
     with pytest.raises(DependencyError, match="pip install onnx"):
         pull("yolov4-tiny", say=print)
 

@@ -9,10 +9,9 @@ import pytest
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.registry import find_model
+from pipeline.zoo import classifier_head
+from pipeline.zoo.classifier_head import Rows, features_of, fit_labels, fit_new_head, views
 from pipeline.zoo.onnx_file import load_model
-from pipeline.zoo.training import linear_classifier
-from pipeline.zoo.training.classifier_head import features_of, fit_new_head, views
-from pipeline.zoo.training.linear_classifier import Rows, fit_labels
 
 
 def rows_of(images, classes, width=6, spread=0.5, views_of_each=2, seed=0):
@@ -32,7 +31,7 @@ def rows_of(images, classes, width=6, spread=0.5, views_of_each=2, seed=0):
 @pytest.mark.parametrize("width", [6, 300], ids=["more rows than features", "fewer"])
 def test_fit_is_ridge_regression_onto_one_hot_targets(width, monkeypatch):
     """Compared with the normal equations with a column of ones and equal class weights."""
-    monkeypatch.setattr(linear_classifier, "RIDGES", (2.0,))
+    monkeypatch.setattr(classifier_head, "RIDGES", (2.0,))
     rows = rows_of(40, 3, width)
     keep = np.ones(80, bool)
     keep[:6] = False  # classes of different size

@@ -6,22 +6,22 @@ import msgspec
 import pytest
 
 from pipeline.errors import OutputError
-from pipeline.zoo.selection import candidates, latency
-from pipeline.zoo.selection.candidates import (
+from pipeline.zoo import candidates, latency
+from pipeline.zoo.candidates import (
+    TRAINED,
     Candidate,
     Choice,
     best_within,
     mark_frontier,
     measure_all,
 )
-from pipeline.zoo.selection.latency import (
+from pipeline.zoo.latency import (
     LatencyCache,
     Machine,
     Measurement,
     this_machine,
     time_calls,
 )
-from pipeline.zoo.selection.published import TRAINED
 
 MACHINE = Machine("a processor", "1.17", 2, "code")
 
@@ -205,7 +205,7 @@ def test_busy_processor_gives_a_warning(percent, says, monkeypatch, caplog):
 
 
 def test_trained_members_are_in_the_registry():
-    registry = Path(__file__).resolve().parents[3] / "models" / "registry.toml"
+    registry = Path(__file__).resolve().parents[2] / "models" / "registry.toml"
     members = {c.name: c for c in (*candidates.classifiers(), *candidates.detectors())}
     for name, model in TRAINED.items():
         assert members[name].trained == model

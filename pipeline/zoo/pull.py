@@ -26,8 +26,7 @@ from pipeline.inference.registry import (
     registered_models,
 )
 from pipeline.paths import PACKAGE
-from pipeline.zoo.hub.download import download
-from pipeline.zoo.hub.wheels import WheelMember, fetch_members
+from pipeline.zoo.download import WheelMember, download, fetch_members
 from pipeline.zoo.onnx_file import require_onnx, write_atomically
 
 Say = Callable[[str], None]

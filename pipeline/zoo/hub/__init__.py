@@ -1,1 +1,0 @@
-"""Download of the models that the registry lists."""

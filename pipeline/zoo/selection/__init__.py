@@ -1,1 +1,0 @@
-"""Choice of the most accurate network that is fast enough on this machine."""

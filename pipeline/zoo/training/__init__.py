@@ -1,1 +1,0 @@
-"""Training of a classifier head on labelled images."""
