@@ -113,6 +113,12 @@ def test_vision_commands_parse(document):
         context.command.make_context(context.info_name, arguments, parent=context.parent)
 
 
+def test_every_command_is_documented():
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    names = app.list_commands(click.Context(app))
+    assert [name for name in names if f"`vision {name}" not in text] == []
+
+
 @each_document
 def test_options_in_running_text_exist(document):
     for words in inline_commands(document):
