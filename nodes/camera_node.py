@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
-from nodes.parameters.tables import LOOP, MAX_RATE, PUBLICATION
+from nodes.parameters import LOOP, MAX_RATE, PUBLICATION
 from nodes.process import run
 from pipeline.capture.stream import check_address
 from pipeline.errors import ConfigError

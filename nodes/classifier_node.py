@@ -18,10 +18,9 @@ from nodes.lifecycle import ManagedNode
 from nodes.messages.detection_messages import add_classifications, boxes_from
 from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import stamp_ns
-from nodes.parameters.declaration import Parameter, Value
-from nodes.parameters.tables import SUBSCRIPTION
-from nodes.parameters.topics import open_publisher, open_subscription
+from nodes.parameters import SUBSCRIPTION, Parameter, Value
 from nodes.process import run
+from nodes.topics import open_publisher, open_subscription
 from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.session import Runtime

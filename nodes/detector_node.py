@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
-from nodes.parameters.tables import MAX_DETECTIONS, MAX_RATE, SUBSCRIPTION
+from nodes.parameters import MAX_DETECTIONS, MAX_RATE, SUBSCRIPTION
 from nodes.process import run
 
 

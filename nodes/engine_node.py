@@ -12,13 +12,12 @@ from nodes.images.frame_sources import (
     TopicSource,
     open_capture,
 )
-from nodes.images.image_publisher import ImagePublisher
 from nodes.images.image_subscription import ImageSubscription
-from nodes.images.result_publisher import ResultPublisher
+from nodes.images.publishers import ImagePublisher, ResultPublisher
 from nodes.lifecycle import ManagedNode
 from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import origin_of, stamp_ns
-from nodes.parameters.declaration import Parameter, Value
+from nodes.parameters import Parameter, Value
 from nodes.source_runner import SourceRunner
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError

@@ -18,8 +18,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool
 
 from nodes.messages.diagnostics import Activity, Diagnostics
-from nodes.parameters.declaration import Parameter, Parameters
-from nodes.parameters.tables import AUTOSTART, DIAGNOSTICS, parameters_of_settings
+from nodes.parameters import (
+    AUTOSTART,
+    DIAGNOSTICS,
+    Parameter,
+    Parameters,
+    parameters_of_settings,
+)
 from pipeline.errors import VisionError, one_line
 
 HOUSEKEEPING_S = 1.0

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from nodes.engine_node import EngineNode
-from nodes.parameters.declaration import Parameter
-from nodes.parameters.tables import LOOP, MAX_DETECTIONS, MAX_RATE, PUBLICATION, SUBSCRIPTION
+from nodes.parameters import (
+    LOOP,
+    MAX_DETECTIONS,
+    MAX_RATE,
+    PUBLICATION,
+    SUBSCRIPTION,
+    Parameter,
+)
 from nodes.process import run
 from pipeline.errors import ConfigError
 

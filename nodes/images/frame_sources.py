@@ -14,7 +14,7 @@ from std_msgs.msg import Header as HeaderMessage
 from nodes.images.image_messages import image_from
 from nodes.messages.diagnostics import Activity
 from nodes.messages.headers import Origin, header_message, stamp_ns
-from nodes.parameters.declaration import Parameters
+from nodes.parameters import Parameters
 from pipeline.errors import FrameError
 from pipeline.runtime.mailbox import Closed, Mailbox, NewestOfEach
 from pipeline.source import Source, SourceWrapper

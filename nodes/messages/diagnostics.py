@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from nodes.parameters.declaration import Parameters
+from nodes.parameters import Parameters
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.paths import sha256_of

@@ -10,7 +10,7 @@ from rclpy.clock import Clock, ClockType
 from nodes.images.frame_sources import CaptureSource, RateLimit, open_capture
 from nodes.messages.diagnostics import Activity
 from nodes.messages.headers import header_message, stamp_ns
-from nodes.parameters.tables import parameters_of_settings
+from nodes.parameters import parameters_of_settings
 from pipeline.source import Source
 from pipeline.sources import open_source
 from pipeline.types import ClockOffset, Frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sensor_msgs.msg import Image
 
-from nodes.parameters.topics import Publishers
+from nodes.topics import Publishers
 from pipeline.errors import ConfigError
 
 

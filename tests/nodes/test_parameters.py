@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodes.parameters.tables import parameters_of_settings
+from nodes.parameters import parameters_of_settings
 from pipeline.errors import ConfigError
 from pipeline.settings import SETTINGS
 

@@ -1,1 +1,0 @@
-"""Parameters of the nodes and the topics whose QoS parameters override."""
