@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from pipeline.capture import camera as cameras
 from pipeline.capture import files, scene, stream
+from pipeline.capture.files import Paced
 from pipeline.capture.live import Backoff
-from pipeline.capture.playback import Paced
 from pipeline.errors import SourceError
 from pipeline.source import Source, SourceKind, SourceOptions, check_camera_name
 from pipeline.transport.wire.schema import Limits

@@ -1,11 +1,13 @@
-"""Video and image files, folders and globs of images."""
+"""Video and image files, folders and globs of images, and their playback in real time."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import glob
 import os
 import re
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from pipeline.capture.faults import Faulty, split_path
 from pipeline.capture.video import open_video
 from pipeline.errors import FrameError, SourceError
 from pipeline.images import IMAGE_SUFFIXES, is_image, read_image
-from pipeline.source import DEFAULT_FPS, Source, SourceKind, SourceOptions, safe_name
+from pipeline.source import DEFAULT_FPS, Source, SourceKind, SourceOptions, SourceWrapper, safe_name
 from pipeline.types import Frame, Image
 
 
@@ -164,3 +166,35 @@ KIND = SourceKind(
     open_files,
     ("fps",),
 )
+
+
+class Paced(SourceWrapper[Frame]):
+    """Plays a recording in real time: each frame comes when its time has come, as from a camera.
+
+    The time between two frames is the difference of their stamps; a frame that is read late does
+    not hurry the following ones. `read_ns` is the moment at which a frame is due. Frames that are
+    not of a recording pass at once.
+    """
+
+    def __init__(self, source: Source[Frame]) -> None:
+        super().__init__(source)
+        self._closed = threading.Event()
+        self._due_s = 0.0
+        self._last_ns: int | None = None
+
+    def read(self) -> Frame | None:
+        frame = self._source.read()
+        if frame is None or not frame.recorded:
+            return frame
+        now_s = time.monotonic()
+        if self._last_ns is not None:
+            self._due_s += max(frame.stamp_ns - self._last_ns, 0) / 1e9
+        self._last_ns = frame.stamp_ns
+        self._due_s = max(self._due_s, now_s)
+        if self._closed.wait(self._due_s - now_s):
+            return None
+        return dataclasses.replace(frame, read_ns=time.time_ns())
+
+    def close(self) -> None:
+        self._closed.set()
+        super().close()

@@ -12,10 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from pipeline.cli import console
-from pipeline.cli.downloads import offer_models
-from pipeline.cli.output_paths import check_output_paths
+from pipeline.cli.option_checks import check_output_paths, warn_of_unused_options
+from pipeline.cli.progress import offer_models
 from pipeline.cli.signals import StopSignals
-from pipeline.cli.unused_options import warn_of_unused_options
 from pipeline.errors import ConfigError
 from pipeline.settings import SETTINGS, Setting, Settings, resolve, settings_of
 from pipeline.settings.table import ADDRESSES, GENERAL, GROUPS

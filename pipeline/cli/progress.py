@@ -1,16 +1,24 @@
-"""Progress bars, and a clean end by a signal, for commands that compute and then write a file."""
+"""Progress bars, a clean end by a signal, and downloads of models, for commands that compute."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli import console
 from pipeline.cli.console import EXIT_STOPPED
 from pipeline.cli.signals import StopSignals
+from pipeline.errors import ModelError
+
+if TYPE_CHECKING:
+    from pipeline.inference.registry import ModelFile
+
 
 Report = Callable[[str, int, int], None]
 """Called with the name of a job, the number of steps done, and the number of all steps."""
@@ -81,3 +89,64 @@ def _line_reporter(in_bytes: bool) -> Report:
             console.say(f"{job} ({console.size_of(total) if in_bytes else total})")
 
     return report
+
+
+_log = logging.getLogger(__name__)
+
+
+def offer_models(names: Sequence[str], *, yes: bool) -> None:
+    """Download those of `names` that are registered but not on this machine.
+
+    Asks on a terminal, unless `yes`. Raises `ModelError` where the user does not agree or cannot
+    be asked, and what `pipeline.zoo.pull` raises.
+    """
+    missing = [name for name in dict.fromkeys(names) if _is_missing(name)]
+    if not missing:
+        return
+    from pipeline.inference.registry import registered_models
+
+    size = sum(registered_models()[name].entry.size for name in missing)
+    what = f"{', '.join(missing)} ({console.size_of(size)})"
+    if not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise ModelError(
+                f"model {what}: not on this machine yet; download it with 'vision models pull "
+                f"{' '.join(missing)}', or give --yes"
+            )
+        if not _agreed(f"vision: {what} is not on this machine yet; download it now? [Y/n] "):
+            raise ModelError(f"model {what}: not on this machine, and the download was declined")
+    pull_models(missing)
+
+
+def pull_models(names: Sequence[str], done: Callable[[Path], None] = lambda _: None) -> None:
+    """Download each model unless it is on this machine; `done` is called with its path."""
+    from pipeline.zoo.pull import pull, registered
+
+    for name in names:
+        registered(name)  # raises for an unknown name before anything is downloaded
+    outcome = "complete models are kept"
+    with interruptible(outcome), progress_bar(in_bytes=True) as bar:
+
+        def report(file: ModelFile, there: int) -> None:
+            bar(f"downloading {file.name}", there, file.bytes)
+
+        for name in names:
+            done(pull(name, say=_log.warning, report=report))
+
+
+def _is_missing(name: str) -> bool:
+    """Whether `name` is a registered model, not a path, that is not on this machine."""
+    from pipeline.inference.registry import installed_models, is_name
+
+    if not is_name(name) or name in installed_models():
+        return False
+    from pipeline.inference.registry import registered_models
+
+    model = registered_models().get(name)
+    return model is not None and not model.entry.is_bundled
+
+
+def _agreed(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # empty at Ctrl-D, which means no
+    return bool(answer) and answer.strip().lower() in ("", "y", "yes")

@@ -15,11 +15,10 @@ from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
-from pipeline.output.files import check_target
+from pipeline.output.files import check_target, write_stats
 from pipeline.output.json_lines import STDOUT
 from pipeline.output.output import Output
 from pipeline.output.progress import Progress
-from pipeline.output.stats_file import write_stats
 from pipeline.outputs import Outputs, deliver
 from pipeline.settings import NO_MODEL, Settings
 from pipeline.source import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import get_type_hints
 
-from pipeline.settings.kinds import (
+from pipeline.settings.setting import (
     Count,
     FourCC,
     Fraction,
@@ -13,17 +13,19 @@ from pipeline.settings.kinds import (
     NmsKind,
     Payload,
     Pixels,
+    Place,
     Quality,
     Rate,
     Seconds,
+    Setting,
     Source,
     Switch,
     Text,
     Texts,
     Threads,
     Top,
+    setting,
 )
-from pipeline.settings.setting import Place, Setting, setting
 
 NO_MODEL = "none"
 ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.downloads import offer_models
+from pipeline.cli.progress import offer_models
 from pipeline.errors import ModelError
 
 from ..zoo import file_server

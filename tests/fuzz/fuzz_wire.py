@@ -24,7 +24,7 @@ import atheris
 
 with atheris.instrument_imports(include=["pipeline.transport"]):
     from pipeline.transport import clock
-    from pipeline.transport.shm import notify
+    from pipeline.transport.shm import rings
     from pipeline.transport.shm.ring import Gone, RingReader
     from pipeline.transport.wire import frames, messages, results, schema
     from pipeline.transport.zmq import worker_groups
@@ -159,7 +159,7 @@ class OnePacket:
 
 def read_notification(data: bytes) -> None:
     """A notification, which comes past ZeroMQ between the processes of one machine."""
-    parts = notify.NotifyClient(OnePacket(data)).receive()
+    parts = rings.NotifyClient(OnePacket(data)).receive()
     if parts is not None:
         messages.decode(parts, LIMITS)
 

@@ -5,19 +5,78 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
+import resource
 import socket as unix
 import stat
+import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, TypeVar
 
 import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport.address import Address
-from pipeline.transport.zmq.connection_limit import ConnectionLimit
 from pipeline.transport.zmq.keys import Security, check_peers, protect
+
+FEW_FILES = 16
+LAST_FILES = 6
+"""Descriptors kept for the connections that arrive between two checks."""
+
+CHECK_S = 0.05
+
+log = logging.getLogger(__name__)
+
+
+class ConnectionLimit:
+    """Checks the file descriptors left for connections to the endpoints that a socket has bound.
+
+    Each connection uses one or two. If none is left for the next, it waits over TCP until there is
+    one, but over ipc libzmq 4.3.5 aborts the process (`ipc_listener.cpp` regards that as
+    impossible). No setting of libzmq refuses connections, so the socket's owner ends with an error
+    before that.
+    """
+
+    def __init__(self) -> None:
+        self._endpoints: list[str] = []
+        self._has_warned = False
+        self._next_check_s = 0.0
+
+    def add(self, endpoint: str) -> None:
+        """Add an endpoint that the socket has bound."""
+        self._endpoints.append(endpoint)
+
+    def check(self) -> None:
+        """Check, at most once per `CHECK_S`, and warn once if few descriptors are left.
+
+        Raises `RunError` if fewer than `LAST_FILES` are left.
+        """
+        now_s = time.monotonic()
+        if not self._endpoints or now_s < self._next_check_s:
+            return
+        self._next_check_s = now_s + CHECK_S
+        spare = spare_files()
+        places = ", ".join(self._endpoints)
+        if spare < LAST_FILES and "ipc://" in places:
+            raise RunError(
+                f"{places}: too few file descriptors are left; raise the limit (ulimit -n)"
+            )
+        if spare < FEW_FILES and not self._has_warned:
+            log.warning("%s: file descriptors run short; raise the limit (ulimit -n)", places)
+        self._has_warned = spare < FEW_FILES
+
+
+def spare_files() -> int:
+    """How many more files this process may open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return FEW_FILES
+    try:
+        return limit - len(os.listdir("/dev/fd"))
+    except OSError:  # not even one to count them
+        return 0
+
 
 QUEUED = 2
 """Messages that may wait for one subscriber, per stream; further ones are dropped."""
@@ -127,12 +186,7 @@ class Endpoint:
     def __enter__(self: E_) -> E_:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *reason: object) -> None:
         self.close()
 
 

@@ -43,7 +43,7 @@ class Stream:
     - `late_ns`: how much longer the newest message took than the quickest of the last half to whole
       minute. Both ends' monotonic clocks are used, so that it needs no common time and does not
       change when a clock is set
-    - `is_notified`: messages also come as notifications without ZeroMQ, see `shm.notify`
+    - `is_notified`: messages also come as notifications without ZeroMQ, see `shm.rings`
     """
 
     topic: str

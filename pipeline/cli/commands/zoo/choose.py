@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.commands.zoo.choice_report import CLASSIFY, DETECT, ChoiceReport
+from pipeline.cli.option_checks import check_new_files
 from pipeline.cli.options import FIGURES, PATH, Option, command
-from pipeline.cli.output_paths import check_new_files
 from pipeline.cli.progress import interruptible, progress_bar
 from pipeline.errors import ConfigError
 

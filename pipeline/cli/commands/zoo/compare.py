@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import console
-from pipeline.cli.downloads import offer_models
+from pipeline.cli.option_checks import check_new_files, files_of
 from pipeline.cli.options import PATH, YES, Argument, Option, command
-from pipeline.cli.output_paths import check_new_files, files_of
-from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.cli.progress import interruptible, offer_models, progress_bar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,8 +82,7 @@ def _compare(
     read = [*files_of(str(images)), *map(find_model, names), manifest]
     check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
-        from pipeline.cli.commands.zoo.compare_image import draw_comparison
-        from pipeline.cli.commands.zoo.compare_page import page
+        from pipeline.cli.commands.zoo.compare_report import draw_comparison, page
         from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.evaluation.comparison import compare as compare_models
         from pipeline.zoo.evaluation.comparison import open_contender
@@ -104,7 +102,7 @@ def _compare(
 
 
 def _show(found: Comparison) -> None:
-    from pipeline.cli.commands.zoo.compare_tables import tables
+    from pipeline.cli.commands.zoo.compare_report import tables
 
     for table in tables(found):
         print(table.title)

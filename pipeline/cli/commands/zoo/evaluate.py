@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import console
-from pipeline.cli.downloads import offer_models
+from pipeline.cli.option_checks import check_new_files
 from pipeline.cli.options import FIGURES, PATH, YES, Argument, Option, command
-from pipeline.cli.output_paths import check_new_files
-from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.cli.progress import interruptible, offer_models, progress_bar
 
 if TYPE_CHECKING:
     from pipeline.cli.progress import Report

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import console
-from pipeline.cli.downloads import offer_models
+from pipeline.cli.option_checks import check_model_target
 from pipeline.cli.options import NEW_MODEL, PATH, YES, Option, command
-from pipeline.cli.output_paths import check_model_target
-from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.cli.progress import interruptible, offer_models, progress_bar
 
 if TYPE_CHECKING:
     from pipeline.zoo.classifier_head import FittedHead

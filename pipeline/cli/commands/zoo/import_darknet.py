@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli.option_checks import check_model_target
 from pipeline.cli.options import NEW_MODEL, PATH, Argument, Option, command
-from pipeline.cli.output_paths import check_model_target
 
 if TYPE_CHECKING:
     from pipeline.zoo.darknet.importer import ImportSummary

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import console
 from pipeline.cli.console import size_of
-from pipeline.cli.downloads import pull_models
 from pipeline.cli.options import Argument, CommandGroup, command
+from pipeline.cli.progress import pull_models
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import console
-from pipeline.cli.downloads import offer_models
+from pipeline.cli.option_checks import check_model_target
 from pipeline.cli.options import NEW_MODEL, PATH, YES, Argument, Option, command
-from pipeline.cli.output_paths import check_model_target
-from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.cli.progress import interruptible, offer_models, progress_bar
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:

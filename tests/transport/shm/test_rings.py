@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.transport import Publisher, Subscriber
-from pipeline.transport.shm import notify, ring_file
-from pipeline.transport.shm.notify import NotifyServer, connect
+from pipeline.transport.shm import ring_file, rings
+from pipeline.transport.shm.rings import NotifyServer, connect
 from pipeline.types import Frame
 
 pytestmark = pytest.mark.skipif(
@@ -73,7 +73,7 @@ def test_without_file_descriptors_there_are_no_notifications(monkeypatch):
     def fail():
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(notify, "_socket", fail)
+    monkeypatch.setattr(rings, "_socket", fail)
     assert connect(RING) is None
     with contextlib.closing(NotifyServer(RING)) as server:
         server.accept()
@@ -97,7 +97,7 @@ def test_the_reader_notices_that_the_writer_ended(server):
 
 
 def test_another_users_process_is_refused(server, monkeypatch):
-    monkeypatch.setattr(notify.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(rings.os, "geteuid", lambda: 12345)
     assert connect(RING) is None
     server.accept()
     assert len(server) == 0

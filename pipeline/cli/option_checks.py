@@ -1,10 +1,11 @@
-"""Refuses output files that are also inputs, or that two outputs share."""
+"""Checks the output files of a command, and warns of options that have no effect."""
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import ConfigError
@@ -106,3 +107,34 @@ def _is_same(path: str, other: str) -> bool:
 def _is_device(path: str) -> bool:
     """Whether the path is a device such as /dev/null, which several outputs may share."""
     return os.path.exists(path) and not os.path.isfile(path)
+
+
+_SENT = ("payload", "quality", "await_subscriber")
+_RECEIVED = ("max_frame_mb", "server")
+_CONNECTED = ("key", "peer", "insecure")
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_unused_options(settings: Settings, origins: Mapping[str, str]) -> None:
+    """Warn of each option without effect.
+
+    Only of the command line: files and the environment are meant for several commands.
+    """
+    for reason, names in _unused(settings):
+        given = [name for name in names if origins.get(name, "").startswith("option")]
+        if given:
+            options = ", ".join(SETTINGS[name].option for name in given)
+            logger.warning("%s: without effect here, %s", options, reason)
+
+
+def _unused(settings: Settings) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Settings without effect, and why."""
+    source = str(settings.source or "").lower()
+    is_received = bool(settings.subscribe) or source.startswith("zmq+")
+    if not settings.publish:
+        yield "as nothing is published (--publish ADDRESS)", _SENT
+    if not is_received:
+        yield "as nothing comes from another process", _RECEIVED
+    if not (is_received or settings.publish):
+        yield "as there is no connection to another process", _CONNECTED

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OutputError
-from pipeline.output.stats_file import write_stats
+from pipeline.output.files import write_stats
 
 
 def test_figures_are_written_whole_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
