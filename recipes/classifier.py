@@ -20,7 +20,7 @@ from pipeline.zoo.architectures import mobilenet_v2 as architecture
 from pipeline.zoo.architectures import network
 from pipeline.zoo.classifier_head import Head
 from pipeline.zoo.download import WheelMember, default_work_dir, fetch_member
-from pipeline.zoo.graphs import edit, stem
+from pipeline.zoo.graphs import edit, uint8_input
 from pipeline.zoo.onnx_file import ModelProto, save_model
 from pipeline.zoo.quantization.quantize import quantize_model
 from pipeline.zoo.quantization.rounding import correct_biases
@@ -152,7 +152,7 @@ def classifier_spec(sources: Sources) -> ModelSpec:
 def _fingerprint(sources: Sources) -> str:
     """Return a short hash of the inputs and the code that turns them into examples."""
     digest = hashlib.sha256(BACKBONE.sha256.encode())
-    modules = (crops, examples, mobilenet_v2, architecture, network, edit, stem)
+    modules = (crops, examples, mobilenet_v2, architecture, network, edit, uint8_input)
     code = [Path(str(module.__file__)) for module in modules]
     for path in (*code, sources.teacher, *sources.images):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

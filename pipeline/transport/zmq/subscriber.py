@@ -39,8 +39,7 @@ from pipeline.transport.wire.schema import (
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.sockets import Endpoint, is_readable, peer_of
 from pipeline.transport.zmq.stream_counts import LATE_NS, LogLimit, Stream, Streams
-from pipeline.transport.zmq.subscriptions import end_receipt
-from pipeline.transport.zmq.worker_groups import member_prefix, ready_message
+from pipeline.transport.zmq.subscriptions import end_receipt, member_prefix, ready_message
 from pipeline.types import ClockOffset, Frame, Image, Result
 
 MAX_DRAIN = 100  # messages read at once; a flood must not delay the newest

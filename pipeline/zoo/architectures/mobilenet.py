@@ -19,7 +19,7 @@ from pipeline.zoo.architectures.network import (
     Weights,
 )
 from pipeline.zoo.graphs.edit import IMAGE
-from pipeline.zoo.graphs.stem import IMAGENET, Scaling
+from pipeline.zoo.graphs.uint8_input import IMAGENET, Scaling
 from pipeline.zoo.onnx_file import ModelProto
 
 _WRITERS: dict[str, Callable[[NetworkBuilder, float], Tensor]] = {

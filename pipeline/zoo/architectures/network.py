@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ModelError
 from pipeline.zoo.graphs.edit import IMAGE, GraphBuilder
-from pipeline.zoo.graphs.stem import COLORS, IMAGENET, Scaling, pack_stem, write_packed_stem
+from pipeline.zoo.graphs.uint8_input import COLORS, IMAGENET, Scaling, pack_stem, write_packed_stem
 from pipeline.zoo.onnx_file import ModelProto
 
 Float = npt.NDArray[np.float32]

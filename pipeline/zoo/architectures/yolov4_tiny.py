@@ -20,8 +20,7 @@ from pipeline.zoo.darknet.config import (
     Upsample,
     Yolo,
 )
-from pipeline.zoo.darknet.graph import build_graph, make_spec
-from pipeline.zoo.darknet.importer import default_labels
+from pipeline.zoo.darknet.importer import build_graph, default_labels, make_spec
 from pipeline.zoo.darknet.weights import ConvolutionWeights, input_channels, layer_shapes
 from pipeline.zoo.onnx_file import ModelProto
 

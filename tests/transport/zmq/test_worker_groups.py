@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.transport import Subscriber
-from pipeline.transport.zmq.worker_groups import (
+from pipeline.transport.zmq.subscriptions import (
     FORGET_S,
     WorkerGroups,
     member_prefix,

@@ -21,7 +21,7 @@ from pipeline.zoo.architectures.mobilenet import (
 from pipeline.zoo.architectures.network import GivenWeights, RandomWeights, round_channels
 from pipeline.zoo.candidates import MOBILENETS
 from pipeline.zoo.graphs.cost import count_cost
-from pipeline.zoo.graphs.stem import Scaling
+from pipeline.zoo.graphs.uint8_input import Scaling
 from pipeline.zoo.onnx_file import open_with_outputs, save_model
 from pipeline.zoo.quantization.quantize import quantize_untrained
 
