@@ -59,11 +59,21 @@ class Request:
 Connect = Callable[[Request], Source[Frame]]
 
 
+@dataclass(eq=False)
 class Reader(Source[Frame]):
     """A source that is opened in a second step, so that `close` can end the opening too.
 
     Until `open` has returned, a reader has none of the attributes of a `Source`.
     """
+
+    connect: Connect
+    request: Request
+    subject: str
+    open_limit_s: float
+    read_limit_s: float
+
+    def __post_init__(self) -> None:
+        self._closed = threading.Event()
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -80,22 +90,9 @@ class ThreadReader(Reader):
     Python cannot stop a thread: one that hangs is left behind, with the device that it holds.
     """
 
-    def __init__(
-        self,
-        connect: Connect,
-        request: Request,
-        subject: str,
-        *,
-        open_limit_s: float,
-        read_limit_s: float,
-    ) -> None:
-        self._connect = connect
-        self._request = request
-        self._subject = subject
-        self._open_limit_s = open_limit_s
-        self._read_limit_s = read_limit_s
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._source: Source[Frame] | None = None
-        self._closed = threading.Event()
         self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Frame | None, BaseException | None]] = (
             queue.SimpleQueue()
@@ -104,10 +101,10 @@ class ThreadReader(Reader):
 
     def open(self) -> None:
         self._thread.start()
-        self._answer("opening", self._open_limit_s)
+        self._answer("opening", self.open_limit_s)
         source = self._source
         if self._closed.is_set() or source is None:
-            raise CaptureError(f"{self._subject}: closed while it was being opened")
+            raise CaptureError(f"{self.subject}: closed while it was being opened")
         self.camera, self.live = source.camera, source.live
         self.frames, self.fps = source.frames, source.fps
 
@@ -115,7 +112,7 @@ class ThreadReader(Reader):
         if self._closed.is_set():
             return None
         self._requests.put(True)
-        return self._answer("reading a frame", self._read_limit_s)
+        return self._answer("reading a frame", self.read_limit_s)
 
     def close(self) -> None:
         self._closed.set()
@@ -130,7 +127,7 @@ class ThreadReader(Reader):
         except queue.Empty:
             self.close()
             raise HangError(
-                f"{self._subject}: {what} timed out after {limit_s:g} s; "
+                f"{self.subject}: {what} timed out after {limit_s:g} s; "
                 f"the driver or decoder hangs and is abandoned"
             ) from None
         if error is not None:
@@ -139,7 +136,7 @@ class ThreadReader(Reader):
 
     def _work(self) -> None:
         try:
-            source = self._source = self._connect(self._request)
+            source = self._source = self.connect(self.request)
         except BaseException as error:  # raised by `open`, whatever it is
             self._answers.put((None, error))
             return
@@ -155,21 +152,8 @@ class ThreadReader(Reader):
 class ChildReader(Reader):
     """Reads in a child process, which can be killed; the child imports and calls `connect`."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        request: Request,
-        subject: str,
-        *,
-        open_limit_s: float,
-        read_limit_s: float,
-    ) -> None:
-        self._connect = connect
-        self._request = request
-        self._subject = subject
-        self._open_limit_s = open_limit_s + START_LIMIT_S
-        self._read_limit_s = read_limit_s
-        self._closed = threading.Event()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._in_use = threading.Lock()
         self._socket, self._childs_end = socket.socketpair()
         self._lines = self._socket.makefile("rb")
@@ -178,16 +162,16 @@ class ChildReader(Reader):
         self._process: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        opener = {"module": self._connect.__module__, "function": self._connect.__name__}
-        wish = {**opener, **asdict(self._request)}
-        answer = self._ask(wish, "opening", self._open_limit_s)
+        opener = {"module": self.connect.__module__, "function": self.connect.__name__}
+        wish = {**opener, **asdict(self.request)}
+        answer = self._ask(wish, "opening", self.open_limit_s + START_LIMIT_S)
         if answer is None:
-            raise CaptureError(f"{self._subject}: closed while it was being opened")
+            raise CaptureError(f"{self.subject}: closed while it was being opened")
         self.camera, self.live = answer["camera"], answer["live"]
         self.frames, self.fps = answer["frames"], answer["fps"]
 
     def read(self) -> Frame | None:
-        answer = self._ask({}, "reading a frame", self._read_limit_s)
+        answer = self._ask({}, "reading a frame", self.read_limit_s)
         if answer is None or "arrays" not in answer:
             return None
         arrays = answer["arrays"]
@@ -225,14 +209,14 @@ class ChildReader(Reader):
         except TimeoutError:
             self._closed.set()
             raise HangError(
-                f"{self._subject}: {what} timed out after {limit_s:g} s; reader process killed"
+                f"{self.subject}: {what} timed out after {limit_s:g} s; reader process killed"
             ) from None
         except OSError:
             line = b""
         if self._closed.is_set():
             return None
         if not line:
-            raise CaptureError(f"{self._subject}: the reader process {self._how_it_ended()}")
+            raise CaptureError(f"{self.subject}: the reader process {self._how_it_ended()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise _ERRORS.get(answer["error"], CaptureError)(answer["message"])

@@ -76,7 +76,7 @@ def test_read_that_hangs_on_a_thread_times_out() -> None:
     reader = ThreadReader(lambda _: Stuck(), REQUEST, "camera x", open_limit_s=30, read_limit_s=30)
     reader.open()
     assert reader.read() is not None
-    reader._read_limit_s = 0.2
+    reader.read_limit_s = 0.2
     with pytest.raises(HangError, match=r"camera x: reading a frame timed out after 0\.2 s"):
         reader.read()
     assert reader.read() is None
@@ -202,7 +202,7 @@ def test_child_that_hangs_is_killed() -> None:
     reader.open()
     pid = process_of(reader)
     assert reader.read() is not None
-    reader._read_limit_s = 0.5
+    reader.read_limit_s = 0.5
     with pytest.raises(HangError, match="reader process killed"):
         reader.read()
     assert ends(pid)
