@@ -31,8 +31,7 @@ import cv2
 from pipeline.errors import ConfigError
 from pipeline.inference.session import available_threads
 from pipeline.runtime.mailbox import Admission, Closed, InOrder, Mailbox, NewestOfEach
-from pipeline.runtime.source_reader import SourceReader
-from pipeline.runtime.stage import Inbox, Stage
+from pipeline.runtime.stage import Inbox, SourceReader, Stage
 from pipeline.runtime.statistics import RunStatistics
 from pipeline.source import Source
 from pipeline.step import Step
