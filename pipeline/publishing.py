@@ -10,12 +10,11 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.output.output import Output, OutputKind
-from pipeline.settings import NO_MODEL, Settings
+from pipeline.settings import NO_MODEL, Payload, Settings
 from pipeline.source import Source
 from pipeline.transport import Publisher, Security, is_address, load_key_pair, load_public_key
 from pipeline.transport.address import parse_address
 from pipeline.transport.shm.ring_file import is_available, remove_leftovers
-from pipeline.transport.zmq.frame_payloads import PayloadKind
 from pipeline.types import SAME_CLOCK, UNKNOWN_CLOCK, ClockOffset, Result
 
 FLUSH_S = 0.5
@@ -38,8 +37,8 @@ class Publishing(Output):
         self,
         address: str,
         *,
-        payload: PayloadKind = "auto",
-        quality: int = 85,
+        payload: Payload = Settings.payload,
+        quality: int = Settings.quality,
         security: Security | None = None,
         with_results: bool = True,
         streams: int = 2,

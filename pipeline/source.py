@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ConfigError
+from pipeline.settings import Settings
 from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Result
 
 _CAMERA_NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
@@ -114,8 +115,8 @@ class SourceOptions:
     height: int | None = None
     fps: float | None = None
     fourcc: str | None = None
-    open_timeout_s: float = 5.0
-    read_timeout_s: float = 5.0
+    open_timeout_s: float = Settings.open_timeout
+    read_timeout_s: float = Settings.read_timeout
     camera: str | None = None
     reconnect: bool | None = None
     isolate: bool = False

@@ -21,12 +21,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from pipeline.errors import InputError, VisionError
-from pipeline.inference.nms import NmsKind
 from pipeline.inference.session import open_model
+from pipeline.settings import NmsKind, Settings
 from pipeline.zoo.datasets.annotations import LabelledImage
 from pipeline.zoo.datasets.boxes import read_yolo_folder
 from pipeline.zoo.evaluation.classification import Logits, TopAccuracy, top_accuracy
-from pipeline.zoo.evaluation.detection import NMS, Accuracy, evaluate_detector, open_to_evaluate
+from pipeline.zoo.evaluation.detection import Accuracy, evaluate_detector, open_to_evaluate
 from pipeline.zoo.evaluation.timing import measure_speed
 from pipeline.zoo.onnx_file import open_with_outputs, write_atomically
 from recipes import classifier, detector
@@ -39,7 +39,7 @@ from recipes.mobilenet_v2 import build_mobilenet
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 1
 
-_NMS: tuple[tuple[NmsKind, float], ...] = (("darknet", 0.6), ("iou", NMS))
+_NMS: tuple[tuple[NmsKind, float], ...] = (("darknet", 0.6), ("iou", Settings.nms))
 _SPLIT_SEED = 0
 _BATCH = 8
 

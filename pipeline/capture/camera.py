@@ -19,6 +19,7 @@ from pipeline.capture.opencv import OpenCVSource
 from pipeline.capture.readers import Request
 from pipeline.errors import CaptureError, ConfigError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
+from pipeline.settings import Settings
 from pipeline.source import Source, SourceKind, SourceOptions, safe_name
 from pipeline.types import Frame, Image
 
@@ -44,7 +45,11 @@ class Camera(OpenCVSource):
     frames = None
 
     def __init__(
-        self, capture: cv2.VideoCapture, camera: str, device: str, read_timeout_s: float = 5.0
+        self,
+        capture: cv2.VideoCapture,
+        camera: str,
+        device: str,
+        read_timeout_s: float = Settings.read_timeout,
     ) -> None:
         super().__init__(capture, camera)
         self._device = device

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pipeline.errors import ConfigError
 from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
+from pipeline.settings import Settings
 from pipeline.types import Classifications, Frame, Image, Result, check_image
 
-DEFAULT_CLASSIFIER = "mobilenetv2-int8"
 CONTEXT = 1.1  # a crop's side over the longer side of its box: the network learned with margins
 BATCH = 2  # crops in one call; larger batches are no faster per crop and take more memory
 
@@ -39,9 +39,9 @@ class Classifier(ModelStep):
 
     def __init__(
         self,
-        model: str | Path = DEFAULT_CLASSIFIER,
+        model: str | Path = Settings.classifier,
         *,
-        top: int = 5,
+        top: int = Settings.top,
         threads: int | None = None,
         runtime: Runtime | None = None,
         manifest: str | Path | ModelSpec | None = None,

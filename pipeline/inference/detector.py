@@ -13,15 +13,14 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigError, ModelError, RunError
 from pipeline.inference.kernels import is_compiled
-from pipeline.inference.nms import NMS_KINDS, Limits, NmsKind
+from pipeline.inference.nms import Limits
 from pipeline.inference.preprocess import BoxMapping, inverse, place, resize_into
 from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
+from pipeline.settings import SETTINGS, NmsKind, Settings
 from pipeline.types import Detections, Frame, Image, Result, check_image
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_DETECTOR = "yolov4-tiny-int8"
 
 
 class Prepared(NamedTuple):
@@ -51,19 +50,20 @@ class Detector(ModelStep):
 
     def __init__(
         self,
-        model: str | Path = DEFAULT_DETECTOR,
+        model: str | Path = Settings.detector,
         *,
-        score_threshold: float = 0.25,
-        nms_threshold: float = 0.45,
-        nms_kind: NmsKind = "iou",
+        score_threshold: float = Settings.score,
+        nms_threshold: float = Settings.nms,
+        nms_kind: NmsKind = Settings.nms_kind,
         multi_label: bool = False,
         max_detections: int = 300,
         threads: int | None = None,
         runtime: Runtime | None = None,
         manifest: str | Path | ModelSpec | None = None,
     ) -> None:
-        if nms_kind not in NMS_KINDS:
-            raise ConfigError(f"nms_kind must be one of {', '.join(NMS_KINDS)}, but got {nms_kind}")
+        kinds = SETTINGS["nms_kind"].choices
+        if nms_kind not in kinds:
+            raise ConfigError(f"nms_kind must be one of {', '.join(kinds)}, but got {nms_kind}")
         if max_detections < 1:
             raise ConfigError(f"max_detections must be at least 1, but got {max_detections}")
         self.score_threshold = score_threshold

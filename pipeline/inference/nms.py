@@ -13,15 +13,12 @@ Numba infers the types of compiled functions, so their arguments carry no annota
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.inference.kernels import kernel
-
-NmsKind = Literal["iou", "darknet"]
-NMS_KINDS: tuple[NmsKind, ...] = ("iou", "darknet")
 
 DARKNET_DISTANCE_EXPONENT = 0.6
 _FIRST_CAPACITY = 256

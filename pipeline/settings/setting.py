@@ -12,6 +12,9 @@ from msgspec import Meta
 
 from pipeline.errors import ConfigError
 
+MAX_SIDE = 32768
+"""Pixels of the longer side of an image, at most."""
+
 Text = Annotated[str, Meta(min_length=1, description="a text")]
 Source = Annotated[str | int, Meta(description="a camera number, a file or an address")]
 Switch = Annotated[bool, Meta(description="true or false")]
@@ -20,7 +23,9 @@ Seconds = Annotated[float, Meta(gt=0, le=1e9, description="a number of seconds g
 Threads = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]
 Count = Annotated[int, Meta(ge=1, le=2**62, description="a whole number of at least 1")]
 Top = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
-Pixels = Annotated[int, Meta(ge=1, le=32768, description="a number of pixels from 1 to 32768")]
+Pixels = Annotated[
+    int, Meta(ge=1, le=MAX_SIDE, description=f"a number of pixels from 1 to {MAX_SIDE}")
+]
 Rate = Annotated[float, Meta(gt=0, le=1000, description="frames per second, from above 0 to 1000")]
 FourCC = Annotated[str, Meta(pattern="^[ -~]{4}$", description="four characters such as MJPG")]
 NmsKind = Annotated[Literal["iou", "darknet"], Meta(description="iou or darknet")]

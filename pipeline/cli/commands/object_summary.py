@@ -14,13 +14,13 @@ from pipeline.images import encode_image
 from pipeline.output.drawing import draw
 from pipeline.output.files import check_target
 from pipeline.output.output import Output
+from pipeline.settings import Settings
 from pipeline.types import Image, Result
 
 TILES = 3
 TILE = 480  # pixels of a side
 MARGIN = 0.15  # around the object, of its longer side
 SMALLEST = 240  # pixels of the frame that a tile shows at least
-JPEG_QUALITY = 85
 LEAST_MEAN = 0.02
 
 
@@ -93,7 +93,7 @@ class ObjectSummary(Output):
         """
         views = [found.view for found in self.most_seen() if found.view][:TILES]
         image = np.concatenate([_tile(view) for view in views], axis=1)
-        data = encode_image(image, path.suffix, JPEG_QUALITY)
+        data = encode_image(image, path.suffix, Settings.quality)
         try:
             path.write_bytes(data)
         except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import images
 from pipeline.errors import FrameError
+from pipeline.settings import Settings
 from pipeline.transport.wire.messages import FrameMessage
 from pipeline.transport.wire.schema import (
     CHANNELS,
@@ -24,7 +25,6 @@ from pipeline.transport.wire.schema import (
 )
 from pipeline.types import Frame, Image, Plane
 
-DEFAULT_QUALITY = 85
 ALIGNMENT = 64  # bytes, of each array behind an image in shared memory
 
 ReadSlot = Callable[[SharedReference, tuple[int, ...]], Image]
@@ -36,7 +36,7 @@ def encode_raw(image: Image) -> memoryview:
     return np.ascontiguousarray(image).data.cast("B")
 
 
-def encode_jpeg(image: Image, quality: int = DEFAULT_QUALITY) -> bytes:
+def encode_jpeg(image: Image, quality: int = Settings.quality) -> bytes:
     """An image as JPEG, quality 1 to 100. Raises `WireError` if it cannot be encoded."""
     try:
         return images.encode_jpeg(image, quality)

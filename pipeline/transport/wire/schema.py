@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from pipeline.errors import RunError
+from pipeline.settings import MAX_SIDE, Settings
 
 VERSION = 2
 OLDEST_VERSION = 1
@@ -21,7 +22,6 @@ MAX_FRAME_HEADER = 4 * 1024
 MAX_RESULT_HEADER = 1024 * 1024
 MAX_TOPIC = 256
 MAX_CAMERA = 128
-MAX_SIDE = 32_768
 MAX_PLANES = 8
 MAX_PARTS = 3 + MAX_PLANES
 MAX_OBJECTS = 10_000
@@ -179,7 +179,7 @@ class SharedReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits:
     """What a receiver accepts: images of at most `max_frame_mb` MiB, planes included."""
 
-    max_frame_mb: int = 32
+    max_frame_mb: int = Settings.max_frame_mb
 
     @property
     def max_frame_bytes(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.settings import Payload
 from pipeline.transport.address import Address
 from pipeline.transport.shm import ring_file
 from pipeline.transport.shm.ring import NoFreeSlot, frame_nbytes
@@ -20,7 +21,6 @@ from pipeline.transport.wire.messages import encode
 from pipeline.transport.wire.schema import CHANNELS, SharedReference
 from pipeline.types import Frame, Image
 
-PayloadKind = Literal["auto", "raw", "jpeg", "shm"]
 Kind = Literal["raw", "jpeg", "shm"]
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
@@ -37,7 +37,7 @@ class FramePayloads:
     def __init__(
         self,
         address: Address,
-        payload: PayloadKind,
+        payload: Payload,
         quality: int,
         slots: int,
         count_inline: Callable[[str], object],
@@ -111,7 +111,7 @@ class FramePayloads:
         return reference
 
 
-def _choose(payload: PayloadKind, address: Address) -> Kind:
+def _choose(payload: Payload, address: Address) -> Kind:
     if payload == "auto":
         if not address.is_local:
             return "jpeg"

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from pipeline.errors import SourceError
+from pipeline.settings import Settings
 from pipeline.source import Source, SourceKind, SourceOptions
 from pipeline.transport.address import FORMS, is_address, parse_address
 from pipeline.transport.wire.schema import Limits
@@ -76,7 +77,7 @@ class FrameSubscription(Subscription[Frame]):
 def open_subscription(
     address: str,
     *,
-    open_timeout_s: float = 5.0,
+    open_timeout_s: float = Settings.open_timeout,
     camera: str | None = None,
     group: str | None = None,
     in_flight: int | None = None,

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import zmq
 
+from pipeline.settings import MAX_SIDE, Payload, Settings
 from pipeline.transport.address import Address, parse_address
 from pipeline.transport.clock import ClockServer
 from pipeline.transport.shm.ring import DEFAULT_SLOTS
-from pipeline.transport.wire.frames import DEFAULT_QUALITY, plane_headers
+from pipeline.transport.wire.frames import plane_headers
 from pipeline.transport.wire.messages import encode
 from pipeline.transport.wire.results import result_fields, result_payload
 from pipeline.transport.wire.schema import (
     CAMERA_PATTERN,
     CHANNELS,
     MAX_CAMERA,
-    MAX_SIDE,
     VERSION,
     EndHeader,
     FrameHeader,
@@ -33,7 +33,7 @@ from pipeline.transport.wire.schema import (
     frame_topic,
     result_topic,
 )
-from pipeline.transport.zmq.frame_payloads import FramePayloads, Kind, PayloadKind
+from pipeline.transport.zmq.frame_payloads import FramePayloads, Kind
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.sockets import QUEUED, Endpoint, is_readable
 from pipeline.transport.zmq.subscriptions import MAX_SUBSCRIPTION, Subscriptions
@@ -70,8 +70,8 @@ class Publisher:
         self,
         address: str,
         *,
-        payload: PayloadKind = "auto",
-        quality: int = DEFAULT_QUALITY,
+        payload: Payload = Settings.payload,
+        quality: int = Settings.quality,
         streams: int = 1,
         slots: int = DEFAULT_SLOTS,
         security: Security | None = None,

@@ -19,16 +19,16 @@ import numpy.typing as npt
 from pipeline.errors import DependencyError, InputError
 from pipeline.images import read_image
 from pipeline.inference.detector import Detector
-from pipeline.inference.nms import NmsKind
 from pipeline.inference.spec import ModelSpec
+from pipeline.settings import SETTINGS, NmsKind, Settings
+from pipeline.settings.table import EVALUATE
 from pipeline.types import Detections, Image
 from pipeline.zoo.datasets.annotations import LabelledImage
 
 logger = logging.getLogger(__name__)
 
-SCORE = 0.001
+SCORE: float = SETTINGS["score"].default_of(EVALUATE)
 """Darknet's `valid` keeps every class of every box above this score, as COCO's AP needs it."""
-NMS = 0.45
 RECALLS = np.arange(101) / 100
 """The recalls at which pycocotools samples the precision."""
 
@@ -72,8 +72,8 @@ def open_to_evaluate(
     model: str | Path,
     *,
     score_threshold: float = SCORE,
-    nms_threshold: float = NMS,
-    nms_kind: NmsKind = "iou",
+    nms_threshold: float = Settings.nms,
+    nms_kind: NmsKind = Settings.nms_kind,
     threads: int | None = None,
     spec: ModelSpec | None = None,
 ) -> Detector:

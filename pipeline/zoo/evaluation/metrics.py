@@ -20,8 +20,6 @@ from pipeline.zoo.datasets.image_folders import ReadableImages
 from pipeline.zoo.evaluation.classification import central_crop, evaluate_classifier
 from pipeline.zoo.evaluation.detection import check_measurable, evaluate_detector, open_to_evaluate
 
-SCORE = 0.25
-"""Detections above this score are compared if there are no true boxes."""
 SAME_OBJECT = 0.5
 """The least intersection over union of two boxes of the same object."""
 
@@ -88,7 +86,7 @@ def metric_by_reference(
 
 
 def _objects(path: Path, images: ReadableImages) -> list[Detections]:
-    detect = Detector(path, score_threshold=SCORE)
+    detect = Detector(path)  # its score is that of a run
     return [detect(image) for _, image in images]
 
 
