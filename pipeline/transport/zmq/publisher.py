@@ -294,9 +294,12 @@ class Publisher:
                 self._in_flight.pop(0).wait(GO_AHEAD_S)
 
     def _send_ends(self, deadline_s: float) -> None:
-        """Send for each topic how many messages were sent; repeat it until all have confirmed."""
+        """Send for each topic how many messages were sent; repeat it until all have confirmed.
+
+        An end that finds a full queue is dropped, and sent again once there is room. The limit of
+        the queue must not be raised here: libzmq 4.3.5 crashes if a connection ends meanwhile.
+        """
         socket, topics = self._endpoint.socket, list(self._next_count)
-        socket.sndhwm = self._queued + len(topics)  # room behind the messages that wait
         while waiting := self._subscriptions.unconfirmed(self._sender, topics):
             for topic in waiting:
                 camera = topic.decode().split("/", 4 if topic.startswith(b"turn/") else 1)[-1]
