@@ -93,9 +93,11 @@ class SourceWrapper(Source[Item]):
         return self._source.counts()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """How to open a source; the fields are the keywords of `pipeline.open_source`.
+
+    A field has the name of its setting; a time in seconds ends in `_s`.
 
     - `width`, `height` (pixels), `fps`, `fourcc`: requested from cameras; all but `fourcc` from the
       scene; `fps` also replaces the rate of files and is the rate of images

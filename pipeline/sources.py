@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from functools import wraps
+from inspect import signature
+from typing import Concatenate, ParamSpec, TypeVar
 
 from pipeline.capture import camera as cameras
 from pipeline.capture import files, scene, stream
@@ -13,15 +15,14 @@ from pipeline.capture.files import Paced
 from pipeline.capture.live import Backoff
 from pipeline.errors import SourceError
 from pipeline.source import Source, SourceKind, SourceOptions, check_camera_name
-from pipeline.transport.wire.schema import Limits
 from pipeline.transport.zmq import frames as subscriptions
-from pipeline.transport.zmq.keys import Security
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
 
 Opened = TypeVar("Opened")
-
+P = ParamSpec("P")
+_OpenWithOptions = Callable[[str | int, SourceOptions], Source[Frame]]
 
 KINDS: tuple[SourceKind, ...] = (
     cameras.KIND,
@@ -37,44 +38,43 @@ FORMS = ", ".join(kind.forms for kind in KINDS)
 _NEVER_REPORTED = ("camera", "open_timeout_s", "real_time", "in_turn", "limits", "security")
 
 
-def open_source(
-    text: str | int,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    fps: float | None = None,
-    fourcc: str | None = None,
-    open_timeout_s: float = 5.0,
-    read_timeout_s: float = 5.0,
-    camera: str | None = None,
-    reconnect: bool | None = None,
-    isolate: bool = False,
-    real_time: bool = False,
-    group: str | None = None,
-    in_flight: int | None = None,
-    in_turn: bool = False,
-    limits: Limits | None = None,
-    security: Security | None = None,
-) -> Source[Frame]:
+def _with_keywords(
+    make: Callable[P, SourceOptions],
+) -> Callable[[_OpenWithOptions], Callable[Concatenate[str | int, P], Source[Frame]]]:
+    """Let a function of a text and options be called with the fields of the options as keywords."""
+
+    def decorate(opens: _OpenWithOptions) -> Callable[Concatenate[str | int, P], Source[Frame]]:
+        @wraps(opens)
+        def call(text: str | int, /, *args: P.args, **keywords: P.kwargs) -> Source[Frame]:
+            return opens(text, make(*args, **keywords))
+
+        text, _ = signature(opens).parameters.values()
+        call.__signature__ = signature(make).replace(  # type: ignore[attr-defined]
+            parameters=[text, *signature(make).parameters.values()],
+            return_annotation=signature(opens).return_annotation,
+        )
+        return call
+
+    return decorate
+
+
+@_with_keywords(SourceOptions)
+def open_source(text: str | int, /, options: SourceOptions) -> Source[Frame]:
     """Open what `text` names: a camera, a file, images, a stream, the scene, or a subscription.
 
-    `SourceOptions` explains the options. Those without an effect on the source are
-    logged. Raises `SourceError` if the source cannot be opened and `ConfigError` if an option makes
-    no sense.
+    The keywords are the fields of `SourceOptions`, which explains them. Those without an effect on
+    the source are logged. Raises `SourceError` if the source cannot be opened and `ConfigError` if
+    an option makes no sense.
     """
-    options = SourceOptions(
-        width, height, fps, fourcc, open_timeout_s, read_timeout_s, camera, reconnect, isolate,
-        real_time, group, in_flight, in_turn, limits, security,
-    )  # fmt: skip
     text = str(text)
-    if camera is not None:
-        check_camera_name(camera)
+    if options.camera is not None:
+        check_camera_name(options.camera)
     kind = kind_of(text)
     unused = _unused(kind, options)
     if unused:
         log.warning("%s: without effect on %s: %s", text, kind.name, ", ".join(unused))
     source = kind.open(text, options)
-    return Paced(source) if real_time and not source.live else source
+    return Paced(source) if options.real_time and not source.live else source
 
 
 def kind_of(text: str) -> SourceKind:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.signals import StopSignals
-from pipeline.cli.sources import check_addresses, open_source
+from pipeline.cli.sources import check_addresses, open_from_settings
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
@@ -31,7 +31,7 @@ def run_session(
     settings: Settings,
     signals: StopSignals,
     extras: Iterable[Output] = (),
-    open_frames: Callable[[Settings], Source[Any]] = open_source,
+    open_frames: Callable[[Settings], Source[Any]] = open_from_settings,
 ) -> None:
     """Run the pipeline that `settings` describe until its source, its limits or a signal end it.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from pipeline import sources
 from pipeline.publishing import publisher_security
-from pipeline.settings import Settings
-from pipeline.source import Source
-from pipeline.sources import open_with_retries
+from pipeline.settings import SETTINGS, Settings
+from pipeline.source import Source, SourceOptions
+from pipeline.sources import open_source, open_with_retries
 from pipeline.transport import (
     FrameSubscription,
     Limits,
@@ -27,12 +28,24 @@ from pipeline.types import Frame
 logger = logging.getLogger(__name__)
 
 
-def open_source(settings: Settings, *, real_time: bool = False) -> Source[Frame]:
+def open_from_settings(settings: Settings, *, real_time: bool = False) -> Source[Frame]:
     """Open the source; `retry` repeats failed attempts until one succeeds."""
     if not settings.retry:
         return _open_once(settings, real_time)
     never = threading.Event()  # only a signal ends the attempts
     return open_with_retries(lambda: _open_once(settings, real_time), never, logger.info)
+
+
+def source_options(settings: Settings) -> dict[str, Any]:
+    """The keywords of `open_source`: settings of the same name, and what is made from others."""
+    names = {field.name: field.name.removesuffix("_s") for field in fields(SourceOptions)}
+    same = {name: getattr(settings, of) for name, of in names.items() if of in SETTINGS}
+    return {
+        **same,
+        "in_turn": True,
+        "limits": limits_of(settings),
+        "security": subscriber_security(settings),
+    }
 
 
 def open_frames(settings: Settings) -> FrameSubscription:
@@ -88,25 +101,11 @@ def subscriber_security(settings: Settings) -> Security:
 def _open_once(settings: Settings, real_time: bool) -> Source[Frame]:
     """Open the source on a thread, so that a driver that hangs does not block signals."""
     future: Future[Source[Frame]] = Future()
+    options = source_options(settings) | {"real_time": real_time}
 
     def attempt() -> None:
         try:
-            source = sources.open_source(
-                str(settings.source),
-                width=settings.width,
-                height=settings.height,
-                fps=settings.fps,
-                fourcc=settings.fourcc,
-                open_timeout_s=settings.open_timeout,
-                read_timeout_s=settings.read_timeout,
-                camera=settings.camera,
-                reconnect=settings.reconnect,
-                isolate=settings.isolate,
-                real_time=real_time,
-                in_turn=True,
-                limits=limits_of(settings),
-                security=subscriber_security(settings),
-            )
+            source = open_source(str(settings.source), **options)
         except BaseException as error:
             future.set_exception(error)
         else:

@@ -10,11 +10,12 @@ import sys
 import pytest
 
 from pipeline.capture.camera import Camera
+from pipeline.cli.sources import source_options
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.publishing import Publishing
-from pipeline.settings import SETTINGS
+from pipeline.settings import SETTINGS, Settings
 from pipeline.source import SourceOptions
 from pipeline.sources import open_source
 from pipeline.transport import Limits, Publisher, open_subscription
@@ -86,3 +87,11 @@ def test_settings_are_imported_without_heavy_packages():
     code = f"import sys, pipeline.settings; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+def test_source_options_come_from_the_settings_of_the_same_name():
+    settings = Settings(open_timeout=2.0, read_timeout=3.0, width=64, camera="front", group="g")
+    options = SourceOptions(**source_options(settings))
+    times = (options.open_timeout_s, options.read_timeout_s)
+    assert (*times, options.width, options.camera, options.group) == (2.0, 3.0, 64, "front", "g")
+    assert options.limits == Limits(settings.max_frame_mb)

@@ -24,12 +24,12 @@ def camera(settings: Settings, signals: StopSignals) -> None:
           --key drone.key_secret --peer ground.key
     """
     from pipeline.cli.session import run_session
-    from pipeline.cli.sources import open_source
+    from pipeline.cli.sources import open_from_settings
 
     require(settings, "source", "publish")
     frames_alone = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
     run_session(
         frames_alone,
         signals,
-        open_frames=lambda settings: open_source(settings, real_time=True),
+        open_frames=lambda settings: open_from_settings(settings, real_time=True),
     )
