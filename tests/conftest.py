@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from .faults import processes
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("VISION_TEST_DATA", ROOT.parent / "shared"))
 
 # The time that an example takes depends on the machine more than on the tested code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,10 +23,9 @@ settings.load_profile("unhurried")
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of test images, videos and reference models; tests skip if it is missing."""
-    folder = Path(os.environ.get("VISION_TEST_DATA", ROOT.parent / "shared"))
-    if not (folder / "DATA.md").is_file():
-        pytest.skip(f"needs the test data, and {folder} is not there (VISION_TEST_DATA names it)")
-    return folder.resolve()
+    if not (DATA / "DATA.md").is_file():
+        pytest.skip(f"needs the test data, and {DATA} is not there (VISION_TEST_DATA names it)")
+    return DATA.resolve()
 
 
 @pytest.fixture(scope="session")

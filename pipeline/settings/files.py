@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.settings.setting import shown
+from pipeline.settings.setting import VARIABLES, shown
 from pipeline.settings.table import SETTINGS, Settings, settings_of
 
 DEFAULT = "default"
+_NO_SETTINGS = ("VISION_CONFIG", "VISION_MODELS")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,18 @@ def resolve(
 
     An option wins over the environment, the environment over the file, the file over the default.
     `options` are values by the name of the setting; None and () stand for an option not given.
+    Logs a warning of each `VISION_` variable that is not a setting.
 
     Raises `ConfigError` that names the subject, what was expected and what was given.
     """
     applying = list(SETTINGS.values()) if command is None else settings_of(command)
     in_file = load_config(config) if config is not None else {}
+    environment = environment or {}
+    _warn_of_unknown(environment)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for one in applying:
-        option, text = options.get(one.name), (environment or {}).get(one.variable)
+        option, text = options.get(one.name), environment.get(one.variable)
         value, origin = one.default_of(command or ""), DEFAULT
         if option not in (None, ()):
             value, origin = one.check(option, one.option), f"option {one.option}"
@@ -100,6 +107,15 @@ def _read_mapping(path: str | Path) -> tuple[dict[object, object], list[str]]:
             f"config {path}: expected lines such as 'score: 0.4', but got {shown(content)}"
         )
     return content, [str(key.value) for key, _ in root.value]
+
+
+def _warn_of_unknown(environment: Mapping[str, str]) -> None:
+    known = {one.variable for one in SETTINGS.values()}.union(_NO_SETTINGS)
+    for variable in environment:
+        if variable.startswith(VARIABLES) and variable not in known:
+            near = difflib.get_close_matches(variable, sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else "'vision config' lists the settings"
+            log.warning("environment %s: not a setting; %s", variable, hint)
 
 
 def _known_name(key: object, path: str | Path) -> str:

@@ -39,6 +39,9 @@ MebiBytes = Annotated[int, Meta(ge=1, le=4096, description="a whole number from 
 
 T = TypeVar("T")
 
+VARIABLES = "VISION_"
+"""The beginning of all environment variables."""
+
 _ABOUT = "setting"
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -101,7 +104,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """The environment variable, such as VISION_SCORE."""
-        return f"VISION_{self.name.upper()}"
+        return f"{VARIABLES}{self.name.upper()}"
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -190,9 +190,9 @@ class Settings:
     payload: Payload = setting(
         "auto", "how images are sent; auto: shared memory on one machine, else JPEG", _SEND
     )
-    quality: Quality = setting(85, "JPEG quality, 1 to 100", _SEND)
+    quality: Quality = setting(85, "JPEG quality of sent images", _SEND, metavar="1-100")
     max_frame_mb: MebiBytes = setting(
-        32, "largest image in MiB to accept from other processes", _CONNECT
+        32, "largest image in MiB to accept from other processes", _CONNECT, metavar="MIB"
     )
     await_subscriber: Switch = setting(False, "wait for a subscriber before starting", _SEND)
     key: Text | None = setting(

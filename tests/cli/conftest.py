@@ -31,6 +31,11 @@ class Outcome(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _hide_test_data_from_commands(monkeypatch):
+    monkeypatch.delenv("VISION_TEST_DATA", raising=False)  # to the command not a setting
+
+
 @pytest.fixture
 def vision(capfd, monkeypatch):
     """Run the command in this process; gives its exit code and output."""

@@ -97,6 +97,8 @@ def test_options_stand_in_groups(vision):
     assert "--score NUMBER" in models
     assert "[0.25]" in models
     assert "--record" not in models
+    assert "--quality 1-100" in out
+    assert "--max-frame-mb MIB" in out
 
 
 def test_commands_do_not_import_one_another():
@@ -153,6 +155,13 @@ def test_config_shows_each_setting_and_its_origin(vision, tmp_path, monkeypatch)
     assert found["threads: null"] == "default"
     assert found['peer: ["a.key", "b.key"]'] == "environment VISION_PEER"
     assert len(found) == len(SETTINGS)
+
+
+def test_config_warns_of_a_mistyped_variable(vision, monkeypatch):
+    monkeypatch.setenv("VISION_SCOR", "3")
+    outcome = vision("config")
+    assert "VISION_SCOR: not a setting; did you mean VISION_SCORE?" in outcome.err
+    assert "score: 0.25" in outcome.out
 
 
 def test_output_of_config_is_a_file_with_the_same_settings(vision, tmp_path):

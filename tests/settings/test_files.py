@@ -127,6 +127,25 @@ def test_an_error_in_the_environment_names_the_variable(text):
         settings_from({}, environment={"VISION_SCORE": text})
 
 
+UNKNOWN = {
+    "typo": ("VISION_SCOR", "did you mean VISION_SCORE?"),
+    "typo-of-the-file": ("VISION_CONFIGS", "did you mean VISION_CONFIG?"),
+    "nothing-near": ("VISION_ZZZZZZZZZZZZZZZZZZZZ", "'vision config' lists the settings"),
+}
+
+
+@pytest.mark.parametrize(("variable", "hint"), UNKNOWN.values(), ids=UNKNOWN)
+def test_a_variable_that_is_not_a_setting_is_logged_with_the_nearest(variable, hint, caplog):
+    assert settings_from({}, environment={variable: "3"}) == Settings()
+    assert caplog.messages == [f"environment {variable}: not a setting; {hint}"]
+
+
+def test_known_and_foreign_variables_are_not_logged(caplog):
+    others = {"VISION_CONFIG": "", "VISION_MODELS": "/models", "TELEVISION_SCOR": "1", "HOME": "/"}
+    settings_from({}, environment={one.variable: "" for one in SETTINGS.values()} | others)
+    assert caplog.messages == []
+
+
 def test_a_command_has_its_own_defaults_and_ignores_other_settings(file):
     path = file("publish: zmq+ipc:///a\nscore: 0.1\n")
     found = resolve("demo", {}, path, {"VISION_SUBSCRIBE": "zmq+ipc:///b"})

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from pipeline.cli import console
 from pipeline.cli.options import CONFIG, Command, Option, option_of
 from pipeline.settings import SETTINGS, resolve
 
@@ -13,7 +14,9 @@ from pipeline.settings import SETTINGS, resolve
 def show_settings(*, config: Path | None, schema: bool, reference: bool, **options: object) -> None:
     """Show the effective settings and where each of them comes from.
 
-    The output is a YAML file that --config reads. Takes the options of all commands.
+    Covers run, demo, camera, detect and view, which read files and VISION_* variables; other
+    commands take options only. The output is a YAML file that --config reads. A setting that a
+    command does not use has no effect on it.
 
     \b
     Examples:
@@ -31,6 +34,7 @@ def show_settings(*, config: Path | None, schema: bool, reference: bool, **optio
     elif reference:
         print(pages.reference(), end="")
     else:
+        console.configure()
         print(pages.effective_file(resolve(None, options, config, os.environ)), end="")
 
 
