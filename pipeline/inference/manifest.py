@@ -27,13 +27,14 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pipeline.errors import ModelError
-from pipeline.inference.heads.darknet import upgrade
-from pipeline.inference.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pipeline.inference.spec import ModelSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,6 +66,10 @@ def manifest_spec(data: dict[str, Any], name: str, folder: Path, subject: str) -
 
     Raises `ModelError` that begins with `subject`.
     """
+    # Here, because the families of detectors load OpenCV and Numba, and the registry needs neither.
+    from pipeline.inference.heads.darknet import upgrade  # noqa: PLC0415
+    from pipeline.inference.spec import ModelSpec  # noqa: PLC0415
+
     data = {"name": name, **data}
     if data.get("task") == "classify":
         data.setdefault("logits", "")

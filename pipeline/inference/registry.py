@@ -10,15 +10,17 @@ import difflib
 import functools
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from pipeline.errors import ModelError
 from pipeline.inference.manifest import converted, manifest_spec, read_toml
-from pipeline.inference.spec import METADATA_KEY, ModelSpec
 from pipeline.paths import sha256_of, share_dirs
+
+if TYPE_CHECKING:
+    from pipeline.inference.spec import ModelSpec
 
 FILE_NAME = "registry.toml"
 SUFFIX = ".onnx"
@@ -208,7 +210,7 @@ def find_spec(path: Path) -> ModelSpec:
             f"'vision models pull {path.stem}'"
         )
     raise ModelError(
-        f"{path}: what this model expects is not known: it has no '{METADATA_KEY}' metadata, and "
+        f"{path}: what this model expects is not known: it has no 'vision' metadata, and "
         f"no registry has its SHA-256, {digest}; describe it with --manifest FILE.toml"
     )
 

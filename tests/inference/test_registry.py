@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +166,14 @@ def test_labels_outside_the_folder_of_the_registry_are_refused(registry):
     text = GOOD + FOREIGN.replace('["cat", "dog", "cup"]', '"../labels.txt"')
     with pytest.raises(ModelError, match="labels must be a file beside the registry"):
         read_registry(registry(text))["mine"].spec()
+
+
+def test_the_registry_loads_neither_opencv_nor_numba():
+    code = (
+        "import sys, pipeline.inference.registry as r; r.installed_models(); r.registered_models();"
+        "print([name for name in ('cv2', 'numba', 'onnxruntime') if name in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout == "[]\n"
