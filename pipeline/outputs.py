@@ -28,10 +28,16 @@ OUTPUTS: tuple[OutputKind, ...] = (
 )
 """All outputs that settings can turn on, in the order in which they get a result."""
 
+
 WAITING = 2  # results that may wait for an output that is slower than the pipeline
 CLOSE_S = 10.0  # how long an output may take to write what waits and to finish
 
 logger = logging.getLogger(__name__)
+
+
+def turned_on(settings: Settings) -> list[OutputKind]:
+    """The outputs of the table that `settings` turn on."""
+    return [kind for kind in OUTPUTS if getattr(settings, kind.setting)]
 
 
 def deliver(
@@ -86,9 +92,8 @@ class Outputs(Output):
 
         def make() -> Iterable[Output]:
             yield from more
-            for kind in OUTPUTS:
-                if getattr(settings, kind.setting):
-                    yield kind.make(settings)
+            for kind in turned_on(settings):
+                yield kind.make(settings)
 
         return cls(make())
 

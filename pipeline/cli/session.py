@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
+from pipeline.inference.session import Runtime
 from pipeline.output.files import check_target, write_stats
 from pipeline.output.json_lines import STDOUT
 from pipeline.output.output import Output
@@ -66,19 +67,18 @@ def _models(settings: Settings) -> tuple[Detector | None, Classifier | None]:
         raise ConfigError(f"--manifest {named}: describes a classifier, but --classifier is none")
     if settings.detector == NO_MODEL:
         return None, None
+    runtime = Runtime(threads=settings.threads)
     detector = Detector(
         settings.detector,
         score_threshold=settings.score,
         nms_threshold=settings.nms,
         nms_kind=settings.nms_kind,
-        threads=settings.threads,
+        runtime=runtime,
         manifest=manifest_for("detect", settings.manifest),
     )
     if settings.classifier == NO_MODEL:
         return detector, None
-    classifier = Classifier(
-        settings.classifier, top=settings.top, threads=settings.threads, manifest=named
-    )
+    classifier = Classifier(settings.classifier, top=settings.top, runtime=runtime, manifest=named)
     return detector, classifier
 
 

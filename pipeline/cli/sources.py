@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.outputs import turned_on
 from pipeline.publishing import publisher_security
 from pipeline.settings import SETTINGS, Settings
 from pipeline.source import Source, SourceOptions
@@ -68,7 +69,7 @@ def check_addresses(settings: Settings) -> None:
 
 def open_results(settings: Settings) -> ResultSubscription:
     """Subscribe to results, and to their images if an output needs them."""
-    images = settings.show or settings.record is not None  # otherwise they are not sent
+    images = any(kind.wants_images for kind in turned_on(settings))  # otherwise they are not sent
     addresses, security = settings.subscribe, subscriber_security(settings)
     check_subscription(addresses, security=security)
     ordered = bool(settings.every_frame) or len(addresses) > 1

@@ -63,7 +63,11 @@ class Output(abc.ABC):
 
 
 class OutputKind(NamedTuple):
-    """An output that a setting turns on; `make` raises `InputError` if it cannot be used."""
+    """An output that a setting turns on; `make` raises `InputError` if it cannot be used.
+
+    `wants_images` says whether results from other processes need their images for it.
+    """
 
     setting: str
     make: Callable[[Settings], Output]
+    wants_images: bool = False

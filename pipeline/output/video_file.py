@@ -195,7 +195,7 @@ def _make(settings: Settings) -> VideoFile:
     return VideoFile(settings.record or "")
 
 
-KIND = OutputKind("record", _make)
+KIND = OutputKind("record", _make, wants_images=True)
 
 
 def _rounded(fps: float) -> float:

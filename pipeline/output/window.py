@@ -97,7 +97,7 @@ class Window(Output):
         return key
 
 
-KIND = OutputKind("show", lambda settings: Window())
+KIND = OutputKind("show", lambda settings: Window(), wants_images=True)
 
 
 def check_display() -> None:

@@ -11,7 +11,7 @@ from pipeline.settings import NO_MODEL, Settings
 
 @pipeline_command("view")
 def view(settings: Settings, signals: StopSignals) -> None:
-    """Show published results: in a window, or in a file with --jsonl or --record.
+    """Show published results: in a window, or in another output such as --jsonl or --record.
 
     Waits indefinitely for publishers that are not there yet. Of a camera without a detector it
     shows the plain frames.
@@ -26,8 +26,9 @@ def view(settings: Settings, signals: StopSignals) -> None:
     """
     from pipeline.cli.session import run_session
     from pipeline.cli.sources import open_results
+    from pipeline.outputs import turned_on
 
-    if not (settings.jsonl or settings.record):
+    if not turned_on(settings):
         settings = replace(settings, show=True)
     require(settings, "subscribe")
     as_they_come = replace(settings, detector=NO_MODEL, classifier=NO_MODEL)
