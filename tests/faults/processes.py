@@ -5,8 +5,12 @@ scaled by `crowding`; all others are asserted once:
 
 - the recovery after a kill (`soak`): `TRIES` attempts, and few of them may need a second one
 - the ages of results (`soak`, `test_bad_links`): `IN_HAND` messages may be older
-- the time that a stop takes (`tests/cli/test_processes`): its limit is scaled
-- the freshness of the first message after a stop (`tests/transport/zmq/test_stream_counts`)
+- the times on a bad link and after the clock was set back (`test_bad_links`,
+  `test_clock_set_back`): `TRIES` attempts
+- the time that a stop takes (`tests/cli/test_processes`, `tests/nodes/test_shutdown`) and the rate
+  of a limited node (`tests/nodes/test_vision_node`): `TRIES` attempts or a scaled limit
+- the freshness of the first message after a stop (`tests/transport/zmq/test_stream_counts`,
+  `tests/transport/zmq/test_processes`)
 """
 
 from __future__ import annotations

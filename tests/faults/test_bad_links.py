@@ -12,13 +12,12 @@ import time
 import pytest
 
 from .link import Link, Namespaces, Shape, Unavailable, takes_loss_for_a_full_link
-from .processes import ROOT, WAIT_S, Command, json_of, wait_for
+from .processes import ROOT, TRIES, WAIT_S, Command, json_of, wait_for
 
 FPS = 30
 PORT = 5555
 OUTAGE_S = 5.0
 RECOVERY_S = 2.0
-TRIES = 3  # whoever disturbs the machine for a moment does not do so each time
 MUCH_LOSS = 0.05  # with so much, ages are BBR's doing: others stand still for seconds
 SHAPES = {
     "good": Shape(),
@@ -138,7 +137,7 @@ def report(capsys, name, viewer, since_s):
 
 
 def tried(attempt):
-    """Try again what comes too late or too old: where that is our fault it does so each time."""
+    """Retry a link on which results come too late or too old; a fault of ours fails each time."""
     for _ in range(TRIES):
         complaints = attempt()
         if not complaints:

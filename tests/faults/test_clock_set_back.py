@@ -10,10 +10,9 @@ import time
 
 import pytest
 
-from .processes import Command, json_of, last_lines, wait_for
+from .processes import TRIES, Command, json_of, last_lines, wait_for
 
 HOUR_S = 3600
-TRIES = 3  # whoever disturbs the machine for a moment does not do so each time
 MOST_MS = 10_000  # an age; one by two clocks would be an hour, or none
 LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")
 
