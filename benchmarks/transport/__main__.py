@@ -1,8 +1,8 @@
-"""`make bench-transport`: pictures and results from process to process, against others' ways.
+"""`make bench-transport`: images and results from process to process, against others' ways.
 
 Every comparison is made in one run, in short turns one after the other, between processes that stay
-alive, on this machine; what counts is the median of the ratios, turn by turn. Pictures are 1280x720
-raw BGR unless JPEG is said. A rate is that of pictures that arrived, not of those sent. imagezmq
+alive, on this machine; what counts is the median of the ratios, turn by turn. Images are 1280x720
+raw BGR unless JPEG is said. A rate is that of images that arrived, not of those sent. imagezmq
 goes over ipc where we do, and has the same encoder and decoder of JPEG (simplejpeg) that we use.
 """
 
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def latency_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
-    """Until a frame is in the other process's hands, beside bare copies of the picture."""
+    """Until a frame is in the other process's hands, beside bare copies of the image."""
     for way in ("shm", "shm, drawn in place"):
         with link(way, folder) as made:
             for fps, pace in ((CAMERA_FPS, f"{CAMERA_FPS:g} frames/s"), (FULL, "full rate")):
@@ -65,7 +65,7 @@ def _latency(name: str, turns: list[np.ndarray], copies: list[np.ndarray]) -> It
 
 
 def rate_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
-    """Pictures a second at full rate, over what others reach."""
+    """Images a second at full rate, over what others reach."""
     req, pub = "imagezmq REQ/REP", "imagezmq PUB/SUB"
     jpeg = {"imagezmq JPEG REQ/REP": 1.0, "imagezmq JPEG PUB/SUB": 1.0}
     for ours, others in (

@@ -29,7 +29,7 @@ END_S = 10
 
 @dataclass
 class Round:
-    """One turn: the times on the way in ms, and how often pictures arrived and were sent."""
+    """One turn: the times on the way in ms, and how often images arrived and were sent."""
 
     latency_ms: np.ndarray
     received_fps: float
@@ -65,7 +65,7 @@ class Link:
         )
 
     def copies_ms(self, fps: float, seconds: float) -> np.ndarray:
-        """What bare copies of a picture take in the sending process at the same pace."""
+        """What bare copies of a image take in the sending process at the same pace."""
         self.sender.send(("copy", fps, seconds))
         return np.array(self.sender.recv()) / 1e6
 

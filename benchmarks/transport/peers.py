@@ -70,7 +70,7 @@ def send_for(send: Send, pictures: Any, fps: float, seconds: float) -> dict[str,
 
 
 def measure_copies(pictures: Any, spare: Image, fps: float, seconds: float) -> list[int]:
-    """Nanoseconds that copies of a picture take at the same pace, into memory that is there."""
+    """Nanoseconds that copies of a image take at the same pace, into memory that is there."""
     start_ns, took = time.monotonic_ns(), []
     while time.monotonic_ns() - start_ns < seconds * 1e9:
         image = next(pictures)
@@ -100,7 +100,7 @@ def serve_receiver(receive: Receive, connection: Connection) -> None:
 
 
 def images() -> list[Image]:
-    """A few pictures in turn, as a camera has a few buffers."""
+    """A few images in turn, as a camera has a few buffers."""
     with open_source(f"scene:?size={SHAPE[1]}x{SHAPE[0]}&fps=0") as source:
         return [frame.image for _ in range(6) if (frame := source.read()) is not None]
 
@@ -133,7 +133,7 @@ def drawing_sender(address: str) -> Send:
 
 
 def our_receiver(address: str) -> Receive:
-    """What a `FrameSubscription` reads from, with a time limit and for every picture."""
+    """What a `FrameSubscription` reads from, with a time limit and for every image."""
     subscription = Receiver(address, every=True)
 
     def receive() -> int | None:

@@ -34,7 +34,7 @@ class Clock:
 
 
 def picture_of(number: int) -> np.ndarray:
-    """A picture that tells its number by its brightness, whatever a codec does to it."""
+    """A image that tells its number by its brightness, whatever a codec does to it."""
     return np.full((SIZE[1], SIZE[0], 3), min(20 + 5 * number, 255), np.uint8)
 
 
@@ -121,7 +121,7 @@ def send_file(path: Path) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 def part_of(number: int) -> bytes:
-    """A picture as one part of what a network camera sends."""
+    """A image as one part of what a network camera sends."""
     jpeg = cv2.imencode(".jpg", picture_of(number))[1].tobytes()
     head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
     return head.encode() + jpeg + b"\r\n"

@@ -4,7 +4,7 @@
 
 Serves `rtsp://127.0.0.1:PORT/cam`: H.264, 30 frames a second, each frame showing the time at which
 it was made. Prints "ready" once it listens. Lines on standard input: `size 320x240` changes the
-size of the pictures; the end of the input ends the server.
+size of the images; the end of the input ends the server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 FPS = 30
-CELLS = 10  # in a row of the picture
+CELLS = 10  # in a row of the image
 BITS = 30
 ENCODE = (
     "videoconvert ! video/x-raw,format=I420 "
@@ -65,7 +65,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):
 
     def push(self) -> bool:
         for source in self.sources:
-            # One that does not run yet has no time to stamp pictures with: it would take the time
+            # One that does not run yet has no time to stamp images with: it would take the time
             # since the machine was started, and the stream would wait until it is that late.
             if source.get_state(0).state == Gst.State.PLAYING:
                 source.emit("push-buffer", Gst.Buffer.new_wrapped(clock_picture(*self.size)))

@@ -37,7 +37,7 @@ def noisy() -> np.ndarray:
 
 
 class Driver:
-    """Stands in for `cv2.VideoCapture`: gives the pictures it has, None for one without pixels."""
+    """Stands in for `cv2.VideoCapture`: gives the images it has, None for one without pixels."""
 
     def __init__(self, pictures: Iterator[np.ndarray | None], *, is_open: bool = True) -> None:
         self._pictures = pictures

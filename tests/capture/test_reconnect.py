@@ -26,7 +26,7 @@ SILENCE_S = 30.0
 
 
 def paced(server: Server) -> Callable[[int], object]:
-    """Like a camera: wait a period after each picture; gone with its server."""
+    """Like a camera: wait a period after each image; gone with its server."""
 
     def wait(_: int) -> None:
         if server.gone.wait(1 / RATE):

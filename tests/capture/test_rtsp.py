@@ -151,7 +151,7 @@ def address(server: RtspServer | Proxy) -> str:
 
 
 def age_ms(frame: Frame) -> int:
-    """How long before its stamp the picture was made, by the clock that it shows."""
+    """How long before its stamp the image was made, by the clock that it shows."""
     cell = frame.image.shape[1] // 10
     shown = 0
     for bit in range(30):
@@ -269,7 +269,7 @@ def test_stream_cut_in_the_middle_of_a_frame_goes_on(
     int(cv2.__version__.partition(".")[0]) < 5,
     reason="OpenCV 4 repeats the last picture once the size of a running stream changes",
 )
-def test_new_size_of_a_running_stream_leaves_the_pictures_whole(
+def test_new_size_of_a_running_stream_leaves_the_images_whole(
     rtsp: RtspServer, is_fresh: Callable[[Frame], bool]
 ) -> None:
     with open_source(address(rtsp)) as source:

@@ -222,7 +222,7 @@ def test_missing_photographs_say_where_they_were_looked_for(
         open_source("scene:")
 
 
-def test_pictures_of_the_users_folder_come_first(
+def test_images_of_the_users_folder_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "samples").mkdir()

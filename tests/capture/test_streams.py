@@ -27,7 +27,7 @@ def drain(source: Source[Frame]) -> int:
     return count
 
 
-def test_pictures_of_a_network_camera_arrive_in_order_and_live(server: Server) -> None:
+def test_images_of_a_network_camera_arrive_in_order_and_live(server: Server) -> None:
     server.paths["/front/cam.mjpg"] = send_pictures(12)
     with open_source(server.url("/front/cam.mjpg")) as source:
         assert source.live
@@ -143,7 +143,7 @@ def test_server_that_never_answers_fails_after_the_open_timeout(server: Server) 
 
 
 class Mute(socketserver.StreamRequestHandler):
-    """An rtsp server that agrees to everything and then sends no picture."""
+    """An rtsp server that agrees to everything and then sends no image."""
 
     SDP = "v=0\r\ns=mute\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
     ANSWERS: ClassVar[dict[str, str]] = {

@@ -350,7 +350,7 @@ def test_commands_that_share_a_settings_file_use_their_own_settings(vision, addr
     assert "without effect" not in outcome.err
 
 
-def test_the_rate_that_pictures_are_played_at_is_not_said_to_be_ignored(vision, address, tmp_path):
+def test_the_rate_that_images_are_played_at_is_not_said_to_be_ignored(vision, address, tmp_path):
     for number in range(3):
         cv2.imwrite(f"{tmp_path}/{number}.png", np.zeros((8, 8, 3), np.uint8))
     outcome = vision("camera", f"{tmp_path}/*.png", "--fps", 100, "--publish", address("camera"))

@@ -49,8 +49,8 @@ def result_fields(result: Result) -> dict[str, Any]:
 
     Raises `WireError` if a receiver would refuse the result.
     """
-    detections, finer = result.detections, result.classifications
-    n, top = len(detections), None if finer is None else finer.ids.shape[1]
+    detections, named = result.detections, result.classifications
+    n, top = len(detections), None if named is None else named.ids.shape[1]
     if n > MAX_OBJECTS or (top or 0) > MAX_TOP:
         raise WireError(
             "size", f"{n} objects with {top} classes each; at most {MAX_OBJECTS} and {MAX_TOP}"
@@ -63,10 +63,10 @@ def result_fields(result: Result) -> dict[str, Any]:
         "top": top,
         "stage_ns": {name: int(duration) for name, duration in result.stage_ns.items()},
     }
-    if finer is not None:
-        _check_classifications(finer, n)
-        fields["finer_classes"] = len(finer.labels)
-        fields["finer_labels"] = _names(finer.ids, finer.labels)
+    if named is not None:
+        _check_classifications(named, n)
+        fields["finer_classes"] = len(named.labels)
+        fields["finer_labels"] = _names(named.ids, named.labels)
     return fields
 
 
@@ -98,12 +98,12 @@ def result_of(message: ResultMessage) -> Result:
         boxes, scores, class_ids, SparseLabels(header.classes, header.labels), track_ids
     )
     _check_detections(detections, header.width, header.height)
-    finer = None
+    named = None
     if top is not None:
         ids, finer_scores = read.take((n, top), np.int32), read.take((n, top), np.float32)
         names = SparseLabels(header.finer_classes, header.finer_labels)
-        finer = Classifications(ids, finer_scores, names)
-        _check_classifications(finer, n)
+        named = Classifications(ids, finer_scores, names)
+        _check_classifications(named, n)
     frame = Header(
         header.camera,
         header.seq,
@@ -113,7 +113,7 @@ def result_of(message: ResultMessage) -> Result:
         header.read_ns,
         header.recorded,
     )
-    return Result(frame, detections, finer, dict(header.stage_ns))
+    return Result(frame, detections, named, dict(header.stage_ns))
 
 
 class _Reader:
@@ -147,11 +147,11 @@ def _check_detections(detections: Detections, width: int, height: int) -> None:
         raise WireError("payload", "a track id is below -1")
 
 
-def _check_classifications(finer: Classifications, objects: int) -> None:
-    if len(finer) != objects:
-        raise WireError("payload", f"{len(finer)} rows of classifications for {objects} objects")
-    _check_ids("classification's class", finer.ids, len(finer.labels))
-    _check_scores(finer.scores)
+def _check_classifications(named: Classifications, objects: int) -> None:
+    if len(named) != objects:
+        raise WireError("payload", f"{len(named)} rows of classifications for {objects} objects")
+    _check_ids("classification's class", named.ids, len(named.labels))
+    _check_scores(named.scores)
 
 
 def _check_ids(what: str, ids: npt.NDArray[np.int32], count: int) -> None:
