@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import math
 import os
@@ -283,8 +284,8 @@ def holders(path: str) -> list[str]:
     """The other processes that have a device open, as `name (process 123)`, if visible to us."""
     device = os.path.realpath(path)
     found = {}
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        process = link.parent.parent
+    for link in glob.glob("/proc/[0-9]*/fd/*"):  # which skips processes that end meanwhile
+        process = Path(link).parent.parent
         with contextlib.suppress(OSError):
             if int(process.name) != os.getpid() and os.readlink(link) == device:
                 found[process.name] = (process / "comm").read_text().strip()
