@@ -110,15 +110,15 @@ class ResultPublisher:
     def __init__(self, node: Node, prefix: str) -> None:
         self._node = node
         self._publishers = Publishers(node)
-        self._labels = self._publishers.open(
-            LabelInfo, f"{prefix}label_info", qos=LATCHED, overridable=None
-        )
         self._topics: dict[str, Any] = {}
         for topic in TOPICS:
             image = self._topics.get(topic.name.removesuffix(COMPRESSED))
             # Under the resolved name, so that remapping an image remaps its JPEG.
             name = image.topic_name + COMPRESSED if image else f"{prefix}{topic.name}"
             self._topics[topic.name] = self._publishers.open(topic.kind, name)
+        self._labels = self._publishers.open(
+            LabelInfo, f"{prefix}label_info", qos=LATCHED, overridable=None
+        )
 
     def publish(self, result: Result, header: Any) -> None:
         """Publish a result with `header` unchanged; draw images only for subscribers."""
