@@ -191,6 +191,34 @@ class Classifications:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """The motion of each of n objects; row i belongs to box i.
+
+    - `ids` (n,) int64, as in `Detections.track_ids`; the rest of a row with -1 is 0
+    - `velocities` (n, 2) float32, of the box's centre in pixels per second, x and y
+    - `ages_s` (n,) float32, seconds since the object was first seen
+    - `gaps_s` (n,) float32, seconds since it was seen before this frame
+
+    Raises `ValueError` if the arrays do not fit one another.
+    """
+
+    ids: npt.NDArray[np.int64]
+    velocities: npt.NDArray[np.float32]
+    ages_s: npt.NDArray[np.float32]
+    gaps_s: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        _expect("Tracks.ids", self.ids, (n,), np.int64)
+        _expect("Tracks.velocities", self.velocities, (n, 2), np.float32)
+        _expect("Tracks.ages_s", self.ages_s, (n,), np.float32)
+        _expect("Tracks.gaps_s", self.gaps_s, (n,), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """What was found in one frame; `len(detections) == 0` if nothing was.
 
@@ -198,6 +226,7 @@ class Result:
     - `classifications`: None if no classifier runs
     - `stage_ns`: the time in ns that each stage worked on this frame, by the stage's name
     - `frame`: the frame itself, or None if the result came without it (over a network)
+    - `tracks`: None if no tracker runs
     """
 
     header: Header
@@ -205,6 +234,7 @@ class Result:
     classifications: Classifications | None = None
     stage_ns: Mapping[str, int] = field(default_factory=dict)
     frame: Frame | None = None
+    tracks: Tracks | None = None
 
     @property
     def image(self) -> Image | None:
