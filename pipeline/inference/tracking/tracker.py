@@ -19,7 +19,7 @@ CAPACITY = 512
 MAX_CAMERAS = 64
 """The most cameras; of more, the one that was not seen for longest is forgotten."""
 
-# Fitted together with the thresholds below to public detections of people (see docs/tracking.md).
+# Fitted, with the thresholds below, to public detections of people: `make bench-tracking`.
 _MOTION = Motion(
     measurement=0.121,
     speed=1.289,
