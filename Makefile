@@ -17,7 +17,7 @@ ROS_BIN := $(ROS_VENV)/bin
 # Images for training, calibration and measurement; `make models` says what is missing.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros environments soak-ros bench-ros lint types format models accuracy bench bench-transport clean
+.PHONY: demo test test-ros environments soak-ros bench-ros lint types format models accuracy bench bench-transport bench-tracking clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -68,6 +68,9 @@ bench: $(VENV)/.test
 
 bench-transport: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.transport
+
+bench-tracking: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.tracking --data $(DATA)
 
 clean:
 	rm -rf $(VENV) $(ROS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

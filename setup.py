@@ -67,6 +67,7 @@ setup(
         # What transports are measured against; dora-rs has wheels for some systems only.
         "bench": [
             "imagezmq>=1.2",
+            "motmetrics>=1.4",
             "simplejpeg>=1.7",
             "dora-rs>=1.1; sys_platform == 'linux' and python_version >= '3.11'",
             "dora-rs-cli>=1.1; sys_platform == 'linux' and python_version >= '3.11'",

@@ -1,10 +1,10 @@
-"""`make bench-tracking`: the tracker on public detections, with other trackers beside it.
+"""`make bench-tracking`: the tracker on public detections, beside other trackers.
 
-MOTA and IDF1 (K. Bernardin and R. Stiefelhagen, 2008; E. Ristani et al., 2016) come from
+MOTA (K. Bernardin and R. Stiefelhagen, 2008) and IDF1 (E. Ristani et al., 2016) come from
 motmetrics, whose wheel carries the ground truth: TUD-Campus and TUD-Stadtmitte of MOT15, 25 frames
-per second. A match needs an IoU of 0.5, both sequences count together, and only confirmed boxes count. Each
-tracker has one set of parameters for all frame rates. The other trackers run if `trackers` is
-installed.
+per second. A match needs an IoU of 0.5, both sequences count together, and only confirmed boxes
+count. Each tracker has one set of parameters for all frame rates. The other trackers run if the
+package `trackers` is installed.
 """
 
 from __future__ import annotations

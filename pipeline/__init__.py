@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.inference.classifier import Classifier
     from pipeline.inference.detector import Detector
     from pipeline.inference.session import Runtime
+    from pipeline.inference.tracking.tracker import Tracker
     from pipeline.output.drawing import draw
     from pipeline.output.json_lines import JsonLines
     from pipeline.output.output import Output, Stop
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.source import Source
     from pipeline.sources import open_source
     from pipeline.step import Step
-    from pipeline.types import Classifications, Detections, Frame, Header, Result
+    from pipeline.types import Classifications, Detections, Frame, Header, Result, Tracks
 
 # ONNX Runtime reads it when loaded: no telemetry, and no files in a home that may be read-only.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -50,6 +51,8 @@ _HOMES = {
     "Source": "pipeline.source",
     "Step": "pipeline.step",
     "Stop": "pipeline.output.output",
+    "Tracker": "pipeline.inference.tracking.tracker",
+    "Tracks": "pipeline.types",
     "VideoFile": "pipeline.output.video_file",
     "VisionError": "pipeline.errors",
     "Window": "pipeline.output.window",
@@ -78,6 +81,8 @@ __all__ = [
     "Source",
     "Step",
     "Stop",
+    "Tracker",
+    "Tracks",
     "VideoFile",
     "VisionError",
     "Window",
