@@ -30,7 +30,8 @@ OUTPUTS: tuple[OutputKind, ...] = (
 
 
 WAITING = 2  # results that may wait for an output that is slower than the pipeline
-CLOSE_S = 10.0  # how long an output may take to write what waits and to finish
+CLOSE_S = 10.0  # how long a write, or the end of an output, may take once the results have ended
+HURRY_S = 1.0  # the same after a signal
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Outputs(Output):
         with ExitStack() as undo:
             undo.callback(self._open.close)
             for output in outputs:
-                self._outputs.append(Threaded(output) if output.may_block else output)
+                self._outputs.append(self._threaded(output) if output.may_block else output)
                 self._open.callback(self._outputs[-1].close)
             undo.pop_all()
 
@@ -97,6 +98,11 @@ class Outputs(Output):
 
         return cls(make())
 
+    def _threaded(self, output: Output) -> Threaded:
+        name = output.name or type(output).__name__
+        namesakes = sum(other.name.partition(" ")[0] == name for other in self._outputs)
+        return Threaded(output, f"{name} {namesakes + 1}" if namesakes else name)
+
     def wait_ready(self) -> None:
         for output in self._outputs:
             output.wait_ready()
@@ -106,14 +112,20 @@ class Outputs(Output):
             output.start(source)
 
     def write(self, result: Result) -> None:
-        is_without_image = result.frame is None
+        camera, is_without_image = result.header.camera, result.frame is None
         is_counted = False
         for output in self._outputs:
+            if not output.wants(camera):
+                continue
             if is_without_image and output.wants_images:
                 is_counted = True
                 continue
             output.write(result)
         self._without_image += is_counted
+
+    def hurry(self) -> None:
+        for output in self._outputs:
+            output.hurry()
 
     def close(self) -> None:
         self._open.close()
@@ -134,10 +146,12 @@ class Threaded(Output):
     other sources every result is written: the caller waits while `WAITING` results wait.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, name: str) -> None:
+        self.name = name  # type: ignore[misc]
         self._output = output
+        self._close_s = CLOSE_S
         self._mailbox: Mailbox[Result] = Mailbox(WAITING)
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._failure: BaseException | None = None
         self._written = self._dropped = 0
 
@@ -145,9 +159,8 @@ class Threaded(Output):
     def wants_images(self) -> bool:  # type: ignore[override]
         return self._output.wants_images
 
-    @property
-    def _name(self) -> str:
-        return type(self._output).__name__
+    def wants(self, camera: str) -> bool:
+        return self._output.wants(camera)
 
     def wait_ready(self) -> None:
         self._output.wait_ready()
@@ -164,7 +177,7 @@ class Threaded(Output):
             displaced = self._mailbox.put(result)
         except Closed:
             self._raise_failure()
-            raise OutputError(f"{self._name}: is closed") from None
+            raise OutputError(f"{self.name}: is closed") from None
         self._dropped += displaced is not None
 
     def close(self) -> None:
@@ -172,15 +185,25 @@ class Threaded(Output):
         if not self._thread.ident:  # never started
             self._output.close()
             return
-        self._thread.join(CLOSE_S)
+        written = -1
+        while self._thread.is_alive() and written != self._written:  # it makes progress
+            written = self._written
+            self._thread.join(self._close_s)
         if self._thread.is_alive():
-            raise OutputError(f"{self._name}: did not finish within {CLOSE_S:g} s")
+            problem = f"{self.name}: did not finish within {self._close_s:g} s"
+            if self._close_s == CLOSE_S:
+                raise OutputError(problem)
+            logger.warning("%s and is left behind", problem)
+            return
         with contextlib.suppress(Stop):  # the run has ended already
             self._raise_failure()
 
     def counts(self) -> Mapping[str, Any]:
         own = {"written": self._written, "dropped": self._dropped}
-        return {self._name: own, **self._output.counts()}
+        return {self.name: own, **self._output.counts()}
+
+    def hurry(self) -> None:
+        self._close_s = HURRY_S
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None

@@ -88,6 +88,34 @@ def test_a_slow_output_of_a_file_gets_every_result_in_order():
     assert slow.closed == 1
 
 
+def test_an_output_that_wants_nothing_is_not_written_to():
+    class Page(Recorder):
+        def wants(self, camera):
+            return camera == "front" and len(self.written) < 3
+
+    page = Page()
+    run(Frames(10), page)
+    assert page.written == [0, 1, 2]
+
+
+def test_outputs_of_one_kind_are_counted_apart():
+    stats = run(Frames(5), Recorder(may_block=True), Recorder(may_block=True))
+    assert stats["Recorder"] == stats["Recorder 2"] == {"written": 5, "dropped": 0}
+
+
+def test_a_blocked_output_is_left_behind_after_a_signal(caplog):
+    gate = threading.Event()
+    outputs = Outputs([Recorder(may_block=True, before=lambda seq: gate.wait(WAIT_S))])
+    with pipeline.Pipeline(Frames(1)) as results:
+        deliver(results, outputs)
+    outputs.hurry()
+    started_s = time.monotonic()
+    outputs.close()
+    assert time.monotonic() - started_s < WAIT_S / 2
+    assert "Recorder: did not finish within 1 s and is left behind" in caplog.text
+    gate.set()
+
+
 @pytest.mark.parametrize("may_block", [False, True], ids=["same thread", "own thread"])
 def test_an_output_that_fails_ends_the_run_with_its_error(may_block):
     def fail(seq):

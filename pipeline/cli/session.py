@@ -115,6 +115,8 @@ class _Session:
                     self._signals.begin_closing()
         finally:
             try:
+                if self._signals.is_noticed:
+                    self._outputs.hurry()
                 self._outputs.close()
             finally:
                 if is_started:

@@ -75,6 +75,11 @@ class StopSignals:
         return is_interruption(error)
 
     @property
+    def is_noticed(self) -> bool:
+        """Whether a signal has come."""
+        return self._is_noticed
+
+    @property
     def stop(self) -> Callable[[], None] | None:
         """What a signal calls; called at once if set after a signal whose exception was lost."""
         return self._stop

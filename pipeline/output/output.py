@@ -23,13 +23,19 @@ class Stop(Exception):  # noqa: N818 - a wish, not an error
 class Output(abc.ABC):
     """A consumer of results, used by one thread; a context manager that closes it.
 
+    - `name`: its name in the statistics
     - `wants_images`: only results with their image are written; others are counted
     - `may_block`: a write may take long, so the output is fed by a thread of its own: of a live
       source it gets the newest results, of others all of them
     """
 
+    name: ClassVar[str] = ""
     wants_images: ClassVar[bool] = False
     may_block: bool = False
+
+    def wants(self, camera: str) -> bool:
+        """Whether results of a camera are of use now; others are not written."""
+        return True
 
     def wait_ready(self) -> None:  # noqa: B027 - optional
         """Wait until results may begin, such as for a subscriber; before the source is read."""
@@ -50,6 +56,9 @@ class Output(abc.ABC):
 
         Raises `OutputError` if what was written cannot be finished.
         """
+
+    def hurry(self) -> None:  # noqa: B027 - optional
+        """The user waits for the end: what takes longer than a moment in `close` is left behind."""
 
     def counts(self) -> Mapping[str, Any]:
         """The output's own figures, for the statistics."""

@@ -56,6 +56,7 @@ class VideoFile(Output):
     Raises `InputError` if the file cannot be written or its suffix is unknown.
     """
 
+    name = "record"
     wants_images = True
     may_block = True
 
