@@ -34,7 +34,7 @@ class FloatModels:
 def float_models(folder: Path) -> FloatModels:
     """Write all four to `folder`; the weights are fetched once and cached.
 
-    Raises `RunError` where they cannot be downloaded.
+    Raises `RunError` if they cannot be downloaded.
     """
     detector = detector_recipe.build_float(None, logger.info).path
     classifier = folder / "mobilenetv2.onnx"

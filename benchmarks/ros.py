@@ -57,7 +57,7 @@ class NodeProcess:
             time.sleep(0.05)
 
     def cpu_share(self, seconds: float) -> float:
-        """The share of one core that the process uses during so many seconds."""
+        """The share of one core that the process uses during `seconds`."""
         process = psutil.Process(self._process.pid)
         before, started = process.cpu_times(), time.monotonic()
         time.sleep(seconds)
@@ -95,7 +95,7 @@ class Watcher:
         self._thread.start()
 
     def ages_ms(self, warm_up_s: float, seconds: float) -> list[float]:
-        """The ages in milliseconds of the messages during so many seconds, after a warm-up."""
+        """The ages in milliseconds of the messages of `seconds`, after a warm-up."""
         deadline_s = time.monotonic() + 30.0
         while not self._ages_ms:
             if time.monotonic() > deadline_s:

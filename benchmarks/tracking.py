@@ -1,4 +1,4 @@
-"""`make bench-tracking`: the tracker on public detections, beside other trackers.
+"""`make bench-tracking`: the tracker on public detections, compared with other trackers.
 
 MOTA (K. Bernardin and R. Stiefelhagen, 2008) and IDF1 (E. Ristani et al., 2016) come from
 motmetrics, whose wheel carries the ground truth: TUD-Campus and TUD-Stadtmitte of MOT15, 25 frames
@@ -130,7 +130,7 @@ def others() -> dict[str, Callable[[int], Track]]:
 
 
 def _ids_in_order(tracked: object, boxes: Rows) -> npt.NDArray[np.int64]:
-    """Ids for `boxes`; a tracker may give the boxes back in another order."""
+    """Ids for `boxes`; a tracker may return the boxes in another order."""
     ids = np.full(len(boxes), -1, np.int64)
     for box, track_id in zip(tracked.xyxy, tracked.tracker_id, strict=True):  # type: ignore[attr-defined]
         if track_id is not None:
@@ -139,7 +139,7 @@ def _ids_in_order(tracked: object, boxes: Rows) -> npt.NDArray[np.int64]:
 
 
 def milliseconds(count: int, frames: int = 300) -> float:
-    """The time per frame for so many moving objects."""
+    """The time per frame for `count` moving objects."""
     random = np.random.default_rng(0)
     place, speed = random.uniform(0, 1000, (count, 2)), random.uniform(-1, 1, (count, 2))
     size = random.uniform(20, 60, (count, 1)) * [1, 2]

@@ -63,7 +63,7 @@ class Pipeline:
       source is (files: every frame, live sources: the newest)
     - `threads`: the cores that ONNX Runtime and OpenCV may use together, all by default
     - `capacity`: how many frames of a camera may wait, for sources that give several at once
-    - `max_frames`, `duration_s`: end after so many frames or seconds
+    - `max_frames`, `duration_s`: end after this many frames or seconds
 
     Without steps, frames become results without objects, and results pass through unchanged.
 
@@ -217,7 +217,7 @@ class Pipeline:
         raise StopIteration
 
     def stop(self) -> None:
-        """Ask for an end: no frame is captured any more, those in flight are still given.
+        """Request the end: no more frames are captured; those in flight are finished.
 
         Takes no lock, so a signal handler or any thread may call it.
         """

@@ -1,6 +1,6 @@
 """Encoded images: their suffixes, sizes and limits, and how they are read, decoded and encoded.
 
-Arrays are (H, W, 3) uint8 BGR. JPEG payloads use simplejpeg where it is installed (the extra
+Arrays are (H, W, 3) uint8 BGR. JPEG payloads use simplejpeg if it is installed (the extra
 `jpeg`): it encodes as fast as OpenCV and decodes a 1280x720 image in a third of the time.
 """
 

@@ -47,7 +47,7 @@ def deliver(
     *,
     interruptible: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> None:
-    """Write every result of an entered pipeline to `output`, until it ends or wants no more.
+    """Write every result of an entered pipeline to `output`, until either of them ends.
 
         with (
             Pipeline(open_source("drive.mp4"), Detector()) as pipeline,

@@ -138,7 +138,7 @@ class SourceKind:
     - `forms`: the texts that name such sources, for help and errors
     - `accepts`: whether a text names a source of this kind
     - `open`: opens the source; raises `SourceError` or `ConfigError`
-    - `uses`: the options with an effect on this kind; `camera` and `real_time` go without saying
+    - `uses`: the options with an effect on this kind; all kinds use `camera` and `real_time`
     """
 
     name: str

@@ -127,10 +127,10 @@ class Detections:
     - `boxes` (n, 4) float32: x1 y1 x2 y2 in pixels of the source frame, clipped to it
     - `scores` (n,) float32 in [0, 1]
     - `class_ids` (n,) int32, indices into `labels`
-    - `track_ids` (n,) int64, -1 where there is no track
+    - `track_ids` (n,) int64, -1 without a track
     - `labels`: the names of all classes of the model
 
-    Raises `ValueError` where the arrays do not fit one another.
+    Raises `ValueError` if the arrays do not fit one another.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -166,7 +166,7 @@ class Classifications:
     - `ids` (n, k) int32, indices into `labels`
     - `scores` (n, k) float32, softmax probabilities
 
-    Raises `ValueError` where the two arrays differ in shape.
+    Raises `ValueError` if the two arrays differ in shape.
     """
 
     ids: npt.NDArray[np.int32]

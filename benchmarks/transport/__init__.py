@@ -1,1 +1,1 @@
-"""Images and results from process to process, against other ways: `make bench-transport`."""
+"""Images and results between processes, compared with other transports: `make bench-transport`."""

@@ -1,9 +1,9 @@
-"""`make bench-transport`: images and results from process to process, against others' ways.
+"""`make bench-transport`: images and results between processes, compared with other transports.
 
-Every comparison is made in one run, in short turns one after the other, between processes that stay
-alive, on this machine; what counts is the median of the ratios, turn by turn. Images are 1280x720
-raw BGR unless JPEG is said. A rate is that of images that arrived, not of those sent. imagezmq
-goes over ipc where we do, and has the same encoder and decoder of JPEG (simplejpeg) that we use.
+Every comparison is made in one run on this machine, in short alternating turns between processes
+that stay alive; the figure is the median of the ratios, turn by turn. Images are 1280x720 raw BGR
+unless JPEG is stated. A rate is that of images that arrived, not of those sent. imagezmq uses ipc
+if we do, and the same JPEG encoder and decoder (simplejpeg).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def latency_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
-    """Until a frame is in the other process's hands, beside bare copies of the image."""
+    """Latency to the other process, compared with bare copies of the image."""
     for way in ("shm", "shm, drawn in place"):
         with link(way, folder) as made:
             for fps, pace in ((CAMERA_FPS, f"{CAMERA_FPS:g} frames/s"), (FULL, "full rate")):
@@ -55,7 +55,7 @@ def _latency(name: str, turns: list[np.ndarray], copies: list[np.ndarray]) -> It
     ratios = [m / float(np.median(copy)) for m, copy in zip(medians, copies, strict=True)]
     copy_ms = float(np.median(np.concatenate(copies)))
     yield Figure(
-        f"{name}: latency p50 / one copy of the picture",
+        f"{name}: latency p50 / one copy of the image",
         float(np.median(ratios)),
         "x",
         COPIES,
@@ -65,7 +65,7 @@ def _latency(name: str, turns: list[np.ndarray], copies: list[np.ndarray]) -> It
 
 
 def rate_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
-    """Images a second at full rate, over what others reach."""
+    """Images per second at full rate, over the rate of other transports."""
     req, pub = "imagezmq REQ/REP", "imagezmq PUB/SUB"
     jpeg = {"imagezmq JPEG REQ/REP": 1.0, "imagezmq JPEG PUB/SUB": 1.0}
     for ours, others in (
@@ -108,7 +108,7 @@ def _try_link(way: str, folder: Path, stack: contextlib.ExitStack) -> Link | Lin
 
 
 def subscriber_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Figure]:
-    """What more subscribers cost the publisher."""
+    """The publisher's cost of more subscribers."""
     with link("shm", folder) as one, link("shm", folder, 10) as ten:
         ratios, ones, tens = [], [], []
         for _ in range(rounds):
@@ -116,13 +116,13 @@ def subscriber_figures(folder: Path, rounds: int, seconds: float) -> Iterator[Fi
             tens.append(ten.turn(CAMERA_FPS, 2 * seconds).cpu_ms)
             ratios.append((tens[-1] / ones[-1] - 1) / 9)
     yield Figure(
-        "ten subscribers: growth of the publisher's cost for each",
+        "ten subscribers: growth of the publisher's cost per subscriber",
         float(np.median(ratios)) * 100,
         "%",
         10.0,
         False,
-        f"{np.median(ones):.3f} ms of processor time a frame with one, {np.median(tens):.3f} with "
-        f"ten, at {CAMERA_FPS:g} frames/s",
+        f"{np.median(ones):.3f} ms of processor time per frame with one, {np.median(tens):.3f} "
+        f"with ten, at {CAMERA_FPS:g} frames/s",
     )
 
 

@@ -1,4 +1,4 @@
-"""Pairs of processes that pass images, kept alive so that ways can take turns in short rounds."""
+"""Pairs of processes that send and receive images, kept alive to take turns in short rounds."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ END_S = 10
 
 @dataclass
 class Round:
-    """One turn: the times on the way in ms, and how often images arrived and were sent."""
+    """One turn: the latencies in ms, and the numbers of images that arrived and were sent."""
 
     latency_ms: np.ndarray
     received_fps: float
     sent_fps: float
     cpu_ms: float
-    """Processor time of the sending process, per picture."""
+    """Processor time of the sending process, per image."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Link:
     receivers: list[Connection] = field(default_factory=list)
 
     def turn(self, fps: float, seconds: float) -> Round:
-        """Send at a pace, 0 for as fast as it goes; only what arrives in that time counts."""
+        """Send at a rate, 0 for as fast as possible; only images that arrive in that time count."""
         self.sender.send(("send", fps, seconds))
         sent = self.sender.recv()
         for receiver in self.receivers:
@@ -65,20 +65,20 @@ class Link:
         )
 
     def copies_ms(self, fps: float, seconds: float) -> np.ndarray:
-        """What bare copies of a image take in the sending process at the same pace."""
+        """The time of bare copies of an image in the sending process, at the same rate."""
         self.sender.send(("copy", fps, seconds))
         return np.array(self.sender.recv()) / 1e6
 
 
 class LinkError(RunError):
-    """A way that cannot be had here."""
+    """A transport that is not available here."""
 
 
 @contextlib.contextmanager
 def link(way: str, folder: Path, receivers: int = 1) -> Iterator[Link]:
-    """Start the processes of a way, and let them find each other.
+    """Start the processes of a transport and connect them.
 
-    Raises `LinkError` where they do not start.
+    Raises `LinkError` if they do not start.
     """
     module = {"imagezmq": "imagezmq", "dora": "dora"}.get(way.split(maxsplit=1)[0])
     if module and importlib.util.find_spec(module) is None:
@@ -162,13 +162,13 @@ def _free_port() -> int:
 
 
 SOURCE = "scene:?size=1280x720&fps=60"
-"""Faster than the detector, so that this decides; both drop what it has no time for."""
+"""Faster than the detector, so that the detector limits the rate; both drop frames."""
 CHAIN_START_S = 15
 CHAIN_END_S = 20
 
 
 def process_figure(folder: Path, rounds: int, seconds: float) -> Figure:
-    """Results a second at the viewer over those of the single process."""
+    """Results per second at the viewer over those of the single process."""
     ratios, three, single = [], [], []
     for _ in range(rounds):
         single.append(run_single(folder, seconds))
@@ -219,7 +219,7 @@ def _run(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def _rate(found: Path, seconds: float) -> float:
-    """Results a second by the frames' stamps, over the last half, when all is under way."""
+    """Results per second by the frames' stamps, over the last half of the run."""
     lines = found.read_text().splitlines()
     stamps = np.array([json.loads(line)["stamp_ns"] for line in lines]) / 1e9
     end_s = stamps.max()

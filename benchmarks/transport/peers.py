@@ -3,11 +3,11 @@
 `python -m benchmarks.transport.peers ROLE WAY ADDRESS CONTROL` with ROLE `send` or `receive` obeys
 commands over the Unix socket CONTROL until that closes. Times are those of the monotonic clock,
 which the processes of one machine share: an image carries the time at which the call that sends it
-began, and has arrived when it is there as an array.
+began, and has arrived when it is available as an array.
 
-A way is a function that sends an image with the time of the call, and one that waits a moment for
+A way is a function that sends an image with the time of the call, and one that waits briefly for
 an image and returns its time. The others (imagezmq, dora-rs) are used as their documentation shows,
-but with our JPEG encoder. As theirs do, our receivers take every image, where `vision` itself takes
+but with our JPEG encoder. Like theirs, our receivers take every image, while `vision` itself takes
 the newest.
 """
 
@@ -45,22 +45,22 @@ def main(role: str, way: str, address: str, control: str) -> None:
 
 
 def serve_sender(send: Send, connection: Connection) -> None:
-    """Send at the pace and for the time that it is told, and say how that went."""
-    pictures = itertools.cycle(images())
+    """Send at the requested rate and for the requested time, and report the outcome."""
+    cycle = itertools.cycle(images())
     spare = np.zeros(SHAPE, np.uint8)
-    send(next(pictures), 0)
+    send(next(cycle), 0)
     while True:
         job, fps, seconds = connection.recv()
         if job == "copy":
-            connection.send(measure_copies(pictures, spare, fps, seconds))
+            connection.send(measure_copies(cycle, spare, fps, seconds))
         else:
-            connection.send(send_for(send, pictures, fps, seconds))
+            connection.send(send_for(send, cycle, fps, seconds))
 
 
-def send_for(send: Send, pictures: Any, fps: float, seconds: float) -> dict[str, Any]:
+def send_for(send: Send, cycle: Any, fps: float, seconds: float) -> dict[str, Any]:
     cpu_s, start_ns, sent = time.process_time(), time.monotonic_ns(), 0
     while time.monotonic_ns() - start_ns < seconds * 1e9:
-        image = next(pictures)
+        image = next(cycle)
         send(image, time.monotonic_ns())
         sent += 1
         pause(start_ns, sent, fps)
@@ -69,11 +69,11 @@ def send_for(send: Send, pictures: Any, fps: float, seconds: float) -> dict[str,
     return {"sent": sent, "start_ns": start_ns, "end_ns": end_ns, "cpu_s": used_s}
 
 
-def measure_copies(pictures: Any, spare: Image, fps: float, seconds: float) -> list[int]:
-    """Nanoseconds that copies of a image take at the same pace, into memory that is there."""
+def measure_copies(cycle: Any, spare: Image, fps: float, seconds: float) -> list[int]:
+    """Nanoseconds that copies of an image take at the same rate, into allocated memory."""
     start_ns, took = time.monotonic_ns(), []
     while time.monotonic_ns() - start_ns < seconds * 1e9:
-        image = next(pictures)
+        image = next(cycle)
         before_ns = time.monotonic_ns()
         np.copyto(spare, image)
         took.append(time.monotonic_ns() - before_ns)
@@ -87,7 +87,7 @@ def pause(start_ns: int, done: int, fps: float) -> None:
 
 
 def serve_receiver(receive: Receive, connection: Connection) -> None:
-    """Take in what comes; where nothing does, look whether to tell of it."""
+    """Receive images; when none comes, check for a request to report."""
     arrivals: list[tuple[int, int]] = []
     while True:
         sent_ns = receive()
@@ -100,7 +100,7 @@ def serve_receiver(receive: Receive, connection: Connection) -> None:
 
 
 def images() -> list[Image]:
-    """A few images in turn, as a camera has a few buffers."""
+    """A few images, as a camera has a few buffers."""
     with open_source(f"scene:?size={SHAPE[1]}x{SHAPE[0]}&fps=0") as source:
         return [frame.image for _ in range(6) if (frame := source.read()) is not None]
 
@@ -120,7 +120,7 @@ def our_sender(address: str, payload: Any) -> Send:
 
 
 def drawing_sender(address: str) -> Send:
-    """Of a camera that draws in the publisher's memory: the time begins when it is drawn."""
+    """Images drawn in the publisher's memory: the time begins when they are drawn."""
     publisher = Publisher(address, payload="shm")
     seqs = itertools.count()
 
@@ -133,7 +133,7 @@ def drawing_sender(address: str) -> Send:
 
 
 def our_receiver(address: str) -> Receive:
-    """What a `FrameSubscription` reads from, with a time limit and for every image."""
+    """Receives every image as a `FrameSubscription` does, with a time limit."""
     subscription = Receiver(address, every=True)
 
     def receive() -> int | None:

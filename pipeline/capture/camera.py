@@ -34,7 +34,7 @@ _BUFFERS = 2
 # The seconds that OpenCV waits for a frame. It reads the environment at its first wait and keeps
 # the value for all cameras of the process, so a longer wait consists of several.
 _SELECT_S = 1
-_PAUSE_S = 0.05  # between two attempts, where the system's own capture does not wait
+_PAUSE_S = 0.05  # between two attempts, if the system's own capture does not wait
 _VIDEO_MAJOR = 81  # Linux's number for video devices
 _LINUX = sys.platform.startswith("linux")
 

@@ -169,7 +169,7 @@ KIND = SourceKind(
 
 
 class Paced(SourceWrapper[Frame]):
-    """Plays a recording in real time: each frame comes when its time has come, as from a camera.
+    """Plays a recording in real time: each frame is delivered when due, as from a camera.
 
     The time between two frames is the difference of their stamps; a frame that is read late does
     not hurry the following ones. `read_ns` is the moment at which a frame is due. Frames that are

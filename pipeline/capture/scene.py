@@ -28,7 +28,7 @@ PREFIX = "scene:"
 FORM = "scene:?size=1280x720&fps=30&seed=0&frames=300"
 
 _FRAMES_PER_PHOTO = 100
-_SLOWEST_PAN = 0.25  # of the mean speed, where a photograph is in the middle
+_SLOWEST_PAN = 0.25  # of the mean speed, when a photograph is in the middle
 _CLOSEST = 0.8  # of the wall's height in view when zoomed in
 _WIDEST = 0.97
 _MARGIN = 0.3  # of a photograph's height; a face that fills the view is hard to detect

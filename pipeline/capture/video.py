@@ -17,7 +17,7 @@ from pipeline.source import DEFAULT_FPS, safe_name
 from pipeline.types import Frame
 
 MAX_LOST = 100
-"""If so many frames in a row do not decode, the rest of the file is taken as damaged."""
+"""After this many undecodable frames in a row, the rest of the file counts as damaged."""
 
 _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
 _SILENCE_S = 1.0  # a grab that fails sooner did not fail for lack of data
@@ -32,7 +32,7 @@ class RecordingClock:
     increase strictly: a position that is missing, or not after the one before, counts as one
     period per frame, and the positions that follow keep their distances from it.
 
-    - `fps`: the rate that is assumed where positions are missing
+    - `fps`: the rate that is assumed if positions are missing
     """
 
     def __init__(self, start_ns: int, fps: float | None = None) -> None:
@@ -207,7 +207,7 @@ def _check_readable(path: Path) -> None:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     if not head:
         raise SourceError(f"{path}: the file is empty; expected a video")
-    # FFmpeg would play some text files as pictures of a terminal.
+    # FFmpeg would play some text files as images of a terminal.
     if not head.startswith(_TEXT_FORMATS) and _is_text(head):
         raise SourceError(f"{path}: the file is text; expected a video")
 

@@ -76,7 +76,7 @@ def import_advice(error: ImportError) -> str:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; where standard output is not a terminal, lines are not wrapped."""
+    """Print a table; if standard output is not a terminal, lines are not wrapped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -90,7 +90,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def short(value: float) -> str:
-    """A measured number with one decimal, or two where it is below 2."""
+    """A measured number with one decimal, or two if it is below 2."""
     return f"{value:.1f}" if value >= 2 else f"{value:.2f}"
 
 

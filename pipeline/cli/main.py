@@ -118,7 +118,7 @@ def _leave(code: int) -> NoReturn:
     """End the process at once; all files are closed by now.
 
     A normal exit would first unload the libraries. On a busy machine this takes longer than a stop
-    may take, and the libraries abort where a thread is still inside a driver or a model.
+    may take, and the libraries abort if a thread is still inside a driver or a model.
     """
     try:
         sys.stdout.flush()
@@ -142,7 +142,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _report_usage(error: click.ClickException) -> int:
-    """Print one line for a wrong option, or the help where no subcommand was given."""
+    """Print one line for a wrong option, or the help if no subcommand was given."""
     if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and newer
         print(error.format_message())
         return console.EXIT_BAD_INPUT

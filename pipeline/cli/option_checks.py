@@ -43,8 +43,8 @@ def check_output_paths(settings: Settings, config: Path | None, output: Path | N
 def check_model_target(output: Path, *read: Path) -> None:
     """Check that a new model can be written to `output`, before anything is computed.
 
-    Raises `ConfigError` where it is not an .onnx file or is one of the files `read`, and
-    `InputError` where it cannot be written.
+    Raises `ConfigError` if it is not an .onnx file or is one of the files `read`, and
+    `InputError` if it cannot be written.
     """
     if output.suffix != ".onnx":
         raise ConfigError(f"--output {output}: expected a file name that ends in .onnx")
@@ -68,7 +68,7 @@ def check_new_files(targets: Mapping[str, Path | None], read: Iterable[str | Pat
 def _check_distinct(
     written: Mapping[str, str | Path | None], read: Mapping[str, Iterable[str]]
 ) -> None:
-    """Raise `ConfigError` where a file is read and written, or written by two options."""
+    """Raise `ConfigError` if a file is read and written, or written by two options."""
     options: dict[str, str] = {}
     for option, target in written.items():
         if not target:

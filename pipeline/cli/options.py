@@ -81,7 +81,7 @@ class CommandGroup(click.Group):
 
 
 def option_of(setting: Setting, command: str = "") -> click.Parameter:
-    """The option or argument of a setting; its value is None where it was not given."""
+    """The option or argument of a setting; its value is None if it was not given."""
     about, default = setting.about, setting.default_of(command)
     if not setting.option.startswith("-"):
         return Argument(

@@ -97,7 +97,7 @@ _log = logging.getLogger(__name__)
 def offer_models(names: Sequence[str], *, yes: bool) -> None:
     """Download those of `names` that are registered but not on this machine.
 
-    Asks on a terminal, unless `yes`. Raises `ModelError` where the user does not agree or cannot
+    Asks on a terminal, unless `yes`. Raises `ModelError` if the user does not agree or cannot
     be asked, and what `pipeline.zoo.pull` raises.
     """
     missing = [name for name in dict.fromkeys(names) if _is_missing(name)]

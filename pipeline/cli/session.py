@@ -36,8 +36,8 @@ def run_session(
 ) -> None:
     """Run the pipeline that `settings` describe until its source, its limits or a signal end it.
 
-    `signals` have been entered; `extras` are outputs besides those of the settings. Raises what
-    `pipeline.errors` has for each thing that can go wrong.
+    `signals` have been entered; `extras` are outputs besides those of the settings. Raises the
+    errors of `pipeline.errors`.
     """
     # Check user input first, cheapest checks first.
     check_addresses(settings)

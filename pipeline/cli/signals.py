@@ -41,8 +41,8 @@ class StopSignals:
     Once `stop` is set, only what runs within `interruptible` is interrupted, after `PATIENCE_S`.
     Handlers take no locks, because the thread that they interrupt may hold any.
 
-    A thread waits for signals too, and nudges the main thread out of a call that it waits in, by
-    sending it `NUDGE`: for that to notice a signal, and later to leave what it should have left.
+    A thread waits for signals too, and interrupts a blocking call of the main thread by sending it
+    `NUDGE`: to notice a signal, and later to leave a call that should have ended.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """For what may never end, such as writing to a pipe that is not read."""
+        """For calls that may never end, such as writing to a pipe that is not read."""
         self._is_interruptible = True
         try:
             yield
@@ -108,7 +108,7 @@ class StopSignals:
 
     @property
     def _is_overdue(self) -> bool:
-        """Whether the main thread is where it should have left since the signal."""
+        """Whether the main thread is still in a call that the signal should have ended."""
         is_interruptible = self.stop is None or self._is_interruptible
         return is_interruptible and not self._is_closing and self._waited_s >= PATIENCE_S
 

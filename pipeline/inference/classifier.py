@@ -29,7 +29,7 @@ class Classifier(ModelStep):
     - `model`: a registry name or the path of an ONNX file
     - `top`: how many classes a box gets, all of them if the model has fewer
     - `threads`: cores for one call, all available ones by default
-    - `runtime`: execution provider and threads; `threads` wins over its own
+    - `runtime`: execution provider and threads; `threads` overrides its own
     - `manifest`: a file that says what the model expects, for models made by others
 
     Raises `ModelError` for the model and `ConfigError` for the rest.
@@ -101,7 +101,7 @@ def crop_into(image: Image, box: npt.NDArray[np.float32], out: Image) -> None:
     if any(margins):
         inside = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE)
     out_height, out_width = out.shape[:2]
-    # Area averaging costs more and helps only where pixels would be skipped.
+    # Area averaging costs more and helps only if pixels would be skipped.
     shrinks = side > 2 * out_width
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     cv2.resize(inside, (out_width, out_height), dst=out, interpolation=interpolation)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
-    """An image at the network's size (1, height, width, 3) uint8, and the way back."""
+    """An image at the network's size (1, height, width, 3) uint8, and the mapping back."""
 
     pixels: npt.NDArray[np.uint8]
     mapping: BoxMapping
@@ -39,7 +39,7 @@ class Detector(ModelStep):
     - `nms_kind`: `iou`, or `darknet` for the suppression that Darknet itself uses
     - `multi_label`: one anchor may give several classes, as Darknet's evaluation does
     - `threads`: cores for one call, all available ones by default
-    - `runtime`: execution provider and threads; `threads` wins over its own
+    - `runtime`: execution provider and threads; `threads` overrides its own
     - `manifest`: a file that says what the model expects, for models made by others
 
     The thresholds may be changed between calls; `__call__` is safe from several threads.

@@ -66,7 +66,7 @@ def _warn_of_probabilities(subject: str, answers: npt.NDArray[Any]) -> None:
     """Warn if a classifier's own softmax would be followed by another one."""
     if answers.size > 1 and answers.min() >= 0 and abs(float(answers.sum()) - 1) < _ROUNDING:
         _warn_once(
-            f"{subject}: its outputs add up to 1, as after a softmax, where logits are expected: "
+            f"{subject}: its outputs add up to 1, as after a softmax, but logits are expected: "
             "its scores will be too similar; export it without the softmax, or remove it with "
             "'vision quantize'"
         )

@@ -119,7 +119,7 @@ def _kept(boxes, scores, class_ids, threshold, by_distance, max_detections):
 
 @kernel
 def _overlap(a, b, by_distance):
-    """IoU of two boxes, less Darknet's distance term if asked for."""
+    """IoU of two boxes, less Darknet's distance term if requested."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     iou = 0.0

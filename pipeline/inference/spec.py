@@ -55,7 +55,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     A detector has a `head`, whose `family` says which of `pipeline.inference.heads` it is. A
     classifier has one output, `logits`, (N, classes) float32, which is the graph's only one if its
-    name is empty. `labels[i]` names class i. `source` and `licence` are for people.
+    name is empty. `labels[i]` names class i. `source` and `licence` are informative only.
     """
 
     version: Literal[1] = 1

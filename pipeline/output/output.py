@@ -43,7 +43,7 @@ class Output(abc.ABC):
     def start(self, source: Source[Any]) -> None:  # noqa: B027 - optional
         """Prepare for results of `source`, which is running; called before the first `write`.
 
-        What exists on disk is not touched before. Raises `InputError` if it cannot be written.
+        Existing files are not touched before. Raises `InputError` if it cannot be written.
         """
 
     @abc.abstractmethod

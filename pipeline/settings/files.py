@@ -70,7 +70,7 @@ def resolve(
 def load_config(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file, checked, by name; an empty file has none.
 
-    Raises `ConfigError` where the file cannot be read or is not a YAML mapping, for an unknown key,
+    Raises `ConfigError` if the file cannot be read or is not a YAML mapping, for an unknown key,
     and for a value out of its range.
     """
     content, keys = _read_mapping(path)
@@ -89,7 +89,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 def _read_mapping(path: str | Path) -> tuple[dict[object, object], list[str]]:
     """The mapping in a YAML file, and its keys as they are written."""
-    import yaml  # noqa: PLC0415 - imported only where there is a file, to start faster
+    import yaml  # noqa: PLC0415 - imported only if there is a file, to start faster
 
     try:
         loader = yaml.SafeLoader(Path(path).expanduser().read_text(encoding="utf-8"))

@@ -62,11 +62,11 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class About(Place):
-    """What an entry of the table says of a setting beside its name, type and default.
+    """What an entry of the table says of a setting besides its name, type and default.
 
-    `unset` describes the default where that is None; `defaults` are those of single commands.
-    `flags` are the names of the option where they are not just `--name`; one without a dash is a
-    positional argument. `ros` is the name of the ROS parameter, empty where there is none.
+    `unset` describes the default if that is None; `defaults` are those of single commands.
+    `flags` are the names of the option if they are not just `--name`; one without a dash is a
+    positional argument. `ros` is the name of the ROS parameter, empty if there is none.
     """
 
     help: str
@@ -154,7 +154,7 @@ class Setting:
     def check(self, value: object, subject: str) -> Any:
         """`value` in the type of the setting.
 
-        Raises `ConfigError` that begins with `subject` where type or range are not as expected.
+        Raises `ConfigError` that begins with `subject` if type or range are not as expected.
         """
         try:
             return msgspec.convert(value, self.kind)

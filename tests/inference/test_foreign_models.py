@@ -352,7 +352,7 @@ def test_outputs_of_a_softmax_are_warned_of_once(files, caplog):
     model, manifest = files(graph(nodes, entry, ("y", TensorProto.FLOAT, ["N", 3])))
     for _ in range(2):
         Classifier(model, manifest=manifest)
-    assert caplog.text.count("add up to 1, as after a softmax, where logits are expected") == 1
+    assert caplog.text.count("add up to 1, as after a softmax, but logits are expected") == 1
 
 
 UNKNOWN = {

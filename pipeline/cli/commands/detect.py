@@ -13,7 +13,7 @@ def detect(settings: Settings, signals: StopSignals) -> None:
     """Detect and classify the objects in published frames.
 
     Waits indefinitely for cameras that are not there yet or have stopped. With --publish, sends
-    each result, and its frame where a subscriber wants it.
+    each result, and its frame if a subscriber wants it.
 
     \b
     Examples:

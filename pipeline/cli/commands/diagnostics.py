@@ -1,4 +1,4 @@
-"""The checks of `vision doctor`; each gives findings, with advice where there is a problem."""
+"""The checks of `vision doctor`; each gives findings, with advice if there is a problem."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NEEDED_MB = 500
 
 
 class Finding(NamedTuple):
-    """One line of the report; `advice` says what to do, and is empty where nothing is wrong."""
+    """One line of the report; `advice` says what to do, and is empty if nothing is wrong."""
 
     subject: str
     state: Literal["ok", "warn"]

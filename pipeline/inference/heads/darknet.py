@@ -179,7 +179,7 @@ class DarknetHead(Family, frozen=True, kw_only=True, tag="darknet"):
 def upgrade(data: dict[str, Any], subject: str) -> dict[str, Any]:
     """The tables of a manifest or of a stored spec, with `heads` and `anchors` as one `head`.
 
-    That is the form for Darknet's networks, from before there were other families: a list of
+    That is the older form for Darknet's networks, before other families existed: a list of
     outputs, each with anchors of its own or a mask that picks from those of all. Raises
     `ModelError` if a mask picks none.
     """

@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Motion(NamedTuple):
-    """Standard deviations, as fractions of the object's height (per second where it moves)."""
+    """Standard deviations, as fractions of the object's height (per second for motion)."""
 
     measurement: float
     speed: float

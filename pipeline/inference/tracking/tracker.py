@@ -112,7 +112,7 @@ class Tracker(Step):
 
 
 class _Camera:
-    """The tracks of one camera, among objects of so many classes."""
+    """The tracks of one camera, among objects of `classes` classes."""
 
     def __init__(self, classes: int, first_id: int = _FIRST_ID) -> None:
         self.classes = classes

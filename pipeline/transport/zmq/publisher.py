@@ -103,17 +103,17 @@ class Publisher:
             raise
 
     def wants_frames(self, camera: str) -> bool:
-        """Whether anybody has subscribed to a camera's frames."""
+        """Whether a camera's frames have a subscriber."""
         self._update()
         return self._subscriptions.wants(_topic(frame_topic, camera))
 
     def wants_results(self, camera: str) -> bool:
-        """Whether anybody has subscribed to the results on a camera's frames."""
+        """Whether the results on a camera's frames have a subscriber."""
         self._update()
         return self._subscriptions.wants(_topic(result_topic, camera))
 
     def has_subscribers(self) -> bool:
-        """Whether anybody has subscribed to anything."""
+        """Whether there is any subscriber."""
         self._update()
         return bool(self._subscriptions.prefixes)
 

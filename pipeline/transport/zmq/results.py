@@ -23,7 +23,7 @@ from pipeline.transport.zmq.reorder import ResultOrder
 from pipeline.transport.zmq.subscriber import Received
 from pipeline.types import Detections, Frame, Header, Result
 
-KEPT_FRAMES = 8  # per camera; a result is at most so many frames behind its own
+KEPT_FRAMES = 8  # per camera; a result is at most this many frames behind its own
 BEHIND_S = 0.001  # how long to wait for a frame that was sent before its result
 ALONE_S = 1.0  # of frames without a result, after which they do not wait for one
 PACE_S = 0.02  # a result that waited for others follows once the one before is done, or after this

@@ -188,12 +188,12 @@ class Subscriber:
     # --- receiving messages -----------------------------------------------------------------
 
     def _drain(self, wait_s: float) -> None:
-        """Read all messages that have arrived, waiting for the first at most so long."""
+        """Read all messages that have arrived, waiting at most `wait_s` for the first."""
         if self._wait(wait_s):
             self._read_all()
 
     def _wait(self, wait_s: float) -> bool:
-        """Wait for a message at most so long; returns whether there is one."""
+        """Wait for a message for at most `wait_s`; returns whether there is one."""
         clients = [(client, zmq.POLLIN) for client in self._rings.clients.values()]
         socket = self._endpoint.socket
         return bool(zmq.zmq_poll([(socket, zmq.POLLIN), *clients], int(wait_s * 1000)))

@@ -45,7 +45,7 @@ def member_prefix(group: str | None) -> bytes:
 
 
 def ready_message(subscription: bytes, frames: int) -> bytes:
-    """The request for a frame of a member that has received so many frames."""
+    """The request for a frame of a member that has received `frames` frames."""
     return READY + subscription + _NUMBER.pack(frames)
 
 

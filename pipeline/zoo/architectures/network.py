@@ -229,7 +229,7 @@ class NetworkBuilder(GraphBuilder):
         return self.make_model(graph_name, self._size, self._size, {LOGITS: [classes]})
 
     def _pads(self, kernel: int, stride: int) -> list[int]:
-        """Return the padding above, left, below and right; sizes are even where strides are."""
+        """Return the padding above, left, below and right; sizes are even if strides are."""
         before = after = kernel // 2
         if self._padding == "same" and stride == 2 and kernel > 1:
             before, after = kernel // 2 - 1, kernel // 2

@@ -4,7 +4,7 @@ Works for any float or int8 graph (QDQ or integer operators):
 
 - Parameters are the constant inputs of convolutions, matrix products, normalisations and sums, not
   scales, zero points, shapes and bounds. Batch norm folded into a convolution leaves one number per
-  channel, its bias, where papers count up to two (and some tables none).
+  channel, its bias; papers count up to two (and some tables none).
 - Multiply-adds (MACs) are those of convolutions and matrix products. Sums, activations and pooling
   are not counted, as is usual; nor are the bodies of If, Loop and Scan.
 - The first convolution of models built by this package may read several pixels of a row at once,

@@ -46,7 +46,7 @@ class ChoiceReport:
                 self._print_choice(group, self.budget_ms)
 
     def write_json(self, path: Path) -> None:
-        """Write all figures as JSON. Raises `OutputError` where the file cannot be written."""
+        """Write all figures as JSON. Raises `OutputError` if the file cannot be written."""
         import msgspec
 
         from pipeline.zoo.onnx_file import write_atomically
@@ -62,7 +62,7 @@ class ChoiceReport:
         console.say(f"figures: {path}")
 
     def draw(self, path: Path) -> None:
-        """Plot accuracy over latency. Raises `OutputError` where the file cannot be written."""
+        """Plot accuracy over latency. Raises `OutputError` if the file cannot be written."""
         from pipeline.zoo.plots import plot_choices, save_figure
 
         axis = (

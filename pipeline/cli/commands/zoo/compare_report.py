@@ -39,7 +39,7 @@ class Table(NamedTuple):
 
 
 def tables(found: Comparison) -> list[Table]:
-    """The answers and costs; where no two models can be compared, what each model can do."""
+    """The answers and costs; if no two models can be compared, what each model can do."""
     if not found.is_comparable:
         return [_capabilities(found.contenders), _costs(found)]
     return [_answers(found), _costs(found)]

@@ -31,7 +31,7 @@ DATA = Argument(
     "folder with one sub-folder per class, or a text file of images and classes",
 )
 IMAGES = Option(
-    "--images", type=PATH, metavar="FOLDER", text="folder of the images, where DATA does not say it"
+    "--images", type=PATH, metavar="FOLDER", text="folder of the images, if DATA does not say it"
 )
 PLOT = Option(
     "--plot",

@@ -79,7 +79,7 @@ def pull(names: tuple[str, ...]) -> None:
 def verify(names: tuple[str, ...]) -> None:
     """Compare models with the SHA-256 in the registry.
 
-    The exit code is 2 where a model is damaged or differs.
+    The exit code is 2 if a model is damaged or differs.
     """
     from pipeline.inference.registry import find_model, installed_models
 
@@ -123,7 +123,7 @@ models = CommandGroup(
 
 
 def _read_spec(path: Path) -> ModelSpec:
-    """The description stored in a model. Raises `ModelError` where it is damaged or has none."""
+    """The description stored in a model. Raises `ModelError` if it is damaged or has none."""
     from pipeline.inference.session import open_model
 
     return open_model(path).spec
