@@ -19,7 +19,7 @@ BOUNDARY = "frame"
 
 
 class Clock:
-    """Takes the place of the module `time`: a clock that stands still unless it is moved."""
+    """Replaces the module `time` by a clock that advances only on request."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -33,8 +33,8 @@ class Clock:
     time_ns = monotonic_ns
 
 
-def picture_of(number: int) -> np.ndarray:
-    """A image that tells its number by its brightness, whatever a codec does to it."""
+def image_of(number: int) -> np.ndarray:
+    """An image that tells its number by its brightness, whatever a codec does to it."""
     return np.full((SIZE[1], SIZE[0], 3), min(20 + 5 * number, 255), np.uint8)
 
 
@@ -51,13 +51,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
             str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 20.0, SIZE
         )
     for number in range(FRAMES):
-        writer.write(picture_of(number))
+        writer.write(image_of(number))
     writer.release()
     return path
 
 
 class Server:
-    """A web server, on a free port unless told; `paths` maps a path to what answers for it."""
+    """A web server, on a free port by default; `paths` maps a path to its handler."""
 
     def __init__(self, port: int = 0) -> None:
         self.paths: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
@@ -104,7 +104,7 @@ def server() -> Iterator[Server]:
 
 
 def send_file(path: Path) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Answer with a file, in parts where they are asked for."""
+    """Answer with a file, or with the part that the request names."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         data = path.read_bytes()
@@ -121,13 +121,13 @@ def send_file(path: Path) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 def part_of(number: int) -> bytes:
-    """A image as one part of what a network camera sends."""
-    jpeg = cv2.imencode(".jpg", picture_of(number))[1].tobytes()
+    """An image as one part of what a network camera sends."""
+    jpeg = cv2.imencode(".jpg", image_of(number))[1].tobytes()
     head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
     return head.encode() + jpeg + b"\r\n"
 
 
-def send_pictures(
+def send_images(
     count: int, after: Callable[[int], object] = lambda _: None, *, kept: int = 0
 ) -> Callable[[BaseHTTPRequestHandler], None]:
     """Answer like a network camera, one JPEG after the other; `after` is called after each.

@@ -1,4 +1,4 @@
-"""What a camera can do wrong, told by a capture that plays the driver.
+"""Failures of cameras, with a capture that simulates the driver.
 
 Real Video4Linux, with the kernel's virtual camera, is in `test_vivid.py`.
 """
@@ -39,13 +39,13 @@ def noisy() -> np.ndarray:
 class Driver:
     """Stands in for `cv2.VideoCapture`: gives the images it has, None for one without pixels."""
 
-    def __init__(self, pictures: Iterator[np.ndarray | None], *, is_open: bool = True) -> None:
-        self._pictures = pictures
+    def __init__(self, images: Iterator[np.ndarray | None], *, is_open: bool = True) -> None:
+        self._images = images
         self._is_open = is_open
-        self._picture: np.ndarray | None = None
+        self._image: np.ndarray | None = None
         self.is_released = False
         self.waits_s: list[str | None] = []
-        """What OpenCV would find in the environment whenever it waits for a picture."""
+        """What OpenCV would find in the environment whenever it waits for an image."""
 
     def isOpened(self) -> bool:
         return self._is_open
@@ -53,13 +53,13 @@ class Driver:
     def grab(self) -> bool:
         self.waits_s.append(os.environ.get("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"))
         try:
-            self._picture = next(self._pictures)
+            self._image = next(self._images)
         except StopIteration:
             return False
         return True
 
     def retrieve(self) -> tuple[bool, np.ndarray | None]:
-        return True, self._picture
+        return True, self._image
 
     def get(self, key: int) -> float:
         return {cv2.CAP_PROP_FRAME_WIDTH: 64.0, cv2.CAP_PROP_FRAME_HEIGHT: 48.0}.get(key, 0.0)
@@ -73,7 +73,7 @@ class Driver:
 
 @pytest.fixture
 def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
-    """Puts drivers in the place of the camera: each opening takes the next one, or raises it."""
+    """Replaces the camera by drivers: each opening returns the next one, or raises it."""
     monkeypatch.setattr(live, "FROZEN_LIMIT_S", 0.3)
 
     def put(*drivers: Driver | Exception) -> list[object]:
@@ -93,18 +93,18 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
     return put
 
 
-def endless(picture: Callable[[], np.ndarray | None]) -> Iterator[np.ndarray | None]:
-    return (picture() for _ in itertools.count())
+def endless(image: Callable[[], np.ndarray | None]) -> Iterator[np.ndarray | None]:
+    return (image() for _ in itertools.count())
 
 
-def pictures(count: int) -> Iterator[np.ndarray | None]:
+def images(count: int) -> Iterator[np.ndarray | None]:
     return (noisy() for _ in range(count))
 
 
 def test_camera_that_is_unplugged_and_plugged_in_again_continues(
     plug: Callable[..., list[object]],
 ) -> None:
-    first = Driver(pictures(11))  # opening takes one
+    first = Driver(images(11))  # opening takes one
     gone = SourceError("camera /dev/video7: No such file or directory")
     opened = plug(first, gone, gone, Driver(endless(noisy)))
     with open_source("7") as source:
@@ -123,7 +123,7 @@ def test_camera_that_is_unplugged_and_plugged_in_again_continues(
 def test_camera_that_is_unplugged_is_an_error_without_reconnecting(
     plug: Callable[..., list[object]],
 ) -> None:
-    plug(Driver(pictures(4)))
+    plug(Driver(images(4)))
     with open_source("/dev/video7777", reconnect=False) as source:
         for _ in range(3):
             source.read()
@@ -134,11 +134,11 @@ def test_camera_that_is_unplugged_is_an_error_without_reconnecting(
 def test_busy_camera_is_bad_input_at_first_and_retried_later(
     plug: Callable[..., list[object]],
 ) -> None:
-    busy = Driver(pictures(0), is_open=False)
+    busy = Driver(images(0), is_open=False)
     plug(busy)
     with pytest.raises(SourceError, match="cannot be opened; it is busy"):
         open_source("7")
-    plug(Driver(pictures(2)), busy, Driver(endless(noisy)))
+    plug(Driver(images(2)), busy, Driver(endless(noisy)))
     with open_source("7") as source:
         assert [frame.seq for frame in (source.read(), source.read()) if frame] == [0, 2]
 
@@ -146,19 +146,19 @@ def test_busy_camera_is_bad_input_at_first_and_retried_later(
 def test_image_that_comes_as_one_row_of_bytes_is_reshaped(
     plug: Callable[..., list[object]],
 ) -> None:
-    picture = noisy()  # as OpenCV 4.11 gives the format BGR3
-    plug(Driver(iter([picture.reshape(1, -1)] * 2)))
+    image = noisy()  # as OpenCV 4.11 gives the format BGR3
+    plug(Driver(iter([image.reshape(1, -1)] * 2)))
     with open_source("7") as source:
         frame = source.read()
     assert frame is not None
-    np.testing.assert_array_equal(frame.image, picture)
+    np.testing.assert_array_equal(frame.image, image)
 
 
 class Silence(Driver):
-    """A driver that lets OpenCV wait in vain, for as long as it does that at a time."""
+    """A driver that sends nothing for as long as OpenCV waits at a time."""
 
-    def __init__(self, pictures: Iterator[np.ndarray | None], clock: Clock) -> None:
-        super().__init__(pictures)
+    def __init__(self, images: Iterator[np.ndarray | None], clock: Clock) -> None:
+        super().__init__(images)
         self._clock = clock
 
     def grab(self) -> bool:
@@ -173,14 +173,14 @@ def test_silent_camera_fails_after_exactly_the_timeout(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(cameras, "time", clock)
-    silence = Silence(pictures(2), clock)
+    silence = Silence(images(2), clock)
     plug(silence)
     with open_source("7", read_timeout_s=5.0, reconnect=False) as source:
         assert source.read() is not None
         with pytest.raises(CaptureError, match=r"/dev/video7: no frame came for 5\.0 s; after 1"):
             source.read()
     assert len(silence.waits_s) == 2 + 5
-    plug(Silence(pictures(0), clock))
+    plug(Silence(images(0), clock))
     with pytest.raises(SourceError, match=r"/dev/video7: opened, but no frame came for 2\.0 s"):
         open_source("7", open_timeout_s=2.0)
 
@@ -188,7 +188,7 @@ def test_silent_camera_fails_after_exactly_the_timeout(
 def test_opencv_waits_one_second_per_grab(
     plug: Callable[..., list[object]],
 ) -> None:
-    driver = Driver(pictures(3))
+    driver = Driver(images(3))
     plug(driver)
     with open_source("7") as source:
         source.read()
@@ -197,13 +197,13 @@ def test_opencv_waits_one_second_per_grab(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere drivers do not wait")
 def test_driver_that_fails_is_an_error_at_once(plug: Callable[..., list[object]]) -> None:
-    broken = Driver(pictures(0))
+    broken = Driver(images(0))
     plug(broken)
     with pytest.raises(SourceError, match="/dev/null: opened, but its driver failed; "):
         open_source("/dev/null")
     assert len(broken.waits_s) == 1
     assert broken.is_released
-    plug(Driver(pictures(3)))
+    plug(Driver(images(3)))
     with open_source("/dev/null", reconnect=False) as source:
         source.read(), source.read()
         with pytest.raises(CaptureError, match="/dev/null: its driver failed; after 2 frames"):
@@ -223,7 +223,7 @@ def test_camera_that_repeats_its_last_image_is_reopened(
     plug: Callable[..., list[object]], caplog: pytest.LogCaptureFixture
 ) -> None:
     last = noisy()
-    opened = plug(Driver(itertools.chain(pictures(5), endless(last.copy))), Driver(endless(noisy)))
+    opened = plug(Driver(itertools.chain(images(5), endless(last.copy))), Driver(endless(noisy)))
     with open_source("7") as source:
         while source.counts()["reconnects"] < 1:
             assert source.read() is not None
@@ -258,7 +258,7 @@ def test_grabs_without_an_image_are_tolerated_until_the_read_timeout(
         clock.now_s += 0.125
         return nothing
 
-    opened = plug(Driver(itertools.chain(pictures(5), endless(takes_time))), Driver(endless(noisy)))
+    opened = plug(Driver(itertools.chain(images(5), endless(takes_time))), Driver(endless(noisy)))
     with open_source("7", read_timeout_s=0.5) as source:
         failed = 0
         while source.counts()["reconnects"] < 1:
@@ -279,7 +279,7 @@ def test_camera_whose_driver_hangs_is_abandoned(
         threading.Event().wait()
         return noisy()
 
-    plug(Driver(itertools.chain(pictures(3), endless(hang))))
+    plug(Driver(itertools.chain(images(3), endless(hang))))
     with (
         open_source("7", read_timeout_s=0.2, reconnect=False) as source,
         pytest.raises(CaptureError, match=r"camera /dev/video7: reading a frame timed out"),

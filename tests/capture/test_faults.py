@@ -87,7 +87,7 @@ def test_source_dies_after_its_time(video: Path) -> None:
 
 
 class Ticking(Source[Frame]):
-    """A live source of 50 frames a second by a clock of its own, which only reading moves."""
+    """A live source of 50 frames a second whose clock advances only when it is read."""
 
     camera, live, frames, fps = "ticking", True, None, 50.0
 
@@ -120,7 +120,7 @@ def test_late_frames_of_a_live_source_keep_their_stamps_and_their_rate(
         ages_ms.append((ticking.now_ns - frame.stamp_ns) / 1e6)
     assert seqs(came) == list(range(1, 41))  # all of them, although each is ten frames late
     assert ages_ms == [200] * 40
-    ticking.now_ns += 100_000_000  # who is late gets the newest that is due
+    ticking.now_ns += 100_000_000  # a late reader gets the newest that is due
     frame = source.read()
     assert frame is not None
     assert frame.seq == 45
@@ -217,7 +217,7 @@ def test_text_is_split_into_scene_and_faults() -> None:
         ("drop=0.1&seed=x", "seed cannot be 'x'; expected a whole number"),
     ],
 )
-def test_fault_that_makes_no_sense(video: Path, query: str, message: str) -> None:
+def test_invalid_fault_is_refused(video: Path, query: str, message: str) -> None:
     for text in (f"scene:?{query}", f"{video}?{query}"):
         with pytest.raises(SourceError, match=message):
             open_source(text)

@@ -28,7 +28,7 @@ def save(path: Path, width: int = 32, height: int = 24, value: int = 128) -> Pat
 def test_images_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 9, 1, 100, 2):
         save(tmp_path / f"shot{number}.png", value=number)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "sub.png").mkdir()
     with open_source(str(tmp_path)) as source:
         assert (source.live, source.frames, source.fps) == (False, 5, None)

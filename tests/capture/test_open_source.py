@@ -1,4 +1,4 @@
-"""What a user may type, cameras that are not there, and names."""
+"""Texts that name sources, missing cameras, and names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def no_such_camera() -> str:
     return str(number)
 
 
-def test_camera_that_is_not_there_lists_those_that_are() -> None:
+def test_error_for_a_missing_camera_lists_the_others() -> None:
     number = no_such_camera()
     with pytest.raises(SourceError, match=rf"/dev/video{number}: No such file.*cameras here: "):
         open_source(number)
@@ -47,7 +47,7 @@ def test_device_that_is_no_camera() -> None:
     ],
     ids=["fourcc", "width", "fps"],
 )
-def test_camera_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
+def test_invalid_camera_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         open_source(no_such_camera(), **options)  # type: ignore[arg-type]
 
@@ -90,7 +90,7 @@ def test_options_without_effect_are_logged(
 
 
 @pytest.mark.parametrize("text", ["", "ftp://host/x", "v4l2://0", "a\0b"])
-def test_source_that_is_nothing_known_lists_the_forms(text: str) -> None:
+def test_unknown_source_lists_the_forms(text: str) -> None:
     with pytest.raises(SourceError) as error:
         open_source(text)
     assert FORMS in str(error.value)
@@ -113,7 +113,7 @@ def test_name_too_long_for_the_system_is_a_missing_file() -> None:
 
 
 @given(st.text(max_size=40))
-def test_whatever_is_typed_gives_a_source_error(text: str) -> None:
+def test_any_invalid_text_gives_a_source_error(text: str) -> None:
     with pytest.raises(SourceError, match="no such"):
         open_source("no such folder/" + text.replace("..", ""))
 

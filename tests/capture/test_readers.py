@@ -17,7 +17,7 @@ from pipeline.source import Source, SourceOptions
 from pipeline.sources import open_source
 from pipeline.types import Frame
 
-from .conftest import Server, picture_of, send_pictures
+from .conftest import Server, image_of, send_images
 
 
 class Stuck(Source[Frame]):
@@ -32,7 +32,7 @@ class Stuck(Source[Frame]):
         if self._seq:
             threading.Event().wait()
         self._seq += 1
-        return Frame(picture_of(0), time.time_ns(), 0, self.camera)
+        return Frame(image_of(0), time.time_ns(), 0, self.camera)
 
     def close(self) -> None:
         pass
@@ -58,7 +58,7 @@ def process_of(reader: Reader) -> int:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process still runs; one that ended and waits to be noticed does not."""
+    """Whether a process still runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def test_child_passes_on_errors_with_their_type(tmp_path: Path, video: Path) -> 
         pytest.raises(SourceError, match="no such file"),
     ):
         reader.open()
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no image")
     (tmp_path / "b.png").write_bytes(b"")
     with child_of(str(tmp_path)) as reader:
         reader.open()
@@ -226,7 +226,7 @@ def test_child_ends_with_its_parent() -> None:
     reader = child_of("scene:?fps=0.01")
     reader.open()
     pid = process_of(reader)
-    reader._socket.close()  # what the system does for a parent that was killed
+    reader._socket.close()  # as the system does if a parent is killed
     reader._lines.close()
     assert ends(pid)
 
@@ -241,7 +241,7 @@ def test_child_leaves_no_file_descriptor() -> None:
 
 
 def test_stream_can_be_read_in_a_child_from_the_start(server: Server) -> None:
-    server.paths["/cam"] = send_pictures(6)
+    server.paths["/cam"] = send_images(6)
     with open_source(server.url("/cam"), isolate=True, reconnect=False) as source:
         for number in range(6):
             frame = source.read()

@@ -19,7 +19,7 @@ from pipeline.source import Source, SourceOptions
 from pipeline.sources import open_source
 from pipeline.types import Frame
 
-from .conftest import Clock, Server, number_of, picture_of, send_pictures
+from .conftest import Clock, Server, image_of, number_of, send_images
 
 RATE = 20.0
 SILENCE_S = 30.0
@@ -36,7 +36,7 @@ def paced(server: Server) -> Callable[[int], object]:
 
 
 def read_frames(source: Source[Frame], count: int) -> list[Frame]:
-    """So many frames, or a failure where they do not come within 60 s."""
+    """Read `count` frames; fails if they do not come within 60 s."""
     frames: list[Frame] = []
     guard = threading.Timer(60, source.close)
     guard.start()
@@ -67,7 +67,7 @@ def second_server() -> Iterator[Callable[[int], Server]]:
 def test_stream_that_is_cut_continues_and_the_gap_is_counted(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.paths["/cam"] = send_pictures(30, paced(server))
+    server.paths["/cam"] = send_images(30, paced(server))
     with open_source(server.url("/cam")) as source:
         seqs = [frame.seq for frame in read_frames(source, 40)]
         assert source.counts()["reconnects"] == 1
@@ -79,7 +79,7 @@ def test_stream_that_is_cut_continues_and_the_gap_is_counted(
 
 
 def test_frames_missed_in_the_gap_are_estimated_from_the_rate(server: Server) -> None:
-    server.paths["/cam"] = send_pictures(40, paced(server))
+    server.paths["/cam"] = send_images(40, paced(server))
     with open_source(server.url("/cam")) as source:
         opened_s = time.monotonic()
         last = read_frames(source, 40)[-1]
@@ -94,8 +94,8 @@ def test_silent_stream_is_reopened_after_the_read_timeout(server: Server) -> Non
     def fall_silent(request: BaseHTTPRequestHandler) -> None:
         requests.append(request.path)
         if len(requests) > 1:
-            send_pictures(1000, paced(server))(request)
-        send_pictures(9, lambda sent: server.gone.wait(SILENCE_S) if sent == 7 else None)(request)
+            send_images(1000, paced(server))(request)
+        send_images(9, lambda sent: server.gone.wait(SILENCE_S) if sent == 7 else None)(request)
 
     server.paths["/cam"] = fall_silent
     with open_source(server.url("/cam"), read_timeout_s=1.0) as source:
@@ -106,10 +106,10 @@ def test_silent_stream_is_reopened_after_the_read_timeout(server: Server) -> Non
 
 def test_stream_cut_in_the_middle_of_an_image_continues(server: Server) -> None:
     def cut(request: BaseHTTPRequestHandler) -> None:
-        send_pictures(10)(request)
+        send_images(10)(request)
         request.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n")
         request.wfile.write(b"\xff\xd8" + bytes(100))
-        server.paths["/cam"] = send_pictures(1000, paced(server))
+        server.paths["/cam"] = send_images(1000, paced(server))
 
     server.paths["/cam"] = cut
     with open_source(server.url("/cam")) as source:
@@ -128,14 +128,14 @@ def test_stream_cut_in_the_middle_of_an_image_continues(server: Server) -> None:
 def test_server_that_was_restarted_is_found_again(
     server: Server, second_server: Callable[[int], Server]
 ) -> None:
-    server.paths["/cam"] = send_pictures(1000, paced(server))
+    server.paths["/cam"] = send_images(1000, paced(server))
     with open_source(server.url("/cam")) as source:
         read_frames(source, 10)
         server.stop()
 
         def restart() -> None:
             again = second_server(server.port)
-            again.paths["/cam"] = send_pictures(1000, paced(again))
+            again.paths["/cam"] = send_images(1000, paced(again))
 
         restarted = threading.Timer(1.0, restart)
         restarted.start()
@@ -148,11 +148,11 @@ def test_server_that_was_restarted_is_found_again(
 
 def test_backlog_of_the_server_is_skipped_after_a_reconnect(server: Server) -> None:
     def kept_then_new(request: BaseHTTPRequestHandler) -> None:
-        send_pictures(60, paced(server), kept=30)(request)
+        send_images(60, paced(server), kept=30)(request)
 
     def first(request: BaseHTTPRequestHandler) -> None:
         server.paths["/cam"] = kept_then_new
-        send_pictures(5)(request)
+        send_images(5)(request)
 
     server.paths["/cam"] = first
     with open_source(server.url("/cam")) as source:
@@ -162,7 +162,7 @@ def test_backlog_of_the_server_is_skipped_after_a_reconnect(server: Server) -> N
 
 
 def test_close_ends_the_wait_for_the_next_attempt(server: Server) -> None:
-    server.paths["/cam"] = send_pictures(5)
+    server.paths["/cam"] = send_images(5)
     source = open_source(server.url("/cam"))
     read_frames(source, 5)
     server.stop()
@@ -180,7 +180,7 @@ def test_first_opening_still_fails_as_bad_input() -> None:
 
 
 class Script(Source[Frame]):
-    """Gives what it is told, one thing after the other: a frame, or an error to raise.
+    """Gives scripted items in order: a frame, or an error to raise.
 
     Each takes an eighth of a second, by the clock.
     """
@@ -198,7 +198,7 @@ class Script(Source[Frame]):
         if isinstance(step, Exception):
             raise step
         self._seq += 1
-        return Frame(picture_of(self._seq), time.time_ns(), self._seq - 1, self.camera)
+        return Frame(image_of(self._seq), time.time_ns(), self._seq - 1, self.camera)
 
     def close(self) -> None:
         pass

@@ -39,7 +39,7 @@ FRESH_MS = 1000.0
 
 @functools.cache
 def python_of_the_bindings() -> str | None:
-    """The system's Python where it has GStreamer's bindings: Debian's are for no other."""
+    """The system's Python if it has GStreamer's bindings, which Debian builds for it alone."""
     for python in ("/usr/bin/python3", sys.executable):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             command = [python, "-I", "-c", NEEDS]
@@ -79,10 +79,10 @@ class RtspServer:
 
 
 class Proxy:
-    """Passes bytes on between a client and the server as long as it is told to.
+    """Passes bytes on between a client and the server.
 
-    - `flowing`: while it is clear, what the server sends is held back
-    - `cut_after`: close the connection after so many bytes from the server
+    - `flowing`: while it is clear, the server's bytes are held back
+    - `cut_after`: close the connection after this many bytes from the server
     """
 
     def __init__(self, port: int) -> None:
@@ -163,12 +163,12 @@ def age_ms(frame: Frame) -> int:
 
 @pytest.fixture
 def is_fresh(stalls) -> Callable[[Frame], bool]:
-    """Whether a frame is no older than one that the server did not keep."""
+    """Whether a frame is as new as one that the server did not buffer."""
     return lambda frame: age_ms(frame) < FRESH_MS + 1000 * stalls.total_s()
 
 
 def read_until(source: Source[Frame], wanted: Callable[[Frame], bool]) -> Frame:
-    """The first frame that is as wanted, or a failure where none comes within 60 s."""
+    """The first frame that meets the condition; fails if none comes within 60 s."""
     guard = threading.Timer(60, source.close)
     guard.start()
     try:
@@ -235,7 +235,7 @@ def test_stream_that_stalls_is_an_error_without_reconnecting(proxy: Proxy) -> No
             read_until(source, lambda _: False)
 
 
-def test_frames_held_back_while_opening_are_passed_over(
+def test_frames_held_back_while_opening_are_skipped(
     proxy: Proxy, is_fresh: Callable[[Frame], bool]
 ) -> None:
     proxy.sent, held = 0, threading.Event()
@@ -255,7 +255,7 @@ def test_frames_held_back_while_opening_are_passed_over(
         assert is_fresh(frame)
 
 
-def test_stream_cut_in_the_middle_of_a_frame_goes_on(
+def test_stream_cut_in_the_middle_of_a_frame_continues(
     proxy: Proxy, is_fresh: Callable[[Frame], bool]
 ) -> None:
     with open_source(address(proxy)) as source:
@@ -267,7 +267,7 @@ def test_stream_cut_in_the_middle_of_a_frame_goes_on(
 
 @pytest.mark.skipif(
     int(cv2.__version__.partition(".")[0]) < 5,
-    reason="OpenCV 4 repeats the last picture once the size of a running stream changes",
+    reason="OpenCV 4 repeats the last image once the size of a running stream changes",
 )
 def test_new_size_of_a_running_stream_leaves_the_images_whole(
     rtsp: RtspServer, is_fresh: Callable[[Frame], bool]

@@ -36,7 +36,7 @@ def digests(frames: int, seed: int = 0) -> list[str]:
 
 
 class Clock:
-    """A clock that stands still unless it is moved."""
+    """A clock that advances only on request."""
 
     def __init__(self) -> None:
         self.now_ns = 1_000_000_000
@@ -185,7 +185,7 @@ def test_scene_without_settings_is_a_camera_of_720_lines() -> None:
     assert frame.camera == "scene"
 
 
-def test_arguments_stand_in_for_what_the_text_leaves_open() -> None:
+def test_options_apply_unless_the_text_says_otherwise() -> None:
     with open_source("scene:?fps=0", width=100, height=80, fps=15, camera="left") as source:
         frame = source.read()
     assert not source.live
@@ -208,13 +208,13 @@ def test_arguments_stand_in_for_what_the_text_leaves_open() -> None:
         ("scene:2", "expected 'scene:'"),
     ],
 )
-def test_scene_that_makes_no_sense(text: str, message: str) -> None:
+def test_invalid_scene_is_refused(text: str, message: str) -> None:
     with pytest.raises(SourceError, match="scene:") as error:
         open_source(text)
     assert message in str(error.value)
 
 
-def test_missing_photographs_say_where_they_were_looked_for(
+def test_error_for_missing_photographs_lists_the_searched_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.capture.scene.share_dirs", lambda: [tmp_path])

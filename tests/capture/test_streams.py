@@ -16,7 +16,7 @@ from pipeline.source import Source
 from pipeline.sources import open_source
 from pipeline.types import Frame
 
-from .conftest import FRAMES, Server, number_of, send_file, send_pictures
+from .conftest import FRAMES, Server, number_of, send_file, send_images
 
 
 def drain(source: Source[Frame]) -> int:
@@ -28,7 +28,7 @@ def drain(source: Source[Frame]) -> int:
 
 
 def test_images_of_a_network_camera_arrive_in_order_and_live(server: Server) -> None:
-    server.paths["/front/cam.mjpg"] = send_pictures(12)
+    server.paths["/front/cam.mjpg"] = send_images(12)
     with open_source(server.url("/front/cam.mjpg")) as source:
         assert source.live
         assert source.frames is None
@@ -39,7 +39,7 @@ def test_images_of_a_network_camera_arrive_in_order_and_live(server: Server) -> 
 
 
 def test_end_of_a_live_stream_is_an_error_that_counts_the_frames(server: Server) -> None:
-    server.paths["/cam"] = send_pictures(5)
+    server.paths["/cam"] = send_images(5)
     with open_source(server.url("/cam"), reconnect=False) as source:
         for _ in range(5):
             assert source.read() is not None
@@ -50,7 +50,7 @@ def test_end_of_a_live_stream_is_an_error_that_counts_the_frames(server: Server)
 def test_stream_that_falls_silent_is_an_error(
     server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server.paths["/cam"] = send_pictures(9, lambda sent: sent == 7 and server.gone.wait(30))
+    server.paths["/cam"] = send_images(9, lambda sent: sent == 7 and server.gone.wait(30))
     with (
         open_source(server.url("/cam"), reconnect=False, read_timeout_s=1.5) as source,
         pytest.raises(CaptureError, match=r"sent nothing for \d"),
@@ -67,7 +67,7 @@ def test_close_from_another_thread_ends_a_read_that_waits(server: Server) -> Non
             silent.set()
             server.gone.wait(30)
 
-    server.paths["/cam"] = send_pictures(9, fall_silent)
+    server.paths["/cam"] = send_images(9, fall_silent)
     source = open_source(server.url("/cam"), read_timeout_s=30)
     ended = threading.Event()
 
@@ -131,7 +131,7 @@ def test_missing_path_says_that_the_server_answers_and_hides_the_password(server
     assert "robot" not in str(error.value)
 
 
-def test_address_where_nobody_answers() -> None:
+def test_address_without_a_server_is_bad_input() -> None:
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/x: nothing answers at 127"):
         open_source("rtsp://user:secret@127.0.0.1:9/x", open_timeout_s=2)
 
@@ -186,6 +186,6 @@ def test_opening_leaves_the_environment_as_it_was(server: Server) -> None:
     ["http://[half", "http://host:port/x", "rtsp://host:99999/x"],
     ids=["ipv6", "text", "big"],
 )
-def test_address_that_is_none(url: str) -> None:
+def test_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(SourceError, match="not a valid address"):
         open_source(url)

@@ -19,7 +19,7 @@ from pipeline.source import Source
 from pipeline.sources import open_source
 from pipeline.types import Frame
 
-from .conftest import FRAMES, SIZE, Server, picture_of, send_file
+from .conftest import FRAMES, SIZE, Server, image_of, send_file
 
 MS = 1_000_000
 START_OF_2018_04_19_NS = 1_524_096_000 * 10**9
@@ -63,7 +63,7 @@ def write_matroska(path: Path, times: Sequence[int]) -> Path:
         element(
             0x1F43B675,
             element(0xE7, struct.pack(">Q", now)),
-            element(0xA3, b"\x81\0\0\x80", cv2.imencode(".jpg", picture_of(n))[1].tobytes()),
+            element(0xA3, b"\x81\0\0\x80", cv2.imencode(".jpg", image_of(n))[1].tobytes()),
         )
         for n, now in enumerate(times)
     ]
@@ -136,7 +136,7 @@ def test_images_have_the_rate_that_is_chosen_and_a_damaged_one_takes_its_time(
     tmp_path: Path, fps: float | None, period_ms: float
 ) -> None:
     for number in range(4):
-        cv2.imencode(".png", picture_of(number))[1].tofile(tmp_path / f"{number}.png")
+        cv2.imencode(".png", image_of(number))[1].tofile(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"damaged")
     with open_source(str(tmp_path), fps=fps) as source:
         assert source.fps == fps

@@ -1,4 +1,4 @@
-"""Video files: real ones, generated ones, and what is none."""
+"""Video files: real ones, generated ones, and files of other kinds."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def damage(original: Path, copy: Path, length: int) -> Path:
 
 
 def read_all(path: Path) -> tuple[list[int], list[str]]:
-    """The numbers that came, and the messages of those that were lost."""
+    """The numbers of the frames, and the messages of the lost ones."""
     seen, lost = [], []
     with open_source(str(path)) as source:
         while True:
@@ -101,7 +101,7 @@ def read_all(path: Path) -> tuple[list[int], list[str]]:
             seen.append(frame.seq)
 
 
-def test_damaged_frames_are_lost_one_by_one_and_the_rest_goes_on(
+def test_damaged_frames_are_lost_one_by_one_and_the_rest_is_read(
     shared: Path, tmp_path: Path
 ) -> None:
     path = damage(shared / "videos" / "bottle-detection.mp4", tmp_path / "damaged.mp4", 500)
@@ -158,7 +158,7 @@ def test_video_that_lost_its_end_with_the_index(shared: Path, tmp_path: Path) ->
 
 
 def test_opencv_adds_no_lines_of_its_own_to_an_error(tmp_path: Path) -> None:
-    """In a process of its own, since OpenCV asks once how loud FFmpeg shall be."""
+    """In a separate process, since OpenCV reads FFmpeg's log level only once."""
     path = tmp_path / "noise.mp4"
     path.write_bytes(np.random.default_rng(0).bytes(5000))
     program = (
@@ -181,7 +181,7 @@ def test_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
 
 
 class Recorded:
-    """Stands for an OpenCV capture whose frames are given."""
+    """Replaces an OpenCV capture; its frames are given."""
 
     def __init__(self, *images: np.ndarray | None) -> None:
         self._images = list(images)
@@ -215,7 +215,7 @@ def test_grey_camera_gives_three_channels_and_a_deep_one_is_refused() -> None:
         source.read()
 
 
-def test_camera_that_goes_away_is_broken_and_counts_its_frames() -> None:
+def test_unplugged_camera_is_an_error_with_the_number_of_frames() -> None:
     source = Camera(Recorded(np.zeros((4, 6, 3), np.uint8)), "c", "/dev/video99")
     assert source.read() is not None
     with pytest.raises(CaptureError, match="camera /dev/video99: it was unplugged; after 1 frames"):

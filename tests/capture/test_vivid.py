@@ -1,4 +1,4 @@
-"""Real Video4Linux: the virtual camera of `modprobe vivid`, which misbehaves when told to."""
+"""Real Video4Linux: the virtual camera of `modprobe vivid`, with faults on request."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STREAMING_ERROR = 0x00F0F046
 
 
 class Vivid:
-    """A virtual camera that nobody else uses, and its controls."""
+    """A virtual camera that is not in use, and its controls."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -78,7 +78,7 @@ def test_size_rate_and_stamps_are_those_of_the_driver(vivid: Vivid) -> None:
         took_s = (stamps[-1] - stamps[0]) / 1e9
         assert sorted(set(stamps)) == stamps
         assert took_s > 0.8 * 10 / FPS
-        # What waited in the driver is as old as it is, and not as young as its reader.
+        # A frame that waited in the driver keeps its age; it is not stamped when read.
         threading.Event().wait(0.5)
         frame = source.read()
         assert frame is not None
@@ -93,17 +93,17 @@ def test_number_and_path_are_the_same_camera(vivid: Vivid) -> None:
         assert source.read() is not None
 
 
-def test_silent_camera_is_told_within_the_time_limit(vivid: Vivid) -> None:
+def test_silent_camera_fails_within_the_time_limit(vivid: Vivid) -> None:
     with open_source(vivid.path, **WANTED, read_timeout_s=1.5, reconnect=False) as source:
         assert source.read() is not None
         vivid.set(DROPPED_PERCENT, 100)
         with pytest.raises(CaptureError, match="no frame came for"):
-            stamps_ns(source, 5)  # those that are there already, and no more
+            stamps_ns(source, 5)  # only those that arrived before
     with pytest.raises(SourceError, match="opened, but no frame came for"):
         open_source(vivid.path, **WANTED, open_timeout_s=1.5)
 
 
-def test_camera_whose_driver_fails_comes_back(
+def test_camera_whose_driver_fails_reconnects(
     vivid: Vivid, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with open_source(vivid.path, **WANTED) as source:
@@ -131,7 +131,7 @@ def test_camera_that_does_not_start_is_refused_at_once(vivid: Vivid) -> None:
         assert source.read() is not None
 
 
-def test_busy_camera_is_told_with_who_has_it(
+def test_error_for_a_busy_camera_names_the_process_that_holds_it(
     vivid: Vivid, capfd: pytest.CaptureFixture[str]
 ) -> None:
     program = (

@@ -1,4 +1,4 @@
-"""Runs the command as users do: inside this process, or as a process of its own."""
+"""Runs the command as users do: inside this process, or as a separate process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _hide_test_data_from_commands(monkeypatch):
-    monkeypatch.delenv("VISION_TEST_DATA", raising=False)  # to the command not a setting
+    monkeypatch.delenv("VISION_TEST_DATA", raising=False)  # not a setting of the command
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def start_on_terminal(start):
         process = start(*arguments, stderr=theirs)
         os.close(theirs)
         parts = []
-        with contextlib.suppress(OSError):  # how Linux reports that a terminal was closed
+        with contextlib.suppress(OSError):  # as Linux reports a closed terminal
             while part := os.read(ours, 65536):
                 parts.append(part)
         os.close(ours)

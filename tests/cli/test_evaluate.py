@@ -128,7 +128,7 @@ WRONG = {
         ["yolov4-tiny-int8", ".", "--json", "a.png", "--plot", "a.png"],
         "--plot a.png: is the file of --json too; choose another",
     ),
-    "pictures-twice": (["mobilenetv2-int8", ".", "--images", "."], "but the images are in ."),
+    "images-twice": (["mobilenetv2-int8", ".", "--images", "."], "but the images are in ."),
     "over-a-plot": (
         ["yolov4-tiny-int8", ".", "--plot", "images/cat.png"],
         "--plot images/cat.png: is a file of the input",

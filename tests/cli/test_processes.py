@@ -27,7 +27,7 @@ LINES = 8
 
 @pytest.fixture
 def address(tmp_path):
-    """Gives addresses of this test's own, by name."""
+    """Returns addresses that only this test uses, by name."""
     return lambda name: f"zmq+ipc://{tmp_path}/{name}"
 
 
@@ -37,7 +37,7 @@ def lines_from(process, count: int) -> list[dict]:
 
 @pytest.fixture
 def stop(crowding):
-    """Ends a process as a user does; gives what it said on standard error."""
+    """Ends a process as a user does; returns its standard error."""
 
     def end(process, number=signal.SIGTERM) -> str:
         process.send_signal(number)
@@ -62,7 +62,7 @@ def stats_of(folder, name: str) -> dict:
 
 
 def arrived(count: dict) -> int:
-    """The messages that a receiver knows were sent; each received one is counted once more."""
+    """The messages that a receiver counts as sent; each received one has one further count."""
     fates = ("given", "superseded", "gone", "invalid", "repeated", "unread")
     assert count["received"] == sum(count.get(fate, 0) for fate in fates)
     return count["received"] + count["lost"]
@@ -79,7 +79,7 @@ def test_every_hop_counts_the_same_on_both_sides_in_any_start_order(start, stop,
     for lines in (seen, lines_from(recorder, LINES)):
         assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
         assert all(0 <= line["age_ms"] < 10_000 for line in lines)
-    while not any(line["objects"] for line in seen):  # there are none between two photographs
+    while not any(line["objects"] for line in seen):  # frames between two photographs have none
         seen = lines_from(viewer, 1)
     # The source ends first: each publisher tells its subscribers how many messages it sent.
     for process, number in zip(
@@ -337,7 +337,7 @@ def test_examples_over_a_network_in_help_have_keys(vision, monkeypatch, tmp_path
     lines = [line.strip() for line in shown.splitlines()]
     (example,) = [line for line in lines if line.startswith("vision") and "zmq+tcp" in line]
     outcome = vision(*shlex.split(example.replace("*:5555", "*:0"))[1:], "--max-frames", 1)
-    assert "key" not in outcome.err  # which leaves that there is no camera and no screen
+    assert "key" not in outcome.err  # errors about the camera or screen may remain
 
 
 def test_commands_that_share_a_settings_file_use_their_own_settings(vision, address, tmp_path):

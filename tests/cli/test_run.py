@@ -68,7 +68,7 @@ def test_without_a_classifier_objects_have_no_classes(vision):
     assert not any(thing["classes"] for line in found for thing in line["objects"])
 
 
-def test_options_win_over_the_file_and_the_file_over_defaults(vision, tmp_path):
+def test_options_override_the_file_and_the_file_overrides_defaults(vision, tmp_path):
     config = tmp_path / "robot.yaml"
     config.write_text(
         "source: 'scene:?fps=0'\nmax-frames: 50\nscore: 1.0\ntop: 2\njsonl: '-'\nquiet: true\n"
@@ -123,7 +123,7 @@ def test_a_full_disk_is_a_fault_and_the_other_outputs_are_complete(vision, tmp_p
 
 
 def test_a_damaged_image_is_counted_and_skipped(vision, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(3):
         (folder / f"{i}.jpg").write_bytes(CAT.read_bytes() if i != 1 else b"no image")
@@ -136,7 +136,7 @@ def test_a_damaged_image_is_counted_and_skipped(vision, tmp_path):
 
 
 def test_repeated_warnings_are_limited_and_counted(vision, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(20):
         (folder / f"{i:02}.jpg").write_bytes(CAT.read_bytes() if i == 19 else b"no image")

@@ -17,10 +17,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PROMPT_S = 2.0  # for a stop; times `crowding`, where other programs use the processors
+PROMPT_S = 2.0  # for a stop; times `crowding` on a busy machine
 START_S = 120.0  # a cold cache is compiled first
 TICK_S = 0.05
-LIMIT_S = 60.0  # for what has no end otherwise
+LIMIT_S = 60.0  # for runs without an end
 
 STOPPING = [signal.SIGINT, signal.SIGTERM]
 IDS = ["SIGINT", "SIGTERM"]
@@ -28,7 +28,7 @@ IDS = ["SIGINT", "SIGTERM"]
 
 @pytest.fixture
 def end_in_time(crowding):
-    """Wait for a process to end within the time of a stop; gives its output, where `read`.
+    """Wait for a process to end within the time of a stop; returns its output if `read`.
 
     Counts ticks in which the process could run, so that a suspended process is not slow.
     """

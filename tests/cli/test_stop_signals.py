@@ -24,7 +24,7 @@ def test_a_signal_delivered_to_another_thread_ends_a_wait(unread, wait_until_ful
     done = []
 
     def take_a_signal() -> None:
-        wait_until_full(unread)  # then the main thread waits and runs no handler
+        wait_until_full(unread)  # by then the main thread waits and runs no handler
         signal.raise_signal(signal.SIGTERM)
 
     taker = threading.Thread(target=take_a_signal)
@@ -73,7 +73,7 @@ def test_closing_is_not_interrupted(monkeypatch):
     with StopSignals() as signals, signals.interruptible():
         signals.stop = lambda: (asked.append("stop"), signals.begin_closing())
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(NUDGE)  # was sent already
+        signal.raise_signal(NUDGE)  # which was sent already
         asked.append("closed too")
     assert asked == ["closed", "stop", "closed too"]
 

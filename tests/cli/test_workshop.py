@@ -32,7 +32,7 @@ def workshop(tmp_path, monkeypatch):
     small.write_manifest(tmp_path / "net.toml")
     rng = np.random.default_rng(0)
     for number in range(12):
-        folder = tmp_path / "pictures" / ("red", "green")[number % 2]
+        folder = tmp_path / "photos" / ("red", "green")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         image = np.zeros((40, 50, 3), np.uint8)
         image[..., 2 - number % 2] = 200
@@ -43,12 +43,12 @@ def workshop(tmp_path, monkeypatch):
 
 def quantize(vision, *more, model="net.onnx"):
     manifest = ("--manifest", "net.toml") if model == "net.onnx" else ()
-    settings = ("--images", "pictures", "-o", "out.onnx", *manifest)
+    settings = ("--images", "photos", "-o", "out.onnx", *manifest)
     return vision("quantize", model, *settings, *more)
 
 
 def test_quantize_reports_accuracy_size_and_speed(vision, workshop):
-    outcome = quantize(vision, "--test", "pictures", "--method", "entropy")
+    outcome = quantize(vision, "--test", "photos", "--method", "entropy")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert any(line.startswith("top-1, %") for line in lines)
@@ -59,7 +59,7 @@ def test_quantize_reports_accuracy_size_and_speed(vision, workshop):
     assert vision("models", "info", "out.onnx").code == 0
 
 
-def test_quantize_warns_where_the_cpu_lacks_dot_products(vision, workshop, monkeypatch):
+def test_quantize_warns_if_the_cpu_lacks_dot_products(vision, workshop, monkeypatch):
     monkeypatch.setattr(processor, "_DOT_PRODUCTS", set())
     assert "warning: this CPU has no int8 dot product" in quantize(vision).err
     monkeypatch.setattr(processor, "has_int8_dot_products", lambda features: True)
@@ -67,11 +67,11 @@ def test_quantize_warns_where_the_cpu_lacks_dot_products(vision, workshop, monke
 
 
 def test_head_makes_a_classifier_that_runs(vision, workshop):
-    outcome = vision("head", "--images", "pictures", "-o", "mine.onnx")
+    outcome = vision("head", "--images", "photos", "-o", "mine.onnx")
     assert outcome.code == 0, outcome.err
     assert "top-1 100.0 % of 12 images" in outcome.out
     outcome = vision(
-        "run", "pictures/red", "--classifier", "mine.onnx", "--jsonl", "-", "--score", "0.01",
+        "run", "photos/red", "--classifier", "mine.onnx", "--jsonl", "-", "--score", "0.01",
         "--max-frames", "1", "--top", "1", "-q",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -138,7 +138,7 @@ def test_side_by_side_image_has_a_column_for_each_model(comparison):
 
 @pytest.fixture
 def browse(tmp_path_factory):
-    """Start a headless browser; gives its output.
+    """Start a headless browser; returns its output.
 
     A browser that crashes is started again, three times in all, because the page is not the cause.
     """
@@ -195,7 +195,7 @@ def test_models_without_a_common_task_get_the_table_of_what_they_can_do(vision, 
 def test_a_float_model_is_compared_with_its_int8_form(vision, workshop):
     assert quantize(vision).code == 0
     outcome = vision(
-        "compare", "pictures", "--models", "net.onnx", "out.onnx", "--manifest", "net.toml"
+        "compare", "photos", "--models", "net.onnx", "out.onnx", "--manifest", "net.toml"
     )
     assert outcome.code == 0, outcome.err
     rows = [line.split() for line in outcome.out.splitlines()]
@@ -228,8 +228,8 @@ BAD_IMAGES = {
     "damaged": (spoil_images, "images cannot be decoded"),
 }
 COMMANDS = {
-    "quantize": ("quantize", "net.onnx", "--manifest", "net.toml", "--images", "pictures"),
-    "head": ("head", "--images", "pictures"),
+    "quantize": ("quantize", "net.onnx", "--manifest", "net.toml", "--images", "photos"),
+    "head": ("head", "--images", "photos"),
 }
 
 
@@ -250,7 +250,7 @@ def refused(vision, *arguments):
 @pytest.mark.parametrize("name", BAD_IMAGES, ids=str)
 def test_bad_images_are_one_line_and_write_nothing(vision, workshop, command, name):
     spoil, message = BAD_IMAGES[name]
-    spoil(workshop / "pictures")
+    spoil(workshop / "photos")
     found = refused(vision, *COMMANDS[command], "-o", "out.onnx")
     assert message in found or "one sub-folder of images per class" in found
 
@@ -273,9 +273,9 @@ def test_files_that_are_not_models_are_one_line(vision, workshop, name, command)
         content = (SAMPLES / "cat.jpg").read_bytes()
     Path("bad.onnx").write_bytes(content)
     arguments = {
-        "quantize": ("quantize", "bad.onnx", "--images", "pictures", "-o", "out.onnx"),
-        "head": ("head", "--classifier", "bad.onnx", "--images", "pictures", "-o", "out.onnx"),
-        "compare": ("compare", "pictures", "--models", "mobilenetv2-int8", "bad.onnx"),
+        "quantize": ("quantize", "bad.onnx", "--images", "photos", "-o", "out.onnx"),
+        "head": ("head", "--classifier", "bad.onnx", "--images", "photos", "-o", "out.onnx"),
+        "compare": ("compare", "photos", "--models", "mobilenetv2-int8", "bad.onnx"),
     }[command]
     assert "bad.onnx" in refused(vision, *arguments)
 
@@ -294,17 +294,17 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize("name", BAD_ARGUMENTS, ids=str)
 def test_bad_arguments_of_quantize_are_one_line(vision, workshop, name):
     more, message = BAD_ARGUMENTS[name]
-    shutil.copytree(workshop / "pictures", workshop / "other")
+    shutil.copytree(workshop / "photos", workshop / "other")
     unknown_class(workshop / "other")
     found = refused(
-        vision, "quantize", "net.onnx", "--images", "pictures", "--manifest", "net.toml",
+        vision, "quantize", "net.onnx", "--images", "photos", "--manifest", "net.toml",
         "-o", "out.onnx", *more,
     )  # fmt: skip
     assert message in found
 
 
 def test_labels_beyond_the_classes_are_one_line(vision, workshop):
-    """Boxes of class 80, where the detector has 0 to 79."""
+    """Boxes of class 80; the detector has 0 to 79."""
     for part in ("images", "labels"):
         (workshop / "yolo" / part).mkdir(parents=True)
     shutil.copy(SAMPLES / "cat.jpg", workshop / "yolo/images/cat.jpg")
@@ -314,19 +314,19 @@ def test_labels_beyond_the_classes_are_one_line(vision, workshop):
 
 
 def test_one_class_is_too_few_for_a_head(vision, workshop):
-    one_class(workshop / "pictures")
-    found = refused(vision, "head", "--images", "pictures", "-o", "mine.onnx")
+    one_class(workshop / "photos")
+    found = refused(vision, "head", "--images", "photos", "-o", "mine.onnx")
     assert "two or more classes" in found
 
 
 def test_compare_needs_two_models_and_an_image(vision, workshop):
-    found = refused(vision, "compare", "pictures", "--models", "mobilenetv2-int8")
+    found = refused(vision, "compare", "photos", "--models", "mobilenetv2-int8")
     assert "expected two models or more" in found
     found = refused(
         vision, "compare", "nowhere.jpg", "--models", "mobilenetv2-int8", "yolov4-tiny-int8"
     )
     assert "nowhere.jpg: expected an image or a folder" in found
-    for more in ("pictures", "other.jpg"):
+    for more in ("photos", "other.jpg"):
         found = refused(
             vision, "compare", "a.jpg", "--models", "mobilenetv2-int8", "yolov4-tiny-int8", more
         )
@@ -338,7 +338,7 @@ def test_compare_needs_two_models_and_an_image(vision, workshop):
 
 TARGETS = {
     "model": (("-o", "other.jpg", "--html", "net.onnx"), "--html net.onnx: is a file of the input"),
-    "picture": (("-o", "pictures/a.jpg"), "--output pictures/a.jpg: is a file of the input"),
+    "image": (("-o", "photos/a.jpg"), "--output photos/a.jpg: is a file of the input"),
     "both in one": (("--html", "vision-compare.jpg"), "--html vision-compare.jpg: is the file of"),
     "no jpeg": (("-o", "a.png"), "expected a file name that ends in .jpg"),
     "no folder": (("-o", "none/a.jpg"), "there is no folder none"),
@@ -348,19 +348,19 @@ TARGETS = {
 @pytest.mark.parametrize("name", TARGETS, ids=str)
 def test_compare_never_overwrites_its_inputs(vision, workshop, name):
     arguments, message = TARGETS[name]
-    shutil.copy(SAMPLES / "cat.jpg", "pictures/a.jpg")
+    shutil.copy(SAMPLES / "cat.jpg", "photos/a.jpg")
     models = ("--models", "mobilenetv2-int8", "net.onnx", "--manifest", "net.toml")
-    assert message in refused(vision, "compare", "pictures", *models, *arguments)
+    assert message in refused(vision, "compare", "photos", *models, *arguments)
 
 
 def test_a_signal_during_quantization_leaves_no_files(start, workshop, tmp_path):
     """The network is large, so that the signal comes during the quantization."""
-    for path in sorted((workshop / "pictures").rglob("*.png")):
+    for path in sorted((workshop / "photos").rglob("*.png")):
         for copy in range(8):
             shutil.copy(path, path.with_name(f"{path.stem}-{copy}.png"))
     large = YoloV4Tiny(416, 80)
     save_model(build_yolov4_tiny(large), make_yolo_spec(large), workshop / "large.onnx")
-    process = start("quantize", "large.onnx", "--images", "pictures", "-o", "out.onnx")
+    process = start("quantize", "large.onnx", "--images", "photos", "-o", "out.onnx")
     before = {path.name for path in tmp_path.iterdir()}
     for line in process.stderr:
         if b"calibrating" in line:

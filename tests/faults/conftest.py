@@ -1,4 +1,4 @@
-"""What the tests of faults share."""
+"""Fixtures for the tests of faults."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def address(tmp_path):
-    """An address of this test's own."""
+    """An address that only this test uses."""
     return f"zmq+ipc://{tmp_path}/socket"

@@ -1,4 +1,4 @@
-"""Two network namespaces and a link between them that can be bad: loss, delay, a rate, or down.
+"""Two network namespaces and a link between them with loss, delay, a rate limit, or cut.
 
 The link is a veth pair with the kernel's netem. Where the kernel has none it is a pair of TUN
 devices with a thread between them that loses, delays and holds back packets by the same rules; the
@@ -24,7 +24,7 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN_WITHOUT_INFO = 0x0001 | 0x1000
 _MTU = 1500
 _CONGESTION = "net.ipv4.tcp_congestion_control"
-_QUEUE_S = 0.1  # so much waits at a link with a rate; further packets are dropped
+_QUEUE_S = 0.1  # bytes that wait at a link with a rate; further packets are dropped
 _numbers = itertools.count()
 
 
@@ -38,13 +38,13 @@ class Shape:
 
 
 class Unavailable(Exception):  # noqa: N818 - a reason to skip
-    """There are no namespaces or no devices to be had here."""
+    """Namespaces or devices are not available here."""
 
 
 def run(*arguments: object) -> None:
     """Run a command of iproute2.
 
-    Raises `Unavailable` where it is not installed or this user or kernel cannot do it.
+    Raises `Unavailable` if it is not installed, not permitted or not supported.
     """
     command = [str(argument) for argument in arguments]
     try:
@@ -56,7 +56,7 @@ def run(*arguments: object) -> None:
 
 
 def takes_loss_for_a_full_link(namespace: str) -> bool:
-    """Whether TCP there slows down at every loss, as all but BBR do (N. Cardwell et al., 2016)."""
+    """Whether TCP there slows down at every loss, as all but BBR (N. Cardwell et al., 2016)."""
     command = ["ip", "netns", "exec", namespace, "sysctl", "-n", _CONGESTION]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     return done.stdout.strip() != "bbr"
@@ -75,7 +75,7 @@ class Namespaces:
         run("ip", "netns", "add", name)
         self._names.append(name)
         run("ip", "-n", name, "link", "set", "lo", "up")
-        with contextlib.suppress(Unavailable):  # not every kernel has it, or lets us choose
+        with contextlib.suppress(Unavailable):  # not every kernel has it or permits the choice
             run("ip", "netns", "exec", name, "sysctl", "-qw", f"{_CONGESTION}=bbr")
         return name
 
@@ -115,11 +115,11 @@ class Link:
             run("ip", "-n", end, "link", "set", self._device, "mtu", _MTU, "up")
 
     def cut(self) -> None:
-        """Pull the cable: nothing gets through, and neither end is told."""
+        """Pull the cable: nothing gets through, and neither end is notified."""
         self._set(CUT)
 
     def restore(self) -> None:
-        """Put it back."""
+        """Plug the cable in again."""
         self._set(self._shape)
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ def _tun(name: str) -> int:
 
 
 class Relay:
-    """Passes packets between two TUN devices by the rules of a shape; a thread of its own."""
+    """Passes packets between two TUN devices by the rules of a shape, in its own thread."""
 
     def __init__(self, files: list[int], shape: Shape) -> None:
         self.shape = shape

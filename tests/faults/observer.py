@@ -1,4 +1,4 @@
-"""Reads the messages of one hop beside the processes, and checks their numbers."""
+"""Reads the messages of one hop and checks their numbers."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S)
 
 
 def happens(condition: Callable[[], Any], timeout_s: float) -> Any:
-    """The value of the condition once that is true or the time is over."""
+    """The value of the condition once that is true or the time has passed."""
     deadline = time.monotonic() + timeout_s
     while True:
         is_over = time.monotonic() >= deadline  # read before the condition

@@ -1,6 +1,6 @@
-"""The far end of a bad link: `receiver.py ADDRESS` says one JSON object for each frame it gets.
+"""The far end of a bad link: `receiver.py ADDRESS` prints one JSON object for each frame.
 
-It says what a viewer knows: the number, the age and how far the age may be off, and at the end,
+It prints the number, the age and the error of the age, and at the end,
 when its standard input ends, the counts.
 """
 

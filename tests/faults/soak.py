@@ -3,8 +3,8 @@
 `python -m tests.faults.soak [--minutes 60] [--seed 1] [--size 640x360]` runs it for longer. The
 other processes must continue: with fresh results, constant memory, and results again within
 `RECOVERY_S` of the return of the killed one. An observer in this process reads both hops. At the
-end all processes start once more and end in order; then every hop's counts must be equal. The list
-of what is retried is in `processes`.
+end all processes start once more and end in order; then every hop's counts must be equal.
+`processes` lists what is retried.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Soak:
         self.running: dict[str, Command] = {}
         self.frames, self.results = Ledger(), Ledger()
         self.recoveries_s: list[float] = []
-        self.late_s: list[float] = []  # those that were tried again
+        self.late_s: list[float] = []  # those that were retried
         self.kills = 0
 
     # --- the processes ------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Soak:
             Observer(self._frames_at, self.frames.check),
             Observer(self._results_at, self.results.check, frames=False, results=True),
         ]
-        for name in ("viewer", "survivor", "detector", "camera"):  # the wrong way round
+        for name in ("viewer", "survivor", "detector", "camera"):  # in reverse order
             self.start(name)
         self._await_recovery(["camera", "detector", "viewer"])
         begin = time.monotonic()
@@ -123,12 +123,12 @@ class Soak:
             observer.close()
 
     def _recovery_s(self, victims: list[str]) -> float:
-        """How long results take to come after a kill, where nobody else uses the processors."""
+        """Seconds until results come after a kill, scaled to an idle machine."""
         took_s = self._kill_and_restart(victims)
         return took_s if took_s < RECOVERY_S else took_s / self._crowding()
 
     def _kill_and_restart(self, victims: list[str]) -> float:
-        """Kill and start them; how long results took to come, once all were back."""
+        """Kill and restart them; the seconds until results came, once all were back."""
         for name in victims:
             self._kill(name)
         for name in victims:
@@ -146,7 +146,7 @@ class Soak:
         self.kills += 1
 
     def _crowding(self) -> float:
-        """What others than these processes make of a second; see `crowding`."""
+        """How much slower other processes make this machine; see `crowding`."""
         processes = [command.process for command in self.running.values()]
         for process in processes:
             process.send_signal(signal.SIGSTOP)
@@ -170,10 +170,10 @@ class Soak:
         return took_s
 
     def stop_viewer(self, seconds: float) -> tuple[list[float], list[float]]:
-        """SIGSTOP the viewer for so long.
+        """Stop the viewer (SIGSTOP) for `seconds`.
 
-        Gives how many results a second came to the others shortly before, meanwhile and shortly
-        afterwards, and the ages in ms of the first that the viewer had afterwards.
+        Returns the results per second at the others shortly before, meanwhile and shortly
+        afterwards, and the ages in ms of the first that the viewer shows afterwards.
         """
         for name in ("viewer", "survivor", "detector", "camera"):
             self.start(name)
@@ -184,7 +184,7 @@ class Soak:
         meanwhile: list[dict[str, Any]] = []
 
         def rate_for(span_s: float) -> float:
-            """How many results a second come to the survivor; noted in `meanwhile`."""
+            """The results per second at the survivor; they are stored in `meanwhile`."""
             had, since_s = len(self._shown("survivor")), time.monotonic()
             time.sleep(span_s)
             span_s = time.monotonic() - since_s
@@ -217,7 +217,7 @@ class Soak:
     # --- what must hold -----------------------------------------------------------------------
 
     def growth_mb(self) -> float:
-        """The most that any process grew by once it had settled; 0 where none lived so long."""
+        """The largest growth of a process after it had settled; 0 if none lived that long."""
         return max((max(rss) - rss[0] for rss in self._memory.values()), default=0.0)
 
     def check(self) -> None:
@@ -235,7 +235,7 @@ class Soak:
         ages_ms = [line["age_ms"] for line in shown]
         assert how_many_above(STALE_MS * times, ages_ms) <= IN_HAND, (max(ages_ms), times)
         assert len({line["stamp_ns"] for line in shown}) == len(shown)
-        assert len(shown) > 0.8 * self.results.seen  # it was there all the time, as we were
+        assert len(shown) > 0.8 * self.results.seen  # it ran all the time, as the observers did
 
     def _shown(self, name: str) -> list[dict[str, Any]]:
         return last_lines(self.file(name, "jsonl"), 1 << 30)
@@ -258,7 +258,7 @@ class Soak:
         check_hop(detector, viewer, "result/scene")
 
     def _end(self, name: str) -> dict[str, Any]:
-        """End a process in order; its figures."""
+        """End a process in order; returns its statistics."""
         assert self.running[name].end() == 0, self.running[name].said
         return json_of(self.file(name, "json"))
 
@@ -275,7 +275,7 @@ class Soak:
             f"{self.results.seen} results of {len(self.results.news)} detectors; age p50 "
             f"{percentile(self.results.ages_ms, 50):.0f} ms, p99 "
             f"{percentile(self.results.ages_ms, 99):.0f}, max {max(self.results.ages_ms):.0f}; "
-            f"back within {max(self.recoveries_s):.2f} s, {len(self.late_s)} tried again; "
+            f"back within {max(self.recoveries_s):.2f} s, {len(self.late_s)} retried; "
             f"memory grew by {self.growth_mb():.1f} MB"
         )
 

@@ -18,7 +18,7 @@ FPS = 30
 PORT = 5555
 OUTAGE_S = 5.0
 RECOVERY_S = 2.0
-MUCH_LOSS = 0.05  # with so much, ages are BBR's doing: others stand still for seconds
+MUCH_LOSS = 0.05  # then only BBR keeps ages low: other TCP stalls for seconds
 SHAPES = {
     "good": Shape(),
     "loss-1%": Shape(loss=0.01),
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 class Viewer:
-    """A receiver at the far end of a link, and what it has said."""
+    """A receiver at the far end of a link, and its output."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -94,13 +94,13 @@ class Scenario:
             self.stack = self.stack.pop_all()
 
     def await_all(self):
-        """Wait until everybody sees fresh frames; when that was."""
+        """Wait until every viewer gets fresh frames; returns the time."""
         for name, viewer in self.viewers.items():
             wait_for(lambda viewer=viewer: len(viewer.frames) > 10, f"ten frames over {name}")
         return time.monotonic()
 
     def end(self):
-        """End all in order, from the source on."""
+        """End all in order, the source first."""
         assert self.camera.end() == 0
         for viewer in self.viewers.values():
             viewer.end()
@@ -137,7 +137,7 @@ def report(capsys, name, viewer, since_s):
 
 
 def tried(attempt):
-    """Retry a link on which results come too late or too old; a fault of ours fails each time."""
+    """Retry if results come too late or too old; a real fault fails every time."""
     for _ in range(TRIES):
         complaints = attempt()
         if not complaints:
@@ -172,7 +172,7 @@ def test_bad_links_lose_frames_but_stay_fresh_and_affect_no_other(scenario, caps
             hold = {
                 "back soon": back_s < RECOVERY_S,
                 "fresh when back": max(cut.ages_ms(restored_s)) < 1000,
-                "nobody else held up": len(good.ages_ms(begin_s)) > 0.8 * FPS * seconds,
+                "others unaffected": len(good.ages_ms(begin_s)) > 0.8 * FPS * seconds,
                 **{name: are_fresh(scene, name, begin_s) for name in scene.viewers},
             }
             return [what for what, holds in hold.items() if not holds]
@@ -181,11 +181,11 @@ def test_bad_links_lose_frames_but_stay_fresh_and_affect_no_other(scenario, caps
 
 
 def check_what_came(name, viewer):
-    """What holds however slow the machine is."""
+    """Check what holds on a machine of any speed."""
     delay_ms = SHAPES[name].delay_ms
     known = [frame for frame in viewer.frames if frame["offset_ms"] is not None]
     for frame in known:
-        # Both ends have the same clock in truth, so that the estimate can be judged.
+        # Both ends have the same clock, so that the estimate can be checked.
         assert abs(frame["offset_ms"]) <= frame["error_ms"], name
         assert delay_ms <= frame["error_ms"], name
     assert known[-1]["error_ms"] < 1000 + delay_ms, name

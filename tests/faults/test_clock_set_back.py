@@ -18,7 +18,7 @@ LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfa
 
 
 class Clock:
-    """What time it is for the processes that have its `env`."""
+    """The time of the processes that have its `env`."""
 
     def __init__(self, library, file):
         self._file = file
@@ -38,7 +38,7 @@ class Clock:
 
 @pytest.fixture
 def clock(tmp_path):
-    """Sets the wall clock of the processes that have its environment; the monotonic one runs on."""
+    """Sets the wall clock of the processes that have its environment; not the monotonic one."""
     libraries = [found for pattern in LIBRARIES for found in glob.glob(pattern)]
     if not libraries:
         pytest.skip("needs libfaketime; on Debian: apt install libfaketime")
@@ -59,7 +59,7 @@ def test_a_clock_that_is_set_back_stops_nothing_and_ages_stay_valid(clock, tmp_p
     }
 
     def set_back_to(offset_s):
-        """The seconds until a result by the new time comes; more of them must follow."""
+        """The seconds until a result with the new time comes; more must follow."""
         clock.set(offset_s)
         start_s = time.monotonic()
         limit_ns = time.time_ns() + (offset_s + HOUR_S // 2) * 10**9
@@ -91,7 +91,7 @@ def test_a_clock_that_is_set_back_stops_nothing_and_ages_stay_valid(clock, tmp_p
 
 
 def lines_at(path, is_wanted):
-    """The lines of a file of results whose stamps are as wanted."""
+    """The lines of a file of results whose stamps are wanted."""
     return [line for line in last_lines(path, 1 << 24) if is_wanted(line["stamp_ns"])]
 
 

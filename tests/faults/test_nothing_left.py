@@ -26,7 +26,7 @@ SCENE = "scene:?size=640x360"  # 0.7 MB raw, 5.5 MB the ring
 
 
 def privately(script):
-    """What goes before a command so that it sees mounts of its own, made by a script."""
+    """The prefix that runs a command in a mount namespace of its own, set up by a script."""
     prefix = ["unshare", "-m", "sh", "-ec", f'{script}; exec "$@"', "sh"]
     try:
         done = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def privately(script):
 
 
 def inside(command, *arguments):
-    """Run something with the mounts of a command."""
+    """Run a program in the mount namespace of a command."""
     subprocess.run(
         ["nsenter", "-m", "-t", str(command.process.pid), *map(str, arguments)],
         check=False,
@@ -64,7 +64,7 @@ def start(tmp_path):
 
 
 def await_failure(command):
-    """Its one line of error, from a process that ended by itself as it should."""
+    """The single error line of a process that has ended by itself."""
     status = command.await_end()
     assert "Traceback" not in command.said
     errors = [line for line in command.lines if line.startswith("vision: error:")]
@@ -193,10 +193,10 @@ def test_too_few_file_descriptors_are_one_line_and_never_an_abort(address, tmp_p
 
 @contextlib.contextmanager
 def crowd(camera, address, left):
-    """A subscriber, and twenty newcomers at a camera that may open so many files more.
+    """A subscriber, and twenty further ones at a camera that may open `left` more files.
 
-    The next comes when the camera goes on sending, for whoever comes while it stands is let in by
-    libzmq, which does not look whether there is room.
+    Each connects once the camera sends again: while it does not, libzmq accepts connections
+    without a check for free descriptors.
     """
     pid = camera.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -218,7 +218,7 @@ def crowd(camera, address, left):
 
 
 def goes_on(camera, subscriber, since_ns):
-    """Whether the camera has ended, or sent a frame that it took later."""
+    """Whether the camera has ended, or sent a frame captured after `since_ns`."""
     received = subscriber.receive(0.1)
     newer = received is not None and received.header.stamp_ns > since_ns
     return newer or not camera.is_alive

@@ -29,7 +29,7 @@ def make_result(
     detections = Detections(
         boxes, scores, noise.integers(0, len(LABELS), count).astype(np.int32), LABELS
     )
-    finer = Classifications(
+    classes = Classifications(
         noise.integers(0, len(FINER), (count, 2)).astype(np.int32),
         noise.uniform(0, 1, (count, 2)).astype(np.float32),
         FINER,
@@ -37,9 +37,9 @@ def make_result(
     if image is None:
         image = noise.integers(100, 140, (size[1], size[0], 3), np.uint8)
     frame = Frame(image, stamp_ns, seq, "front")
-    finer_or_none = finer if classify else None
+    chosen = classes if classify else None
     header = Header("front", seq, stamp_ns, *size)
-    return Result(header, detections, finer_or_none, {"detect": 7_000_000}, frame)
+    return Result(header, detections, chosen, {"detect": 7_000_000}, frame)
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ def test_figures_are_written_whole_and_nothing_is_left_beside_them(tmp_path: Pat
     assert os.listdir(tmp_path) == ["stats.json"]
 
 
-def test_folder_that_went_away_is_an_output_error(tmp_path: Path) -> None:
+def test_removed_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"stats\.json: cannot be written: No such file"):
         write_stats(tmp_path / "gone" / "stats.json", {})
 
 
-def test_failure_leaves_the_old_figures_and_no_rubbish(tmp_path: Path) -> None:
+def test_failure_leaves_the_old_figures_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "stats.json"
     path.mkdir()
     with pytest.raises(OutputError):

@@ -31,10 +31,10 @@ def test_line_has_the_documented_form_to_the_letter() -> None:
         LABELS,
         np.array([3], np.int64),
     )
-    finer = Classifications(
+    classes = Classifications(
         np.array([[0, 1]], np.int32), np.array([[0.61236, 0.2]], np.float32), FINER
     )
-    result = Result(Header("front", 5, 1_700_000_000_000_000_000, 640, 480), detections, finer)
+    result = Result(Header("front", 5, 1_700_000_000_000_000_000, 640, 480), detections, classes)
     line = result_to_dict(result, now_ns=1_700_000_000_012_345_678)
     assert json.dumps(line) == (
         '{"camera": "front", "seq": 5, "stamp_ns": 1700000000000000000, "width": 640, '
@@ -134,7 +134,7 @@ def test_reader_of_a_pipe_that_leaves_is_a_clean_stop() -> None:
     assert process.wait(60) == 0
 
 
-def test_disk_that_takes_no_more_is_an_output_error(tmp_path: Path) -> None:
+def test_full_disk_is_an_output_error(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     output = JsonLines("/dev/full")

@@ -150,7 +150,7 @@ def test_a_clock_that_is_set_back_does_not_end_the_recording(
     assert "set back by 3600 s" in caplog.text
 
 
-def test_an_older_recording_lives_until_the_new_one_can_be_read(tmp_path: Path) -> None:
+def test_an_older_recording_is_kept_until_the_new_one_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"older")
     output = VideoFile(path)
@@ -251,7 +251,7 @@ def test_full_disk_ends_the_recording_so_that_it_can_be_read(
     assert read_back(path)[0][:6] == [0, 1, 2, 3, 4, 5]
 
 
-def test_recording_that_was_taken_away_is_an_error_at_the_end(tmp_path: Path) -> None:
+def test_removed_recording_is_an_error_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     output = VideoFile(path)
     output.write(grey(0))
@@ -268,7 +268,7 @@ def test_result_without_its_image_cannot_be_recorded(tmp_path: Path) -> None:
         VideoFile(tmp_path / "out.mp4").write(Result(full.header, full.detections))
 
 
-def test_opencv_says_nothing_of_the_codecs_that_it_lacks(
+def test_opencv_does_not_log_missing_codecs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = VideoFile(tmp_path / "out.mp4")

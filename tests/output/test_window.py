@@ -1,4 +1,4 @@
-"""The window: on a real X server where there is one, its keys, and machines without a screen."""
+"""The window: on a real X server if there is one, its keys, and machines without a screen."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_close_from_another_thread_ends_a_pause(monkeypatch: pytest.MonkeyPatch)
 
 
 class Screen:
-    """Stands for the screen: presses `keys` one after the other ('.' none, 'X' closes)."""
+    """Replaces the screen: presses `keys` one after the other ('.' none, 'X' closes)."""
 
     def __init__(self, keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self._keys = iter(keys)
@@ -185,7 +185,7 @@ def test_window_on_a_real_screen_ends_at_q(x_server: str) -> None:
     assert shown.stdout is not None
     assert shown.stdout.readline() == "open\n"
     press = ["xdotool", "search", "--name", "^real$", "key", "--window", "%1", "q"]
-    for _ in range(60):  # a window that is not quite there yet hears no key
+    for _ in range(60):  # a window that is not open yet gets no keys
         subprocess.run(press, env=environment, check=False, timeout=60, stderr=subprocess.DEVNULL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             shown.wait(1)

@@ -190,7 +190,7 @@ def by_letter(item):
     return item[0]
 
 
-def test_the_newest_of_each_kind_waits_and_gives_the_older_one_back():
+def test_the_newest_of_each_kind_waits_and_the_older_one_is_returned():
     box = NewestOfEach(by_letter)
     assert [box.put(item) for item in ("a1", "b1", "a2", "a3")] == [None, None, "a1", "a2"]
     assert [box.get(), box.get()] == ["a3", "b1"]

@@ -107,7 +107,7 @@ def test_a_result_that_the_outbox_refuses_is_dropped_and_counted():
     bench.stage.start()
     bench.inbox.put("unlucky")
     assert in_work.wait(WAIT_S)
-    bench.outbox.cancel()  # the consumer dies while the work is being done
+    bench.outbox.cancel()  # the consumer ends while the work is being done
     go_on.set()
     assert bench.stage.join(time.monotonic() + WAIT_S) == []
     assert bench.dropped == ["unlucky"]

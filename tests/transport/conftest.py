@@ -15,7 +15,7 @@ WAIT_S = 30.0
 
 @pytest.fixture
 def address(tmp_path):
-    """An address of this test's own."""
+    """An address that only this test uses."""
     return f"zmq+ipc://{tmp_path}/socket"
 
 
@@ -29,7 +29,7 @@ def writer():
 
 @pytest.fixture(scope="session")
 def await_true():
-    """Waits for a condition that other threads or processes bring about; gives its value."""
+    """Waits for a condition that other threads or processes fulfil; returns its value."""
 
     def wait(condition):
         deadline = time.monotonic() + WAIT_S
@@ -43,9 +43,9 @@ def await_true():
 
 @pytest.fixture(scope="session")
 def exchanged(await_true):
-    """Sends a frame again and again until the receiver gets the newest; what it got.
+    """Sends a frame repeatedly until the receiver gets the newest, which is returned.
 
-    So nothing of it is left on the way that could be taken for what is sent next.
+    So no earlier message is in flight that could be mistaken for the next one.
     """
 
     def exchange(sender, receiver, frame=None):
@@ -58,7 +58,7 @@ def exchanged(await_true):
                 newest = sender.counts[topic]["sent"] - 1
                 if received.item.camera == frame.camera and received.header.count == newest:
                     return received
-            return None  # also where nobody was there: so a newcomer is met
+            return None  # also without a subscriber, to wait until one connects
 
         return await_true(attempt)
 

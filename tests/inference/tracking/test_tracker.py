@@ -122,7 +122,7 @@ def one_of(class_id: int, score: float, x: float = 100.0) -> Detections:
     )
 
 
-def test_an_object_keeps_one_class_where_the_detector_wavers():
+def test_an_object_keeps_one_class_when_the_detector_wavers():
     tracker, classes = Tracker(), []
     for number in range(60):
         found = one_of(2, 0.5) if number % 2 else one_of(1, 0.6)

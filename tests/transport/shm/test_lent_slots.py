@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 SHAPE = (48, 64, 3)
 
 
-def picture(value):
+def filled(value):
     return np.full(SHAPE, value, np.uint8)
 
 
@@ -38,22 +38,22 @@ def test_lent_memory_is_not_written_over_while_anything_refers_to_it(writer):
     writer.write(drawn)
     del drawn
     for value in range(20):
-        writer.write(picture(value))
+        writer.write(filled(value))
     assert (corner == 7).all()
     del corner
     gc.collect()
-    assert len({writer.write(picture(1)).slot for _ in range(writer.slots)}) == writer.slots
+    assert len({writer.write(filled(1)).slot for _ in range(writer.slots)}) == writer.slots
 
 
 def test_readers_do_not_see_an_image_being_drawn(writer):
-    first = [writer.write(picture(value)) for value in range(writer.slots)]
+    first = [writer.write(filled(value)) for value in range(writer.slots)]
     drawn = writer.lend(*SHAPE[:2])
     with pytest.raises(Gone):
         RingReader(writer.ring).read(first[0], SHAPE)
     del drawn  # never sent
     gc.collect()
-    assert writer.write(picture(1)).slot == 1
-    assert {writer.write(picture(1)).slot for _ in range(4)} == {0, 1, 2, 3}
+    assert writer.write(filled(1)).slot == 1
+    assert {writer.write(filled(1)).slot for _ in range(4)} == {0, 1, 2, 3}
 
 
 def test_a_part_of_lent_memory_is_sent_as_it_is(writer):

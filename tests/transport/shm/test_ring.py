@@ -29,7 +29,7 @@ SHAPE = (48, 64, 3)
 WAIT_S = 20
 
 
-def picture(value):
+def filled(value):
     return np.full(SHAPE, value, np.uint8)
 
 
@@ -61,34 +61,34 @@ def test_a_slice_of_an_image_is_written_whole(writer):
 
 def test_a_late_reader_gets_gone(writer):
     reader = RingReader(writer.ring)
-    first = writer.write(picture(0))
+    first = writer.write(filled(0))
     for value in range(1, writer.slots + 1):
-        writer.write(picture(value))
+        writer.write(filled(value))
     with pytest.raises(Gone):
         reader.read(first, SHAPE)
 
 
 def test_an_image_in_use_is_never_overwritten(writer):
     reader = RingReader(writer.ring)
-    held = reader.read(writer.write(picture(7)), SHAPE)
+    held = reader.read(writer.write(filled(7)), SHAPE)
     for value in range(20):
-        writer.write(picture(value))
+        writer.write(filled(value))
     assert (held == 7).all()
 
 
 def test_a_view_of_a_view_holds_its_slot(writer):
     reader = RingReader(writer.ring)
-    corner = reader.read(writer.write(picture(7)), SHAPE)[:10][:, :10]
+    corner = reader.read(writer.write(filled(7)), SHAPE)[:10][:, :10]
     gc.collect()
     for value in range(20):
-        writer.write(picture(value))
+        writer.write(filled(value))
     assert (corner == 7).all()
 
 
 def test_a_released_image_frees_its_slot(writer):
     reader = RingReader(writer.ring)
     for value in range(3 * writer.slots):
-        image = reader.read(writer.write(picture(value)), SHAPE)
+        image = reader.read(writer.write(filled(value)), SHAPE)
         assert np.shares_memory(image, reader._bytes)
         del image
     assert len(reader._unused) == MAX_LEASES
@@ -97,7 +97,7 @@ def test_a_released_image_frees_its_slot(writer):
 def test_a_reader_may_hold_any_number_of_images():
     ring = RingWriter(int(np.prod(SHAPE)), slots=MAX_LEASES + 2)
     reader = RingReader(ring.ring)
-    held = [reader.read(ring.write(picture(value)), SHAPE) for value in range(30)]
+    held = [reader.read(ring.write(filled(value)), SHAPE) for value in range(30)]
     ring.close()
     for value, image in enumerate(held):
         assert (image == value).all()
@@ -105,26 +105,26 @@ def test_a_reader_may_hold_any_number_of_images():
 
 def test_the_same_reference_read_twice_holds_until_both_are_dropped(writer):
     reader = RingReader(writer.ring)
-    reference = writer.write(picture(7))
+    reference = writer.write(filled(7))
     first, second = (reader.read(reference, SHAPE) for _ in range(2))
     del first
     for value in range(20):
-        writer.write(picture(value))
+        writer.write(filled(value))
     assert (second == 7).all()
 
 
 def test_a_ring_with_all_slots_in_use_raises(writer):
     readers = [RingReader(writer.ring) for _ in range(writer.slots)]
-    held = [r.read(writer.write(picture(i)), SHAPE) for i, r in enumerate(readers)]
+    held = [r.read(writer.write(filled(i)), SHAPE) for i, r in enumerate(readers)]
     with pytest.raises(NoFreeSlot):
-        writer.write(picture(9))
+        writer.write(filled(9))
     del held[0]
-    writer.write(picture(9))
+    writer.write(filled(9))
 
 
 def test_images_outlive_the_ring_and_its_reader():
     ring = RingWriter(int(np.prod(SHAPE)))
-    image = RingReader(ring.ring).read(ring.write(picture(7)), SHAPE)
+    image = RingReader(ring.ring).read(ring.write(filled(7)), SHAPE)
     ring.close()
     del ring
     gc.collect()
@@ -132,10 +132,10 @@ def test_images_outlive_the_ring_and_its_reader():
 
 
 def test_readers_open_and_close_without_leaking_files(writer):
-    gc.collect()  # what other tests have left
+    gc.collect()  # left by other tests
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        RingReader(writer.ring).read(writer.write(picture(1)), SHAPE)
+        RingReader(writer.ring).read(writer.write(filled(1)), SHAPE)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -174,7 +174,7 @@ def test_only_the_owner_may_open_a_ring(writer):
     ids=str,
 )
 def test_a_reference_to_nothing_is_gone(writer, reference):
-    writer.write(picture(1))
+    writer.write(filled(1))
     with pytest.raises(Gone):
         RingReader(writer.ring).read(SharedReference(ring=writer.ring, **reference), SHAPE)
 
@@ -187,11 +187,11 @@ def test_an_unfinished_copy_does_not_affect_other_slots(writer):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        writer.write(picture(1), tell)
+        writer.write(filled(1), tell)
     reader = RingReader(writer.ring)
     with pytest.raises(Gone):
         reader.read(told[0], SHAPE)
-    references = [writer.write(picture(value)) for value in range(2, 2 + writer.slots)]
+    references = [writer.write(filled(value)) for value in range(2, 2 + writer.slots)]
     assert {reference.slot for reference in references} == set(range(writer.slots))
     for value, reference in enumerate(references, 2):
         assert (reader.read(reference, SHAPE) == value).all()
@@ -222,7 +222,7 @@ def test_a_reader_notified_early_waits_for_the_image(writer, monkeypatch):
 
 
 def test_an_image_larger_than_its_slot_is_gone(writer):
-    reference = writer.write(picture(1))
+    reference = writer.write(filled(1))
     with pytest.raises(Gone, match="bytes"):
         RingReader(writer.ring).read(reference, (32_768, 32_768, 3))
 
@@ -265,7 +265,7 @@ def test_a_full_shm_is_an_error_with_the_sizes():
 
 @pytest.fixture
 def files_left():
-    """Lets this process open only so many files more."""
+    """Limits the further files that this process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []
 
@@ -285,7 +285,7 @@ def files_left():
 
 @pytest.mark.parametrize("count", range(MAX_LEASES + 2))
 def test_too_few_file_descriptors_put_a_ring_out_of_reach(writer, files_left, count):
-    reference = writer.write(picture(1))
+    reference = writer.write(filled(1))
     files_left(count)
     with pytest.raises(OutOfReach, match="Too many open files"):
         RingReader(writer.ring)
@@ -323,7 +323,7 @@ def test_images_may_be_released_in_any_thread(writer):
         thread.start()
     for value in range(600):
         with contextlib.suppress(NoFreeSlot):
-            item = reader.read(writer.write(picture(value % 251)), SHAPE), value % 251
+            item = reader.read(writer.write(filled(value % 251)), SHAPE), value % 251
             with lock:
                 todo.append(item)
                 lock.notify()

@@ -28,7 +28,7 @@ SHAPE = (48, 64, 3)
 WAIT_S = 20
 
 
-def picture(value):
+def filled(value):
     return np.full(SHAPE, value, np.uint8)
 
 
@@ -94,24 +94,24 @@ held = reader.read(SharedReference(ring={ring!r}, slot={slot}, generation=2), (4
 
 
 def test_a_killed_reader_releases_its_slots(writer):
-    references = [writer.write(picture(value)) for value in range(writer.slots)]
+    references = [writer.write(filled(value)) for value in range(writer.slots)]
     with contextlib.ExitStack() as stack:
         readers = [
             stack.enter_context(running(READ.format(ring=writer.ring, slot=reference.slot)))[0]
             for reference in references
         ]
         with pytest.raises(NoFreeSlot):
-            writer.write(picture(9))
+            writer.write(filled(9))
         readers[2].send_signal(signal.SIGKILL)
         readers[2].wait(WAIT_S)
-        assert writer.write(picture(9)).slot == 2
+        assert writer.write(filled(9)).slot == 2
 
 
-def write_for(pipe, pictures, *, is_early):
+def write_for(pipe, count, *, is_early):
     ring = RingWriter(640 * 480 * 3, slots=3)
     pipe.send(ring.ring)
     image = np.empty((480, 640, 3), np.uint8)
-    for value in range(pictures):
+    for value in range(count):
         image[:] = value % 251
 
         def tell(reference, value=value):

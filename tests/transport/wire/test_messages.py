@@ -70,12 +70,12 @@ def result(n=2, top=3, seed=0):
         [f"thing {i}" for i in range(80)],
         random.integers(-1, 2**40, n),
     )
-    finer = None
+    named = None
     if top is not None:
         ids, scores = random.integers(0, 1000, (n, top), np.int32), random.random((n, top))
-        finer = Classifications(ids, scores.astype(np.float32), [f"kind {i}" for i in range(1000)])
+        named = Classifications(ids, scores.astype(np.float32), [f"kind {i}" for i in range(1000)])
     times = {"detect": 1_500_000, "classify": 20}
-    return Result(Header("front", 9, 77, 64, 64), detections, finer, times)
+    return Result(Header("front", 9, 77, 64, 64), detections, named, times)
 
 
 def result_parts(given_result):

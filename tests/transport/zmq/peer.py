@@ -1,9 +1,9 @@
 """The other process of a test: publishes or receives until its standard input ends.
 
 `peer.py publish ADDRESS KIND FPS CAMERA...`, `peer.py receive ADDRESS [DOZE_S]`, or
-`peer.py member ADDRESS GROUP WORK_S`. It says one JSON object a line on standard output: as a
-receiver or member one for each frame, and always the counts at the end. A publisher that is told
-anything goes on with a single frame for each line that it is told.
+`peer.py member ADDRESS GROUP WORK_S`. It prints one JSON object per line: a receiver or member
+one for each frame, and all of them the counts at the end. A publisher sends one more frame for
+each line that it reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.transport import Publisher, Subscriber
 from pipeline.types import Frame
 
 SHAPE = (480, 640, 3)
-LAST = 10**6  # the number of the first frame that it is told to send
+LAST = 10**6  # the number of the first frame that it sends on request
 
 
 def say(**fields):
@@ -28,7 +28,7 @@ def say(**fields):
 
 
 class StopWatch:
-    """Tells how long something took without the time that the whole process stood still."""
+    """Measures how long an action took, without the time for which the process was stopped."""
 
     TICK_S = 0.02
 
@@ -49,7 +49,7 @@ class StopWatch:
         action()
         took_s = time.monotonic() - start_s
         if took_s > 10 * self.TICK_S:
-            time.sleep(5 * self.TICK_S)  # for the other thread to notice, too
+            time.sleep(5 * self.TICK_S)  # so that the other thread has measured a stop
             took_s -= self._stood_s - stood_s
         return took_s
 
@@ -84,7 +84,7 @@ def publish(address, kind, fps, *cameras):
 def receive(address, doze_s="0"):
     with Subscriber(address, streams=4) as subscriber:
         say(ready=True)
-        if float(doze_s):  # between the first message and the next, with the queue running full
+        if float(doze_s):  # after the first message, so that the queue fills
             while subscriber.receive(1) is None:
                 pass
             say(dozing=True)

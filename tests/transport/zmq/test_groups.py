@@ -23,7 +23,7 @@ def frame(seq):
 class Detectors:
     """Members of a group, each in a thread: they read a frame, work, and publish a result.
 
-    Work is so many seconds, or what is called with an event that says that all is to end.
+    Work is a number of seconds, or a function that is called with the event that ends all.
     """
 
     def __init__(self, address, results_address, works):
@@ -80,7 +80,7 @@ def publish_until(publisher, condition, fps=100):
 
 def test_members_share_the_frames_and_each_frame_goes_to_one(address, detectors):
     def work_long(stop):
-        """Until each of the others has had four frames more."""
+        """Wait until each other member has received four more frames."""
         quick = [len(seen) + 4 for seen in group.seen[:2]]
         while not stop.wait(0.01):
             if all(len(seen) >= n for seen, n in zip(group.seen, quick, strict=False)):
@@ -93,8 +93,8 @@ def test_members_share_the_frames_and_each_frame_goes_to_one(address, detectors)
         counts = publisher.counts["turn/fleet/frame/front"]
     seen = sorted(seq for one in group.seen for seq in one)
     assert len(seen) == len(set(seen))
-    assert min(map(len, group.seen[:2])) >= 12  # who is quicker gets more
-    assert len(seen) <= counts["sent"] <= len(seen) + 3  # at most one on the way to each
+    assert min(map(len, group.seen[:2])) >= 12  # a faster member gets more
+    assert len(seen) <= counts["sent"] <= len(seen) + 3  # at most one in flight to each
 
 
 def test_results_of_a_group_are_seen_in_order(address, detectors):
@@ -141,7 +141,7 @@ def test_subscribers_beside_a_group_get_every_frame(address):
                 pass
             assert received.item.seq == seq
             lost.append(viewer.counts["frame/front"]["lost"])
-        assert len(set(lost)) == 1  # what is overtaken on another way counts before the first
+        assert len(set(lost)) == 1  # a message that is overtaken counts before the first
 
 
 def test_frames_that_only_a_group_wants_are_not_counted_as_unwanted(address, await_true):

@@ -1,4 +1,4 @@
-"""Keys in files, and who is let in with them."""
+"""Keys in files, and which peers they admit."""
 
 from __future__ import annotations
 

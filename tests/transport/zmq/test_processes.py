@@ -1,4 +1,4 @@
-"""Real processes that start in any order, are killed, stopped, and started again."""
+"""Real processes that start in any order, are killed, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ["raw", "jpeg"] + (["shm"] if ring_file.is_available() else [])
 
 
 class Peer:
-    """Another process; a thread reads what it says, so that nobody is held up by a full pipe."""
+    """Another process; a thread reads its output, so that a full pipe does not block it."""
 
     def __init__(self, *arguments):
         self.process = subprocess.Popen(
@@ -50,7 +50,7 @@ class Peer:
             self._said.put(said)
 
     def frames(self):
-        """How many frames it has said to have had, once it has ended."""
+        """The number of frames that it reported, once it has ended."""
         self._listener.join(WAIT_S)
         return self._frames
 
@@ -58,13 +58,13 @@ class Peer:
         return self._said.get(timeout=wait_s)
 
     def forget(self):
-        """Drop what it has said so far."""
+        """Discard its output so far."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._said.get_nowait()
 
     def until(self, condition):
-        """The first thing it says from now on that meets the condition."""
+        """Its first further line that meets the condition."""
         deadline = time.monotonic() + WAIT_S
         while not condition(said := self.next()):
             assert time.monotonic() < deadline
@@ -76,9 +76,9 @@ class Peer:
             self.process.wait(WAIT_S)
 
     def send_last(self, receiver):
-        """Let it send single frames until the receiver has the newest, so that it knows all losses.
+        """Send single frames until the receiver has the newest, so that it has counted all losses.
 
-        They are numbered from a million on.
+        Their numbers begin at a million.
         """
         for seq in range(10**6, 10**6 + 20):
             self.process.stdin.write("\n")
@@ -90,7 +90,7 @@ class Peer:
         raise AssertionError("the last frame did not come")
 
     def end(self):
-        """Ask it to end; its last words."""
+        """Ask it to end; returns its counts."""
         self.process.stdin.close()
         return self.until(lambda said: "counts" in said)
 
@@ -190,10 +190,10 @@ def test_a_stopped_subscriber_slows_no_other_and_continues_with_the_newest(start
     started = time.monotonic()
     while (said := other.until(is_frame))["seq"] < first + 2 * FPS:
         assert said["is_whole"]
-    assert time.monotonic() - started < 15  # for what takes 2 s
+    assert time.monotonic() - started < 15  # it takes 2 s on an idle machine
     stopped.signal(signal.SIGCONT)
     resumed = [stopped.until(is_frame)]
-    # It may have been stopped with one in its hands, and have stood still again.
+    # It may have been stopped while it processed a frame, and may have been delayed again.
     while not is_fresh(resumed[-1]) and len(resumed) < 3:
         resumed.append(stopped.until(is_frame))
     assert is_fresh(resumed[-1]), resumed
@@ -206,7 +206,7 @@ def test_a_publisher_that_dies_while_its_subscriber_sleeps_is_replaced(start, ad
     sender = start("publish", address, kind, FPS, "front")
     receiver = start("receive", address, 3)
     receiver.until(lambda said: "dozing" in said)
-    time.sleep(0.5)  # for the queue to run full
+    time.sleep(0.5)  # so that the queue fills
     sender.signal(signal.SIGKILL)
     start("publish", address, kind, FPS, "front")
     assert receiver.until(is_fresh)["is_whole"]
@@ -243,7 +243,7 @@ def test_a_killed_member_of_a_group_loses_only_its_own_frame(start, address, kin
     ended = [member.end()["counts"]["frame/front"] for member in [*members[1:], joined]]
     given = sum(count["given"] for count in ended)
     assert sum(count["lost"] for count in ended) == 0
-    # What the killed one had in hand, and for each of the others what was on its way at the end.
+    # The frame of the killed member, and for each other member the one in flight at the end.
     assert 0 <= sent - given - members[0].frames() <= 1 + len(ended)
 
 

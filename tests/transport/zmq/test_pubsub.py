@@ -52,12 +52,12 @@ def result(seq=0, camera="front", n=2):
     labels = [f"thing {i}" for i in range(80)]
     ids = np.arange(n, dtype=np.int32)
     detections = Detections(boxes, np.linspace(1, 0.5, n, dtype=np.float32), ids, labels)
-    finer = Classifications(ids[:, None], np.ones((n, 1), np.float32), labels)
-    return Result(Header(camera, seq, 7, 64, 48), detections, finer, {"detect": 5})
+    classes = Classifications(ids[:, None], np.ones((n, 1), np.float32), labels)
+    return Result(Header(camera, seq, 7, 64, 48), detections, classes, {"detect": 5})
 
 
 def sums(count):
-    """What became of the received messages, which must be all of them."""
+    """The counts of the received messages, which must add up to all of them."""
     fates = ("given", "superseded", "gone", "invalid", "repeated", "unread")
     return sum(count[fate] for fate in fates)
 
@@ -366,7 +366,7 @@ def test_an_image_above_the_limit_is_refused(pair, await_true):
 
 
 def test_a_publisher_that_connects_queues_nothing_for_an_absent_subscriber(address, await_true):
-    def meet(receiver):  # who is gone to lets others in only while it looks for messages
+    def meet(receiver):  # a bound subscriber admits others only while it reads
         await_true(lambda: receiver.receive(0.01) or sender.wants_frames("front"))
 
     with Publisher(f"{address}?connect", payload="raw") as sender:

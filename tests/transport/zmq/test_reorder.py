@@ -1,4 +1,4 @@
-"""What several senders have found on the frames of one stream, in order again."""
+"""Puts the results of several senders on one stream back in order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def drained(sequence):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that it is for whoever waits; it passes only where it is told to."""
+    """The time for everything that waits; it advances only if a test sets it."""
     clock = SimpleNamespace(now_s=1000.0)
     monkeypatch.setattr(order, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
     return clock
@@ -45,7 +45,7 @@ def test_a_result_waits_for_the_one_before_it():
     assert drained(sequence) == [0]
     sequence.put(2, result(2))
     assert drained(sequence) == []
-    sequence.put(1, result(4))  # sender 1 is past 1, which therefore does not come any more
+    sequence.put(1, result(4))  # sender 1 has passed number 1, so that cannot come any more
     assert drained(sequence) == [2]
     sequence.put(2, result(5))
     assert drained(sequence) == [4, 5]
@@ -103,7 +103,7 @@ def test_a_restarted_camera_with_its_clock_set_back_is_followed(clock):
 
 
 def test_an_ended_sender_loses_no_results_of_others(tmp_path, monkeypatch, await_true):
-    """All that was held back for it comes at once, to a reader that keeps the newest."""
+    """All results that waited for it become due at once, for a reader that keeps the newest."""
     monkeypatch.setattr(results_of, "PACE_S", WAIT_S)
     addresses = [f"zmq+ipc://{tmp_path}/{name}" for name in ("a", "b")]
     results = ResultSubscription(addresses, ordered=True, streams=2)
@@ -121,7 +121,7 @@ def test_an_ended_sender_loses_no_results_of_others(tmp_path, monkeypatch, await
             sender = mortal if seq % 2 and seq < 20 else steady
             sender.send_result(result(seq, stamp_ns=time.time_ns()))
             time.sleep(0.02)
-            # Whoever is slower than this may lose some, however they are held back.
+            # A slower sender than this may lose some, however long they wait.
             await_true(lambda n=number: len(seen) + results.late + feed.stats()["dropped"] >= n)
         await_true(lambda: len(seen) + feed.stats()["dropped"] >= len(sent))
         feed.stop()
@@ -167,7 +167,7 @@ def test_results_of_members_are_returned_in_order(members, total, rng):
     for seq in range(total):
         rng.choice(shares).append(seq)
     sequence = ResultOrder(hold_s=1e9)
-    # Everybody has been heard of before, so that everybody is waited for.
+    # Every sender is known before, so that results wait for all of them.
     for sender in range(members):
         sequence.put(sender, result(sender))
     given_out = drained(sequence)
@@ -197,8 +197,8 @@ def test_no_result_is_returned_twice_or_backwards(claims, hold_s):
 
 def test_a_flood_of_results_that_wait_is_bounded():
     sequence, given_out = ResultOrder(hold_s=1e9), []
-    sequence.put(-1, result(0))  # never heard of again, so that everything waits for it
-    for seq in range(2, 2000, 2):  # with gaps, as those of one that takes turns
+    sequence.put(-1, result(0))  # sends nothing more, so that everything waits for it
+    for seq in range(2, 2000, 2):  # with gaps, as from a sender that takes turns
         sequence.put(1, result(seq))
         given_out += drained(sequence)
     assert given_out == [0, *range(2, 2000 - 2 * MAX_WAITING, 2)]

@@ -1,4 +1,4 @@
-"""What a subscriber keeps of those who send to it."""
+"""What a subscriber stores about each sender."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_a_stopped_subscriber_gets_the_newest_even_if_stopped_again(
             time.sleep(1.5 * FRESHER_S)
 
         def attempt():
-            """Again where the machine was too slow to bring what has waited long enough."""
+            """Retried if the machine was too slow for the messages to wait long enough."""
             monkeypatch.undo()
             await_true(lambda: send(0) and receiver.receive(0.1))
-            for seq in range(NEWEST + 1):  # more than are taken in at once
+            for seq in range(NEWEST + 1):  # more than are read at once
                 send(seq)
                 time.sleep(0.002)  # else most are dropped
             time.sleep(1.5 * LATE_NS / 1e9)

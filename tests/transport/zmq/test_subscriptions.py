@@ -36,7 +36,7 @@ def frame(seq, camera="front"):
 
 
 class Sender:
-    """Publishes from a thread of its own, frames or frames with results, until it is ended."""
+    """Publishes frames, or frames with results, from a separate thread until it is closed."""
 
     def __init__(self, address, what="frames", fps=100, camera="front"):
         self._stop = threading.Event()
@@ -71,7 +71,7 @@ class Finder(Step):
         return dataclasses.replace(result, detections=Detections.empty(("thing",)))
 
 
-def test_frames_come_newer_and_newer(address):
+def test_each_frame_is_newer_than_the_last(address):
     with Sender(address), open_source(address) as source:
         assert source.live
         frames = [source.read() for _ in range(5)]
@@ -112,7 +112,7 @@ def test_a_source_without_a_publisher_cannot_be_opened(address):
 def test_checking_an_address_does_not_subscribe(address, group, await_true, monkeypatch):
     looking: list[Endpoint] = []
 
-    def close_later(self):  # so that there would be time to hear of it
+    def close_later(self):  # so that a subscription would have time to arrive
         looking.append(self)
 
     monkeypatch.setattr(Endpoint, "close", close_later)
@@ -129,7 +129,7 @@ def test_checking_an_address_does_not_subscribe(address, group, await_true, monk
 
 @pytest.fixture
 def opened(address, await_true):
-    """A sender, a source that was opened while it sent, and the frames that it goes on with."""
+    """A sender, a source that was opened while it sent, and the frames that follow."""
     frames = (frame(seq) for seq in count())
     with Publisher(address) as sender, ThreadPoolExecutor(1) as elsewhere:
         opening = elsewhere.submit(open_subscription, address, open_timeout_s=WAIT_S)
@@ -148,7 +148,7 @@ def test_messages_during_opening_are_counted(opened):
     sender, source, frames, read = opened
     came, given = read(), 1
     newest = None
-    while newest is None or came.seq < newest.seq:  # until nothing is on its way any more
+    while newest is None or came.seq < newest.seq:  # until nothing is in flight
         newest = next(frames)
         sender.send_frame(newest)
         came, given = source.read(), given + 1
@@ -236,7 +236,7 @@ def test_the_pipeline_runs_on_it_and_its_counts_add_up(address):
 
 
 @pytest.mark.parametrize("images", [False, True])
-def test_results_come_with_their_images_where_asked(address, images):
+def test_results_come_with_their_images_if_requested(address, images):
     with Sender(address, "results"), ResultSubscription(address, images=images) as results:
         seen = []
         for result in results:

@@ -53,7 +53,7 @@ def test_ages_between_machines_are_corrected_for_the_clocks(caplog, await_true):
         received = await_true(attempt)
         assert received.header.kind == "jpeg"
         assert abs(received.clock.offset_ns - AHEAD_NS) <= received.clock.error_ns
-        assert received.clock.error_ns > 1000  # the measurement's own, and what came with the frame
+        assert received.clock.error_ns > 1000  # that of the measurement plus that of the frame
         assert abs(received.age_ns()) < AHEAD_NS / 2
         await_true(lambda: "ms ahead of this machine" in caplog.text)
 
@@ -65,7 +65,7 @@ def test_between_machines_keys_or_insecure_are_required():
             end("zmq+tcp://127.0.0.1:0")
 
 
-# --- who sends something else ---------------------------------------------------------------------
+# --- peers that send something else ---------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -104,7 +104,7 @@ def test_garbage_is_refused_and_counted(address, caplog, await_true, exchanged, 
         with Publisher(f"{address}?connect", payload="raw") as sender:
             exchanged(sender, receiver)
     assert "version 9 came" in caplog.text
-    assert caplog.text.count("parts came") == 1  # one line, not one a message
+    assert caplog.text.count("parts came") == 1  # one line, not one per message
 
 
 def test_too_large_a_part_ends_the_connection_before_it_is_received(address, exchanged):
@@ -134,7 +134,7 @@ def test_peers_that_do_not_speak_zeromq_are_ignored(exchanged):
 
 def test_invalid_messages_of_a_subscriber_are_ignored(address, await_true):
     with Publisher(address, payload="raw") as sender, stranger(address, zmq.XSUB) as socket:
-        socket.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)  # lets it send what looks like one behind
+        socket.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)  # allows other bytes after a subscription
         socket.connect(address.removeprefix("zmq+"))
         socket.send(b"\x01frame/")
         await_true(lambda: sender.wants_frames("front"))

@@ -1,4 +1,4 @@
-"""Subscriptions that are there before anything is published, and what reaches them at the end."""
+"""Subscriptions that start before their publisher, and the messages that reach them at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def found_in(sent):
 
 @pytest.fixture
 def collected(await_true):
-    """Reads in a thread of its own what a subscription gives, into a list."""
+    """Reads the items of a subscription into a list, in a separate thread."""
     threads = []
 
     def collect(read):
@@ -82,7 +82,7 @@ def test_cameras_come_in_turn_as_soon_as_there_are_two(address, collected, await
         seen = []
         while len(seen) < 10:
             before = len(got)
-            publish()  # here only, so that none is lost and the turn is all that decides
+            publish()  # only here, so that none is lost and only the turn decides
             source.done()
             await_true(lambda before=before: len(got) > before)
             seen.append(got[-1].camera)
@@ -117,7 +117,7 @@ def test_frames_without_results_are_returned_alone_after_a_while(address, monkey
                 and got
             )
         )
-        for _ in range(5):  # what was sent before may still come, and then counts as an answer
+        for _ in range(5):  # an earlier result may still come, and then counts as an answer
             got = exchange(with_result=False)
             if got is not None and not got.detections.labels:
                 since_ns = time.monotonic_ns() - answer.header.stamp_ns
@@ -138,7 +138,7 @@ def test_after_a_pause_of_the_camera_its_frames_still_wait_for_their_results(add
 
         assert await_true(exchange).detections.labels
         while results.receive(1.2 * results_of.ALONE_S) is not None:
-            pass  # what was sent while nothing came yet
+            pass  # messages from before the first answer
         assert await_true(exchange).detections.labels
 
 

@@ -1,4 +1,4 @@
-"""Whose turn a frame is, of those that share the frames of one stream."""
+"""Which member of a group gets a frame."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def member(groups, group="g", wanted=b"frame/"):
 
 
 def taken_by(groups, topic=TOPIC):
-    """Group to the subscription of the member whose turn it is, None where all are busy."""
+    """Group to the subscription of the member whose turn it is, None if all are busy."""
     return {
         group: own.removesuffix(topic) + b"frame/" if own else None
         for group, own in groups.choose(topic)
@@ -57,7 +57,7 @@ def test_a_repeated_request_is_served_once(monkeypatch):
     groups.note_ready(ready_message(one, 1))
     assert taken_by(groups) == {"g": one}
     now_s += FORGET_S + 1
-    groups.note_ready(ready_message(one, 1))  # it still waits for what was sent long ago
+    groups.note_ready(ready_message(one, 1))  # it still waits for a frame that was sent long ago
     assert taken_by(groups) == {"g": one}
 
 
@@ -65,7 +65,7 @@ def test_a_request_served_by_another_publisher_is_not_served_again():
     groups = WorkerGroups()
     one = member(groups)
     groups.note_ready(ready_message(one, 0))
-    groups.note_ready(ready_message(one, 1))  # it has had a frame, and not from here
+    groups.note_ready(ready_message(one, 1))  # it has received a frame from another publisher
     assert taken_by(groups) == {"g": one}
     groups.note_ready(ready_message(one, 1))
     assert taken_by(groups) == {"g": None}

@@ -112,8 +112,8 @@ def test_confusion_counts_answers_by_true_class():
 def test_central_crop_is_the_centre_of_the_image(width, height):
     """It is 7/8 of the largest area of that shape; the pixels contain their coordinates."""
     x, y = np.meshgrid(np.linspace(0, 255, 400), np.linspace(0, 255, 300))
-    picture = np.stack([x, y, x], axis=2).astype(np.uint8)
-    crop = crop_to_test(picture, width, height)
+    image = np.stack([x, y, x], axis=2).astype(np.uint8)
+    crop = crop_to_test(image, width, height)
     assert crop.shape == (height, width, 3)
     kept_x, kept_y = np.ptp(crop[..., 0].astype(int)), np.ptp(crop[..., 1].astype(int))
     side = min(400 / width, 300 / height) * 7 / 8
