@@ -47,8 +47,8 @@ def quiet_opencv() -> Iterator[None]:
 def quiet_opening(**environment: str) -> Iterator[None]:
     """Silence OpenCV and its libraries while a device, a file or a window is opened.
 
-    `environment` holds variables for them, set for this block only; what the user has set wins. Not
-    to be used per frame, because other threads may read the environment meanwhile. If blocks of
+    `environment` holds variables for them, set for this block only; the user's stay. Not to be used
+    per frame, because other threads may read the environment meanwhile. If blocks of
     several threads set the same variable, it has the value of the later block, because the earlier
     one has been read by then, and is removed with the last block.
     """

@@ -101,7 +101,7 @@ def _make(settings: Settings) -> Publishing:
     )
 
 
-KIND = OutputKind("publish", _make)
+KIND = OutputKind("publish", Publishing, _make)
 
 
 def publisher_security(settings: Settings) -> Security:

@@ -100,7 +100,7 @@ def split_scene(text: str) -> tuple[str, Faults | None]:
 
 
 def split_path(text: str) -> tuple[str, Faults | None]:
-    """Split `drive.mp4?drop=0.1` into path and faults; a file of exactly that name wins.
+    """Split `drive.mp4?drop=0.1` into path and faults; an existing file of that name is first.
 
     Raises `SourceError` if the text after the `?` of an existing file does not state faults.
     """

@@ -154,8 +154,9 @@ class Scene(Source[Frame]):
 def open_scene(text: str, options: SourceOptions) -> Source[Frame]:
     """Open `scene:` or `scene:?size=1280x720&fps=30&seed=0&frames=300`, each part optional.
 
-    The text wins over the options. With `reconnect` or `isolate` it is read like a camera. Raises
-    `SourceError` if the text says something else, or no sample photographs are found.
+    The text takes precedence over the options. With `reconnect` or `isolate` it is read like a
+    camera. Raises `SourceError` if the text says something else, or if no sample photographs are
+    found.
     """
     request = Request(text, options)
     if options.reconnect or options.isolate:

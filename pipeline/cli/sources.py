@@ -69,16 +69,16 @@ def check_addresses(settings: Settings) -> None:
 
 def open_results(settings: Settings) -> ResultSubscription:
     """Subscribe to results, and to their images if an output needs them."""
-    images = any(kind.wants_images for kind in turned_on(settings))  # otherwise they are not sent
+    wants = {kind.output.wants_images for kind in turned_on(settings)}
     addresses, security = settings.subscribe, subscriber_security(settings)
     check_subscription(addresses, security=security)
     ordered = bool(settings.every_frame) or len(addresses) > 1
     return ResultSubscription(
         addresses,
-        images=images,
+        images=True in wants,  # otherwise they are not sent
         ordered=ordered,
         in_turn=not ordered,
-        frames_alone=images and not settings.jsonl,
+        frames_alone=wants == {True},
         streams=len(addresses),
         limits=limits_of(settings),
         security=security,

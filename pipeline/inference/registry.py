@@ -153,7 +153,7 @@ def read_registry(path: Path) -> dict[str, Registered]:
 
 
 def registered_models() -> dict[str, Registered]:
-    """Every model of every registry on the search path; the first registry with a name wins.
+    """Every model of every registry on the search path; of one name, that of the first registry.
 
     Raises `ModelError` if one of them is not valid.
     """
@@ -216,7 +216,7 @@ def find_spec(path: Path) -> ModelSpec:
 
 
 def installed_models() -> dict[str, Path]:
-    """Every model that can be named, by name; the first folder of the search path wins."""
+    """Every model that can be named, by name; of one name, that of the first folder searched."""
     found: dict[str, Path] = {}
     for folder in share_dirs():
         for path in sorted(folder.glob(f"*{SUFFIX}")):

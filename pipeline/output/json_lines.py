@@ -80,7 +80,7 @@ def _make(settings: Settings) -> JsonLines:
     return JsonLines(settings.jsonl or STDOUT)
 
 
-KIND = OutputKind("jsonl", _make)
+KIND = OutputKind("jsonl", JsonLines, _make)
 
 
 def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:

@@ -72,11 +72,8 @@ class Output(abc.ABC):
 
 
 class OutputKind(NamedTuple):
-    """An output that a setting turns on; `make` raises `InputError` if it cannot be used.
-
-    `wants_images` says whether results from other processes need their images for it.
-    """
+    """An output that a setting turns on; `make` raises `InputError` if it cannot be used."""
 
     setting: str
+    output: type[Output]
     make: Callable[[Settings], Output]
-    wants_images: bool = False

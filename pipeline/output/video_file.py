@@ -196,7 +196,7 @@ def _make(settings: Settings) -> VideoFile:
     return VideoFile(settings.record or "")
 
 
-KIND = OutputKind("record", _make, wants_images=True)
+KIND = OutputKind("record", VideoFile, _make)
 
 
 def _rounded(fps: float) -> float:

@@ -97,7 +97,7 @@ class Window(Output):
         return key
 
 
-KIND = OutputKind("show", lambda settings: Window(), wants_images=True)
+KIND = OutputKind("show", Window, lambda settings: Window())
 
 
 def check_display() -> None:

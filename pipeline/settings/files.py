@@ -41,7 +41,7 @@ def resolve(
 ) -> Resolved:
     """Combine the settings of a command; None stands for all settings.
 
-    An option wins over the environment, the environment over the file, the file over the default.
+    Precedence: option, environment, file, default.
     `options` are values by the name of the setting; None and () stand for an option not given.
     Logs a warning of each `VISION_` variable that is not a setting.
 

@@ -1,3 +1,5 @@
+"""`vision models choose`: the report, the plot, stored measurements and invalid options."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""How the shipped files are made: models keep their metadata, samples match their source."""
+
 from __future__ import annotations
 
 from pathlib import Path

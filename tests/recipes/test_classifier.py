@@ -1,3 +1,5 @@
+"""The shipped classifier: how it is built, and what it makes of real images."""
+
 from __future__ import annotations
 
 from pathlib import Path

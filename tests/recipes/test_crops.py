@@ -1,3 +1,5 @@
+"""Crops for training and calibration: their source images, sizes, seeds and coverage."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""The linear head fitted to a teacher: least squares, statistics per class, precision."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Equalisation and bias correction keep the outputs and make int8 more accurate."""
+
 from __future__ import annotations
 
 import numpy as np

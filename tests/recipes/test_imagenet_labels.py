@@ -1,3 +1,5 @@
+"""Short and distinct names of the 1000 classes of ImageNet."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The graph of MobileNetV2 against an independent NumPy network."""
+
 from __future__ import annotations
 
 import numpy as np

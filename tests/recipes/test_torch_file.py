@@ -1,3 +1,5 @@
+"""Weights from files of PyTorch, read without PyTorch and without running their code."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Which network is chosen for a budget, and how its latency is measured and stored."""
+
 from __future__ import annotations
 
 from pathlib import Path

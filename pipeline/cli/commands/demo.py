@@ -12,7 +12,7 @@ from pipeline.cli.signals import StopSignals
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from pipeline.cli.commands.object_summary import ObjectSummary
+    from pipeline.cli.reports.object_summary import ObjectSummary
 
 LEAST_FRAMES = 5
 
@@ -39,7 +39,7 @@ def demo(settings: Settings, signals: StopSignals, output: Path) -> None:
       vision demo
       vision demo --show --threads 2
     """
-    from pipeline.cli.commands.object_summary import ObjectSummary, check_image_target
+    from pipeline.cli.reports.object_summary import ObjectSummary, check_image_target
     from pipeline.cli.session import run_session
 
     settings = replace(settings, source="scene:?fps=0", every_frame=True)

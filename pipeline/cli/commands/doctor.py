@@ -15,7 +15,7 @@ def doctor(as_json: bool) -> None:
 
     Prints what was found, and advice for each problem. The exit code is 0 in any case.
     """
-    from pipeline.cli.commands import diagnostics
+    from pipeline.cli.reports import diagnostics
 
     if not logging.getLogger("pipeline").isEnabledFor(logging.DEBUG):
         console.configure(quiet=True)

@@ -1,3 +1,5 @@
+"""The MobileNets against published parameters, multiply-adds, accuracy and outputs."""
+
 from __future__ import annotations
 
 import csv

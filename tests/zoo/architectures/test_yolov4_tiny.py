@@ -1,3 +1,5 @@
+"""The network of YOLOv4-tiny: its layers, cost, classes and labels."""
+
 from __future__ import annotations
 
 from dataclasses import replace

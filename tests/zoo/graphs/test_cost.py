@@ -1,3 +1,5 @@
+"""Multiply-adds and parameters of a graph, operator by operator."""
+
 from __future__ import annotations
 
 from pathlib import Path

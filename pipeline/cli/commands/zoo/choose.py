@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cli.commands.zoo.choice_report import CLASSIFY, DETECT, ChoiceReport
 from pipeline.cli.option_checks import check_new_files
 from pipeline.cli.options import FIGURES, PATH, Option, command
 from pipeline.cli.progress import interruptible, progress_bar
+from pipeline.cli.reports.choice_report import CLASSIFY, DETECT, ChoiceReport
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def _compare(
     read = [*files_of(str(images)), *map(find_model, names), manifest]
     check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
-        from pipeline.cli.commands.zoo.compare_report import draw_comparison, page
+        from pipeline.cli.reports.compare_report import draw_comparison, page
         from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.evaluation.comparison import compare as compare_models
         from pipeline.zoo.evaluation.comparison import open_contender
@@ -102,7 +102,7 @@ def _compare(
 
 
 def _show(found: Comparison) -> None:
-    from pipeline.cli.commands.zoo.compare_report import tables
+    from pipeline.cli.reports.compare_report import tables
 
     for table in tables(found):
         print(table.title)
