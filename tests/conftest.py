@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -10,22 +9,37 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import footage, parts
 from .faults import processes
-
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("VISION_TEST_DATA", ROOT.parent / "shared"))
 
 # The time that an example takes depends on the machine more than on the tested code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 
+def pytest_collection_modifyitems(config, items):
+    parts.leave_out(items, lambda missing: config.hook.pytest_deselected(items=missing))
+
+
+def pytest_unconfigure(config):
+    """Count the tests that did not run, below everything else."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and (line := parts.summary(reporter.stats.get("skipped", []))):
+        reporter.write_line(f"not run: {line}")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of test images, videos and reference models; tests skip if it is missing."""
-    if not (DATA / "DATA.md").is_file():
-        pytest.skip(f"needs the test data, and {DATA} is not there (VISION_TEST_DATA names it)")
-    return DATA.resolve()
+    """The folder of test images, videos and models; tests that use it are left out without it."""
+    return parts.DATA.resolve()
+
+
+@pytest.fixture(scope="session", params=["made", *(["filmed"] if parts.HAVE_DATA else [])])
+def video_of_objects(request, tmp_path_factory) -> footage.Footage:
+    """A video in which the models find objects."""
+    if request.param == "filmed":
+        return footage.filmed(parts.DATA)
+    return footage.make(tmp_path_factory.mktemp("footage") / "made.mp4")
 
 
 @pytest.fixture(scope="session")

@@ -28,17 +28,17 @@ def classifier():
 
 @pytest.mark.parametrize("every_frame", [True, None], ids=["every-frame", "default"])
 def test_results_of_a_video_equal_those_of_the_models_on_each_frame(
-    shared, detector, classifier, every_frame
+    video_of_objects, detector, classifier, every_frame
 ):
-    video = shared / "videos" / "bottle-detection.mp4"
-    source = open_source(str(video))
+    video = str(video_of_objects.path)
+    source = open_source(video)
     with Pipeline(
         source, detector, classifier, every_frame=every_frame, max_frames=FRAMES
     ) as pipeline:
         results = list(pipeline)
     assert pipeline.stats()["processed"] == len(results) == FRAMES
 
-    capture = cv2.VideoCapture(str(video))
+    capture = cv2.VideoCapture(video)
     for seq, result in enumerate(results):
         ok, image = capture.read()
         assert ok
@@ -105,8 +105,8 @@ def test_undecodable_image_is_counted_and_skipped(tmp_path, detector):
     assert (stats["captured"], stats["processed"], stats["failed"]) == (4, 3, 1)
 
 
-def test_second_run_over_the_same_video_gives_the_same_results(shared, detector, classifier):
-    video = str(shared / "videos" / "car-detection.mp4")
+def test_second_run_over_a_video_gives_the_same_results(video_of_objects, detector, classifier):
+    video = str(video_of_objects.path)
     runs = []
     for _ in range(2):
         with Pipeline(open_source(video), detector, classifier, max_frames=15) as pipeline:

@@ -21,6 +21,7 @@ MAX_LOST = 100
 
 _TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
 _SILENCE_S = 1.0  # a grab that fails sooner did not fail for lack of data
+_DELAY = 32  # frames that a decoder still gives after its data have ended
 _MP4_EPOCH_S = -2_082_844_800  # 1904-01-01, in seconds since the Unix epoch
 _EARLIEST_S = 946_684_800  # 2000-01-01; an earlier start means a clock that was never set
 
@@ -87,6 +88,7 @@ class Video(OpenCVSource):
         self._fixed_fps = fps
         self.fps = fps or self.fps
         self._subject = subject
+        self._silence = -_DELAY, 0.0  # the last wait for data: before which frame, how long
         self._first_ms: float | None = None
         self._last_ms = 0.0
         self._lost = 0
@@ -96,8 +98,11 @@ class Video(OpenCVSource):
         started = time.monotonic()
         with quiet_opencv():
             ok = self._capture.grab()
+        waited_s = time.monotonic() - started
+        if waited_s > self._silence_s:
+            self._silence = self._seq, waited_s
         if not ok:
-            self._fail(time.monotonic() - started)
+            self._fail(self._silence[1] if self._seq - self._silence[0] < _DELAY else waited_s)
         return bool(ok)
 
     def _read(self) -> Frame | None:

@@ -19,10 +19,12 @@ from pipeline.source import Source
 from pipeline.sources import open_source
 from pipeline.types import Frame
 
+from .. import footage
 from .conftest import FRAMES, SIZE, Server, image_of, send_file
 
 MS = 1_000_000
 START_OF_2018_04_19_NS = 1_524_096_000 * 10**9
+SECONDS_FROM_1904_TO_2018_04_19 = 2_082_844_800 + 1_524_096_000
 
 
 def read_all(source: Source[Frame]) -> list[Frame]:
@@ -147,13 +149,17 @@ def test_images_have_the_rate_that_is_chosen_and_a_damaged_one_takes_its_time(
     assert {frame.recorded for frame in frames} == {True}
 
 
-def test_recording_that_says_when_it_began_starts_then(shared: Path, tmp_path: Path) -> None:
-    path = shared / "videos" / "car-detection.mp4"
+def test_recording_that_says_when_it_began_starts_then(tmp_path: Path) -> None:
+    path = footage.make(tmp_path / "made.mp4", frames=2).path
+    data = bytearray(path.read_bytes())
+    created = data.index(b"mvhd") + 8  # behind the name, the version and the flags
+    data[created : created + 4] = struct.pack(">I", SECONDS_FROM_1904_TO_2018_04_19 + 3600)
+    path.write_bytes(data)
     with open_source(str(path)) as source:
         frame = source.read()
     assert frame is not None
     assert frame.stamp_ns == recording_start_ns(path)
-    assert 0 < frame.stamp_ns - START_OF_2018_04_19_NS < 86_400e9
+    assert frame.stamp_ns == START_OF_2018_04_19_NS + 3600 * 10**9
     assert abs(time.time_ns() - frame.header.age_start_ns) < 60e9
 
 

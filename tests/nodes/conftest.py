@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import importlib.util
 import os
 import re
 import signal
@@ -21,11 +20,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from .. import parts
+
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
 """The timeout of every wait; nothing should take that long."""
-HAVE_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "vision_msgs"))
-if HAVE_ROS:
+if parts.HAVE_ROS:
     import rclpy
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
@@ -33,16 +33,9 @@ if HAVE_ROS:
     from rclpy.task import Future
 
 
-class _WithoutRos(pytest.Module):
-    """A test file that is skipped without importing it."""
-
-    def collect(self):
-        pytest.skip("needs ROS 2 and vision_msgs: make test-ros", allow_module_level=True)
-
-
 def pytest_pycollect_makemodule(module_path, parent):
-    """Skip the test files if there is no ROS 2."""
-    return None if HAVE_ROS else _WithoutRos.from_parent(parent, path=module_path)
+    """Leave the test files out if there is no ROS 2."""
+    return None if parts.HAVE_ROS else parts.FileWithoutRos.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import pickle
@@ -181,8 +182,12 @@ def test_missing_file_is_an_error(tmp_path):
         load_state_dict(tmp_path / "none.pt")
 
 
-def test_files_of_real_torch_are_read(tmp_path):
-    torch = pytest.importorskip("torch")
+@pytest.fixture
+def torch():
+    return importlib.import_module("torch")
+
+
+def test_files_of_real_torch_are_read(torch, tmp_path):
     layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     path = tmp_path / "weights.pt"
     torch.save(layers.state_dict(), path, _use_new_zipfile_serialization=False)
