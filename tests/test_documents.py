@@ -187,3 +187,16 @@ def test_launch_arguments_exist():
     }
     assert "source" in used
     assert {name for name in used if f'"{name}"' not in launch} == set()
+
+
+def test_packages_for_each_ros_distribution_are_those_of_the_installation():
+    setup = (ROOT / "setup.py").read_text()
+    required = setup[setup.index("install_requires") : setup.index("extras_require")]
+    names = {*re.findall(r'^ +"([\w-]+)', required, re.MULTILINE)} - {"tomli"}
+    lists = [
+        words for words in shell_lines(ROOT / "docs/ros2.md") if words[:2] == ["pip", "install"]
+    ]
+    assert len(lists) >= 2
+    for words in lists:
+        installed = {re.split("[<>=,]", word)[0] for word in words[2:]} - {"tomli"}
+        assert installed == names
