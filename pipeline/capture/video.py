@@ -10,11 +10,12 @@ from pathlib import Path
 
 import cv2
 
+from pipeline.capture.conversion import ConversionCheck
 from pipeline.capture.opencv import OpenCVSource, open_parameters
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
 from pipeline.source import DEFAULT_FPS, safe_name
-from pipeline.types import Frame
+from pipeline.types import Frame, Image
 
 MAX_LOST = 100
 """After this many undecodable frames in a row, the rest of the file counts as damaged."""
@@ -88,6 +89,7 @@ class Video(OpenCVSource):
         self._fixed_fps = fps
         self.fps = fps or self.fps
         self._subject = subject
+        self._conversion = ConversionCheck(capture)
         self._silence = -_DELAY, 0.0  # the last wait for data: before which frame, how long
         self._first_ms: float | None = None
         self._last_ms = 0.0
@@ -124,6 +126,18 @@ class Video(OpenCVSource):
             stamp_ns = self._clock.stamp_ns(seq, position_ms)
         image = self._retrieve(seq)
         return Frame(image, stamp_ns, seq, self.camera, read_ns=read_ns, recorded=True)
+
+    def _retrieve(self, seq: int) -> Image:
+        image = super()._retrieve(seq)
+        if not self._conversion.is_converted(image):
+            remedy = "set the camera to progressive video"
+            if not self.live:
+                remedy = f"deinterlace it: ffmpeg -i {self._subject} -vf yadif OUT.mp4"
+            raise CaptureError(
+                f"{self._subject}: OpenCV {cv2.__version__} cannot convert frame {seq}, usually "
+                f"because it is interlaced; {remedy}"
+            )
+        return image
 
     def _fail(self, waited_s: float) -> None:
         """Raise, after a failed grab, unless it was the end of a file."""
