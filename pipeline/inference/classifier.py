@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RunError
 from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
 from pipeline.settings import Settings
@@ -59,7 +59,8 @@ class Classifier(ModelStep):
     def __call__(self, image: Image, boxes: npt.NDArray[np.float32]) -> Classifications:
         """Classify n boxes (n, 4) float32 x1 y1 x2 y2 of one (H, W, 3) uint8 BGR image.
 
-        Raises `ValueError` if either has another form.
+        Raises `ValueError` if either has another form, `RunError` if the model's output is not
+        finite.
         """
         check_image("image", image)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -75,6 +76,11 @@ class Classifier(ModelStep):
             for i, box in enumerate(chunk):
                 crop_into(image, box, pixels[i])
             (logits,) = self._model.run(pixels)
+            if not np.isfinite(logits).all():
+                raise RunError(
+                    f"{self._model.path.name}: the classifier's output is not finite (NaN or "
+                    f"infinity); the model is damaged, or its numbers exceed their type"
+                )
             rows = slice(start, start + len(chunk))
             ids[rows], scores[rows] = best_classes(logits, self.top)
         return Classifications(ids, scores, self.labels)

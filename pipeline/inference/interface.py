@@ -50,9 +50,24 @@ def fit_interface(subject: str, spec: ModelSpec, session: ort.InferenceSession) 
             given = _try_out(spec.input, session, name)
             if not _fits(given.shape, shape):
                 raise ModelError(f"{expected}, but it gives {_shown(given.shape)}")
-    if spec.logits and spec.input.dtype == "float32":  # made by others: ours end in logits
-        _warn_of_probabilities(subject, _try_out(spec.input, session, spec.logits))
+    if spec.input.dtype == "float32":  # made by others
+        _check_values(subject, spec, session)
     return Fitted(spec, batch)
+
+
+def _check_values(subject: str, spec: ModelSpec, session: ort.InferenceSession) -> None:
+    """Run the graph on a blank image, and refuse or warn of values that no answer follows from."""
+    values = {name: _try_out(spec.input, session, name) for name in spec.shapes}
+    for name, array in values.items():
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"{subject}: output {name} is not finite (NaN or infinity) for a blank image; "
+                f"the model is damaged, or its numbers exceed their type; export it again"
+            )
+    if spec.head is not None and (problem := spec.head.problem(list(values.values()))):
+        raise ModelError(f"{subject}: {problem}")
+    if spec.logits:
+        _warn_of_probabilities(subject, values[spec.logits])
 
 
 def _try_out(entry: InputSpec, session: ort.InferenceSession, output: str) -> npt.NDArray[Any]:

@@ -168,6 +168,20 @@ class DarknetHead(Family, frozen=True, kw_only=True, tag="darknet"):
 
         return decode
 
+    def problem(self, outputs: Outputs) -> str | None:
+        """That every objectness and class lies between 0 and 1: a sigmoid has been applied."""
+        parts = []
+        for output, values in zip(self.outputs, outputs, strict=True):
+            anchors = len(output.anchors)
+            parts.append(values.reshape(anchors, values.shape[1] // anchors, -1)[:, 4:].ravel())
+        scores = np.concatenate(parts)
+        if scores.min() < 0 or scores.max() > 1 or scores.min() == scores.max():
+            return None
+        return (
+            "expected outputs of yolo layers as they leave the last convolution, but every score "
+            "lies between 0 and 1, as after a sigmoid; export the network without its yolo layers"
+        )
+
     def describe(self) -> dict[str, str]:
         """Anchors and scale_x_y of each output."""
         return {

@@ -43,6 +43,10 @@ class Family(
         """
         raise NotImplementedError
 
+    def problem(self, outputs: Outputs) -> str | None:
+        """What shows that the graph's outputs, batch included, are not what the family decodes."""
+        return None
+
     def describe(self) -> dict[str, str]:
         """What is known of each output by name, for `vision models info`."""
         raise NotImplementedError
