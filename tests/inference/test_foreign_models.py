@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.errors import ModelError, RunError
+from pipeline.errors import ModelError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import read_manifest
@@ -18,61 +18,22 @@ from pipeline.inference.preprocess import converter
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import METADATA_KEY, InputSpec, encode_spec
 
-WIDTH, HEIGHT = 64, 32
-LABELS = ("cat", "dog", "cup")
-MEAN, STD, SCALE = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 1 / 255
-MANIFEST = f"""
-task = "classify"
-labels = ["cat", "dog", "cup"]
-[input]
-width = {WIDTH}
-height = {HEIGHT}
-layout = "NCHW"
-dtype = "float32"
-color = "RGB"
-scale = {SCALE!r}
-mean = [0.1, 0.2, 0.3]
-std = [0.5, 0.6, 0.7]
-"""
-DETECTOR = (
-    MANIFEST.replace("classify", "detect")
-    + """
-[[heads]]
-output = "head"
-mask = [1, 2]
-scale_x_y = 1.05
-"""
+from .foreign import (
+    ANCHORS,
+    CHANNELS,
+    DETECTOR,
+    HEIGHT,
+    LABELS,
+    MANIFEST,
+    MEAN,
+    SCALE,
+    STD,
+    WIDTH,
+    classifier_graph,
+    detector_graph,
+    graph,
+    head_weights,
 )
-ANCHORS = "anchors = [[4, 4], [10, 14], [23, 27]]\n"
-CHANNELS = 2 * (5 + len(LABELS))
-
-
-def graph(nodes, entry, output, weights=()):
-    inputs = [helper.make_tensor_value_info(*entry)]
-    outputs = [helper.make_tensor_value_info(*output)]
-    made = helper.make_graph(nodes, "test", inputs, outputs, list(weights))
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def classifier_graph(batch="N"):
-    """The mean of each plane: one logit per channel, red first."""
-    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)]
-    entry = ("x", TensorProto.FLOAT, [batch, 3, HEIGHT, WIDTH])
-    return graph(nodes, entry, ("y", TensorProto.FLOAT, [batch, 3]))
-
-
-def head_weights():
-    rng = np.random.default_rng(3)
-    kernel = rng.normal(0, 0.02, (CHANNELS, 3, 16, 16)).astype(np.float32)
-    bias = rng.normal(0, 0.3, CHANNELS).astype(np.float32)
-    return [numpy_helper.from_array(kernel, "w"), numpy_helper.from_array(bias, "b")]
-
-
-def detector_graph():
-    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["head"], strides=[16, 16])]
-    entry = ("x", TensorProto.FLOAT, ["N", 3, HEIGHT, WIDTH])
-    output = ("head", TensorProto.FLOAT, ["N", CHANNELS, HEIGHT // 16, WIDTH // 16])
-    return graph(nodes, entry, output, head_weights())
 
 
 def detector_of_ours(manifest):
@@ -101,23 +62,6 @@ def detector_of_ours(manifest):
     spec = type(spec)(name="ours", task="detect", input=ours, labels=LABELS, head=spec.head)
     helper.set_model_props(model, {METADATA_KEY: encode_spec(spec)})
     return model
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Write a model and its manifest; returns both paths."""
-
-    def write(model, manifest=MANIFEST):
-        onnx.save(model, tmp_path / "model.onnx")
-        (tmp_path / "model.toml").write_text(manifest)
-        return tmp_path / "model.onnx", tmp_path / "model.toml"
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def image():
-    return np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -353,44 +297,6 @@ def test_outputs_of_a_softmax_are_warned_of_once(files, caplog):
     for _ in range(2):
         Classifier(model, manifest=manifest)
     assert caplog.text.count("add up to 1, as after a softmax, but logits are expected") == 1
-
-
-def test_scores_that_have_passed_a_sigmoid_are_refused(files):
-    model = detector_graph()
-    model.graph.node[0].output[0] = "raw"
-    model.graph.node.append(helper.make_node("Sigmoid", ["raw"], ["head"]))
-    model, manifest = files(model, ANCHORS + DETECTOR)
-    with pytest.raises(ModelError, match="every score lies between 0 and 1, as after a sigmoid"):
-        Detector(model, manifest=manifest)
-
-
-@pytest.mark.parametrize(
-    ("make", "text", "step"),
-    [(detector_graph, ANCHORS + DETECTOR, Detector), (classifier_graph, MANIFEST, Classifier)],
-    ids=["detector", "classifier"],
-)
-def test_outputs_that_are_not_finite_are_refused(files, make, text, step):
-    made = make()
-    node, name = made.graph.node[0], made.graph.output[0].name
-    node.output[0] = "raw"
-    made.graph.node.append(helper.make_node("Log", ["raw"], ["log"]))
-    made.graph.node.append(helper.make_node("Mul", ["log", "raw"], [name]))
-    model, manifest = files(made, text)
-    with pytest.raises(ModelError, match=f"output {name} is not finite .* for a blank image"):
-        step(model, manifest=manifest)
-
-
-def test_a_crop_whose_classes_are_not_finite_is_an_error(files, image):
-    made = classifier_graph()
-    made.graph.node[0].output[0] = "mean"
-    made.graph.node.append(helper.make_node("Sqrt", ["mean"], ["root"]))  # fails for bright crops
-    made.graph.node.append(helper.make_node("Neg", ["root"], ["y"]))
-    made.graph.node.insert(0, helper.make_node("Neg", ["x"], ["negative"]))
-    made.graph.node[1].input[0] = "negative"
-    model, manifest = files(made)
-    classify = Classifier(model, manifest=manifest)
-    with pytest.raises(RunError, match="the classifier's output is not finite"):
-        classify(np.full_like(image, 255), np.array([[0, 0, 20, 20]], np.float32))
 
 
 UNKNOWN = {
