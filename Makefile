@@ -17,7 +17,7 @@ ROS_BIN := $(ROS_VENV)/bin
 # Images for training, calibration and measurement; `make models` says what is missing.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros environments soak-ros bench-ros lint types format models accuracy bench bench-transport bench-tracking clean
+.PHONY: demo test test-ros environments soak-ros soak-memory bench-ros lint types format models accuracy bench bench-transport bench-tracking clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -45,6 +45,10 @@ bench-ros: $(ROS_VENV)/.ros
 # Ten minutes of camera, detector and classifier at 30 images a second: memory must not grow.
 soak-ros: $(ROS_VENV)/.ros
 	VISION_SOAK_S=600 $(ROS_BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/nodes/test_memory.py
+
+# 400 pipelines opened and closed in one process: memory must not grow.
+soak-memory: $(VENV)/.test
+	VISION_PIPELINES=400 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/faults/test_memory.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

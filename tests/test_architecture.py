@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "opencv_logging"}
+BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "opencv_logging"} | {
+    "unclosed"
+}
 ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
 HALL: dict[str, set[str]] = {
     "sources": {"capture", "transport"},

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from pipeline.errors import CaptureError, ConfigError, FrameError, SourceError
 from pipeline.source import Source, SourceOptions
 from pipeline.types import Frame
+from pipeline.unclosed import close_when_dropped
 
 log = logging.getLogger(__name__)
 
@@ -92,38 +94,34 @@ class ThreadReader(Reader):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._source: Source[Frame] | None = None
-        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Frame | None, BaseException | None]] = (
-            queue.SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
+        self._work = _ReaderWork(self.connect, self.request)
+        self._unclosed: weakref.finalize[..., object] | None = None
 
     def open(self) -> None:
-        self._thread.start()
+        threading.Thread(target=self._work.run, name="reader", daemon=True).start()
         self._answer("opening", self.open_limit_s)
-        source = self._source
+        source = self._work.source
         if self._closed.is_set() or source is None:
             raise CaptureError(f"{self.subject}: closed while it was being opened")
+        self._unclosed = close_when_dropped(self, f"source {self.subject}", self._work.end)
         self.camera, self.live = source.camera, source.live
         self.frames, self.fps = source.frames, source.fps
 
     def read(self) -> Frame | None:
         if self._closed.is_set():
             return None
-        self._requests.put(True)
+        self._work.requests.put(True)
         return self._answer("reading a frame", self.read_limit_s)
 
     def close(self) -> None:
         self._closed.set()
-        self._requests.put(False)
-        self._answers.put((None, None))  # for a reader that waits
-        if self._source is not None:
-            self._source.close()
+        if self._unclosed is not None:
+            self._unclosed.detach()
+        self._work.end()
 
     def _answer(self, what: str, limit_s: float) -> Frame | None:
         try:
-            frame, error = self._answers.get(timeout=limit_s)
+            frame, error = self._work.answers.get(timeout=limit_s)
         except queue.Empty:
             self.close()
             raise HangError(
@@ -134,19 +132,39 @@ class ThreadReader(Reader):
             raise error
         return frame
 
-    def _work(self) -> None:
+
+class _ReaderWork:
+    """What the thread of a `ThreadReader` does. It does not refer to the reader."""
+
+    def __init__(self, connect: Connect, request: Request) -> None:
+        self._connect = connect
+        self._request = request
+        self.source: Source[Frame] | None = None
+        self.requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[tuple[Frame | None, BaseException | None]] = (
+            queue.SimpleQueue()
+        )
+
+    def run(self) -> None:
         try:
-            source = self._source = self.connect(self.request)
+            source = self.source = self._connect(self._request)
         except BaseException as error:  # raised by `open`, whatever it is
-            self._answers.put((None, error))
+            self.answers.put((None, error))
             return
         with source:
-            self._answers.put((None, None))
-            while self._requests.get():
+            self.answers.put((None, None))
+            while self.requests.get():
                 try:
-                    self._answers.put((source.read(), None))
+                    self.answers.put((source.read(), None))
                 except BaseException as error:  # noqa: PERF203 - raised by `read`
-                    self._answers.put((None, error))
+                    self.answers.put((None, error))
+
+    def end(self) -> None:
+        """End the thread, and a reader that waits for it."""
+        self.requests.put(False)
+        self.answers.put((None, None))
+        if self.source is not None:
+            self.source.close()
 
 
 class ChildReader(Reader):

@@ -12,6 +12,7 @@ from pipeline.source import Item, Source
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.subscriber import Received, Subscriber
 from pipeline.types import ClockOffset
+from pipeline.unclosed import close_when_dropped
 
 POLL_S = 0.1  # how often a waiting reader checks whether it was closed
 SILENT_S = 3.0
@@ -37,6 +38,9 @@ class Receiver:
         self._silence = SilenceLog(addresses, options.get("security"), what)
         self._clocks: dict[str, ClockOffset | None] = {}
         self._newest_clock: ClockOffset | None = None
+
+    def __str__(self) -> str:
+        return self._silence.subject
 
     def _opened(self) -> Subscriber:
         if self._subscriber is None:
@@ -103,7 +107,7 @@ class SilenceLog:
         self, addresses: str | Sequence[str], security: Security | None, what: str
     ) -> None:
         self._what = what
-        self._subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
+        self.subject = addresses if isinstance(addresses, str) else ", ".join(addresses)
         self._hint = ""
         if security is not None and security.keys is not None:
             self._hint = " (does the publisher know our key, and is the key that we expect right?)"
@@ -117,13 +121,13 @@ class SilenceLog:
         was_long = self._waited_s > SILENT_S
         if has_come:
             if was_long:
-                log.info("%s: messages come again", self._subject)
+                log.info("%s: messages come again", self.subject)
             self._waited_s, self._has_come = 0.0, True
             return
         self._waited_s += waited_s
         if self._waited_s > SILENT_S and not was_long:
             why = " any more" if self._has_come else self._hint
-            log.info("%s: no %s comes%s; waiting", self._subject, self._what, why)
+            log.info("%s: no %s comes%s; waiting", self.subject, self._what, why)
 
 
 class CameraTurns:
@@ -167,6 +171,7 @@ class Subscription(Source[Item]):
     def __init__(self, receiver: Receiver, in_turn: bool) -> None:
         self._receiver = receiver
         self._turns = CameraTurns() if in_turn else None
+        self._unclosed = close_when_dropped(self, f"subscription {receiver}", receiver.close)
 
     def _may_read(self) -> bool:
         """Wait until the next item may be read; False once closed."""
@@ -192,4 +197,5 @@ class Subscription(Source[Item]):
 
     def close(self) -> None:
         """Close the socket. Idempotent and safe to call from another thread during `read`."""
+        self._unclosed.detach()
         self._receiver.close()
