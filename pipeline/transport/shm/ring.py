@@ -194,17 +194,18 @@ class RingReader:
     """Reads another process's ring, by the id that a reference names.
 
     `read` is for one thread at a time; images may be released in any thread. Raises `OutOfReach` if
-    the ring does not exist, belongs to another user, or cannot be opened or mapped.
+    the ring does not exist, belongs to another user, cannot be opened or mapped, or has slots of
+    more than `max_slot_bytes`.
     """
 
-    def __init__(self, ring: str) -> None:
+    def __init__(self, ring: str, max_slot_bytes: int = sys.maxsize) -> None:
         self.ring = ring
         self._files = [open_ring(ring)]
         # Locks belong to an open file. Each image that is held in place has a file of its own, so
         # that threads release images independently.
         self._finalizer = weakref.finalize(self, close_all, self._files)
         self._finalizer.atexit = False
-        self._slots, self._slot_bytes = read_layout(self._files[0], ring)
+        self._slots, self._slot_bytes = read_layout(self._files[0], ring, max_slot_bytes)
         size = PAGE + self._slots * self._slot_bytes
         try:
             for _ in range(MAX_LEASES):

@@ -126,11 +126,14 @@ def path_of(ring: str) -> str:
 
 
 def open_ring(ring: str, mode: int = os.O_RDONLY) -> int:
-    """Open a ring's file; raises `OutOfReach` if it does not exist or is another user's."""
+    """Open a ring's file, which never waits: whoever may write to the folder can put a FIFO there.
+
+    Raises `OutOfReach` if it does not exist, or is not a regular file of this user.
+    """
     if not re.search(RING_PATTERN, ring):
         raise OutOfReach("shared memory: the reference names no ring")
     try:
-        fd = os.open(path_of(ring), mode | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path_of(ring), mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise OutOfReach(
             f"ring {ring}: not found in {FOLDER}; its writer has ended, or runs in a container "
@@ -139,10 +142,12 @@ def open_ring(ring: str, mode: int = os.O_RDONLY) -> int:
     except OSError as error:
         raise OutOfReach(f"ring {ring}: cannot be opened: {error.strerror}") from error
     status = os.fstat(fd)
-    if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise OutOfReach(f"ring {ring}: belongs to another user")
-    return fd
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        return fd
+    os.close(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise OutOfReach(f"ring {ring}: is not a regular file")
+    raise OutOfReach(f"ring {ring}: belongs to another user")
 
 
 def write_layout(memory: mmap.mmap, slots: int, slot_bytes: int) -> None:
@@ -150,17 +155,23 @@ def write_layout(memory: mmap.mmap, slots: int, slot_bytes: int) -> None:
     _LAYOUT.pack_into(memory, 0, _MAGIC, _VERSION, slots, slot_bytes)
 
 
-def read_layout(fd: int, ring: str) -> tuple[int, int]:
+def read_layout(fd: int, ring: str, max_slot_bytes: int) -> tuple[int, int]:
     """The number of slots and their size in bytes, checked against the size of the file.
 
-    Raises `OutOfReach` if they do not fit.
+    Raises `OutOfReach` if they do not fit, or if a slot has more than `max_slot_bytes`: mapping a
+    ring takes up all of its memory.
     """
     head = os.pread(fd, _LAYOUT.size, 0)
     if len(head) == _LAYOUT.size:
         magic, version, slots, slot_bytes = _LAYOUT.unpack(head)
-        fits = PAGE + slots * slot_bytes <= os.fstat(fd).st_size
+        fits = PAGE + slots * slot_bytes == os.fstat(fd).st_size
         if (magic, version) == (_MAGIC, _VERSION) and 0 < slots <= MAX_SLOTS and fits:
-            return slots, slot_bytes
+            if slot_bytes <= max_slot_bytes:
+                return slots, slot_bytes
+            raise OutOfReach(
+                f"ring {ring}: has slots of {slot_bytes / MEBI:.0f} MiB; "
+                f"raise --max-frame-mb if that is right"
+            )
     raise OutOfReach(f"ring {ring}: has another layout than this version expects")
 
 

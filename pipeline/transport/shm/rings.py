@@ -148,6 +148,7 @@ def _is_own(connection: socket.socket) -> bool:
 
 
 MAX_RINGS = 16
+MAX_PADDING = 1 << 16  # between the planes of a frame and behind them
 
 
 class WriterRings:
@@ -190,10 +191,11 @@ class ReaderRings:
     """The rings that a subscriber reads.
 
     `clients` are the connections to their writers by the ring's id; without `notify` there are
-    none.
+    none. A ring of frames of more than `max_frame_bytes` is not opened.
     """
 
-    def __init__(self, *, notify: bool) -> None:
+    def __init__(self, max_frame_bytes: int, *, notify: bool) -> None:
+        self._max_slot_bytes = max_frame_bytes + MAX_PADDING
         self.clients: dict[str, NotifyClient] = {}
         self._notify = notify
         self._readers: dict[str, RingReader] = {}
@@ -207,7 +209,7 @@ class ReaderRings:
             while len(kept) >= MAX_RINGS:
                 del kept[next(iter(kept))]
             self._readers = kept
-            reader = self._readers[ring] = RingReader(ring)
+            reader = self._readers[ring] = RingReader(ring, self._max_slot_bytes)
             if self._notify and ring not in self.clients:
                 client = connect(ring)
                 if client is not None:

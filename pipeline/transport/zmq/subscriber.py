@@ -115,7 +115,7 @@ class Subscriber:
         self._member = member_prefix(group)
         self._name = secrets.token_hex(8)
         self._frames_had = 0
-        self._rings = ReaderRings(notify=not self._member)
+        self._rings = ReaderRings(self._limits.max_frame_bytes, notify=not self._member)
         self._clocks = RemoteClocks(parsed[0], security)
         self._log_limit = LogLimit()
         self._streams = Streams()
