@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import FrameError
 from pipeline.opencv_logging import quiet_opencv
+from pipeline.text.files import read_bytes
 from pipeline.types import Image
 
 IMAGE_SUFFIXES = (
@@ -53,13 +54,8 @@ def read_image(path: Path) -> Image:
     Raises `FrameError` if the file cannot be read or does not decode, or if its header states more
     than `MAX_PIXELS`; the header is checked before any memory is allocated.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FrameError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
-        # Not cv2.imread: it does not accept every path on every system.
-        data = path.read_bytes()
-    except OSError as error:
-        raise FrameError(f"{path}: cannot be read: {error.strerror}") from error
+    # Not cv2.imread: it does not accept every path on every system.
+    data = read_bytes(path, MAX_BYTES, FrameError)
     if not data:
         raise FrameError(f"{path}: the file is empty; expected an image")
     return decode_image(data, str(path))

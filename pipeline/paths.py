@@ -39,4 +39,5 @@ def sha256_of(data: Path | bytes) -> str:
 
 def _from_path_variable(name: str) -> list[Path]:
     """The folders that a variable like PATH lists; an unset or empty one lists none."""
-    return [Path(text).expanduser() for text in os.environ.get(name, "").split(os.pathsep) if text]
+    texts = os.environ.get(name, "").split(os.pathsep)
+    return [Path(os.path.expanduser(text)) for text in texts if text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -109,8 +110,8 @@ def publisher_security(settings: Settings) -> Security:
 
     Raises `ConfigError` if one of their files cannot be used.
     """
-    keys = load_key_pair(Path(settings.key).expanduser()) if settings.key else None
-    peers = tuple(load_public_key(Path(peer).expanduser()) for peer in settings.peer)
+    keys = load_key_pair(Path(os.path.expanduser(settings.key))) if settings.key else None
+    peers = tuple(load_public_key(Path(os.path.expanduser(peer))) for peer in settings.peer)
     return Security(keys, peers, settings.insecure)
 
 

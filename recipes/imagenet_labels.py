@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.text.files import LIST_LIMIT, read_text
 
 CLASSES = 1000
 _BACKGROUND = "background"
@@ -20,10 +21,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     ignored. Names that differ only in case count as equal. Raises `InputError` if the file is
     missing or does not contain 1000 different names.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: expected the ImageNet class names: {error}") from error
+    lines = read_text(
+        path, LIST_LIMIT, subject=f"{path}: expected the ImageNet class names"
+    ).splitlines()
     rows = [[name.strip() for name in line.split(",")] for line in lines if line.strip()]
     if rows and rows[0] == [_BACKGROUND]:
         del rows[0]

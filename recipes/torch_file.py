@@ -7,7 +7,10 @@ PyTorch 1.6: five pickles, then the raw storages.
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import pickletools
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -20,11 +23,33 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
+from pipeline.text.files import open_regular
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_MOST_BYTES = 16 * 2**20  # of all pickles
+_MOST_OPERATIONS = 200_000
+_LONGEST_TEXT = 1000
+_MOST_AXES = 16
+_OPERATIONS = frozenset(
+    (
+        *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE"),
+        *(
+            "NEWFALSE",
+            "BININT",
+            "BININT1",
+            "BININT2",
+            "LONG1",
+            "BINUNICODE",
+            "EMPTY_TUPLE",
+            "TUPLE",
+        ),
+        *("TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM"),
+        *("SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    )
+)
 _DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -41,13 +66,13 @@ def load_state_dict(path: Path) -> Arrays:
     or holds anything but a flat mapping of names to contiguous tensors.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, ModelError) as file:
             tree, storages = _read(file)
         if not isinstance(tree, Mapping):
             raise ModelError(f"holds a {type(tree).__name__}; expected a mapping of tensors")
         return {str(name): _array(name, value, storages) for name, value in tree.items()}
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except (
         OSError, pickle.UnpicklingError, struct.error, EOFError, KeyError, IndexError,
         AttributeError, TypeError, ValueError, OverflowError, MemoryError,
@@ -78,6 +103,8 @@ class _Tensor:
 def _rebuild_tensor(
     storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
 ) -> _Tensor:
+    if not len(shape) == len(strides) <= _MOST_AXES:
+        raise ModelError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -111,20 +138,62 @@ class _StateDictUnpickler(pickle.Unpickler):
         return storage
 
 
+def _load(unpickler: _StateDictUnpickler, file: BinaryIO) -> Any:
+    """Unpickle once the operations are known to take little time and memory."""
+    start = file.tell()
+    _check_operations(file)
+    file.seek(start)
+    return unpickler.load()
+
+
+def _check_operations(file: BinaryIO) -> None:
+    """Check the operations of one pickle.
+
+    The objects of a pickle may share parts, so that few bytes describe a number or a tuple that
+    takes hours to hash, and a large place in the memo allocates all places before it. A state dict
+    needs neither: only texts and names are fetched from the memo. Raises `ModelError`.
+    """
+    memo: dict[int, bool] = {}
+    previous = ""
+    for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        if operation.name not in _OPERATIONS or count > _MOST_OPERATIONS:
+            raise ModelError(
+                f"its pickle has the operation {operation.name}; expected a state dict"
+            )
+        if isinstance(argument, str) and len(argument) > _LONGEST_TEXT:
+            raise ModelError(f"its pickle has a text of {len(argument)} letters")
+        place = argument if isinstance(argument, int) else 0
+        if operation.name in {"BINPUT", "LONG_BINPUT"}:
+            if not 0 <= place <= len(memo):
+                raise ModelError(f"its pickle is damaged: it uses place {place} of its memo")
+            memo[place] = previous in {"BINUNICODE", "GLOBAL"}
+        elif operation.name in {"BINGET", "LONG_BINGET"} and not memo.get(place, False):
+            raise ModelError(
+                "its pickle repeats objects; expected only the tensors of a state dict"
+            )
+        previous = operation.name
+
+
 def _read(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     """Read the pickles (magic, protocol, system, tree, storage keys), then the storages."""
-    magic, protocol, system = (_StateDictUnpickler(file).load() for _ in range(3))
+    head = io.BytesIO(file.read(_MOST_BYTES))  # cannot be asked for more than it has
+    magic, protocol, system = (_load(_StateDictUnpickler(head), head) for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL or not system["little_endian"]:
         raise ModelError("expected a little-endian file of torch.save before version 1.6")
-    unpickler = _StateDictUnpickler(file)
-    tree = unpickler.load()
+    unpickler = _StateDictUnpickler(head)
+    tree = _load(unpickler, head)
     storages: dict[str, bytes] = {}
-    for key in _StateDictUnpickler(file).load():
+    keys = _load(_StateDictUnpickler(head), head)
+    file.seek(head.tell())
+    for key in keys:
         storage = unpickler.storages[key]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.length:
             raise ModelError(f"storage {key} has {count} numbers; expected {storage.length}")
-        storages[key] = file.read(storage.length * storage.dtype.itemsize)
+        size = storage.length * storage.dtype.itemsize
+        if not 0 <= size <= os.fstat(file.fileno()).st_size:
+            raise ModelError(f"storage {key} has {count} numbers, more than the file")
+        storages[key] = file.read(size)
     return tree, storages
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from sensor_msgs.msg import CameraInfo
 
-from pipeline.errors import ConfigError, one_line
+from pipeline.errors import ConfigError
+from pipeline.settings.setting import shown
+from pipeline.text.files import read_text
+from pipeline.text.formats import parse_yaml
 
 _MATRICES = {
     "camera_matrix": ("k", 9),
@@ -33,12 +35,9 @@ def read_camera_info(url: str) -> CameraInfo:
     does not exist or is not a calibration.
     """
     path = _local_path(url)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"camera_info_url: cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"camera_info_url: {path} is not YAML: {one_line(error)}") from error
+    subject = f"camera_info_url: {path}"
+    text = read_text(path, kind=ConfigError, subject=subject)
+    content = parse_yaml(text, subject, ConfigError).content
     if not isinstance(content, Mapping):
         raise ConfigError(
             f"camera_info_url: {path} is not a calibration: expected image_width, ..."
@@ -68,7 +67,7 @@ def _local_path(url: str) -> Path:
 def _size(content: Mapping[Any, Any], key: str, path: Path) -> int:
     value = content.get(key)
     if type(value) is not int or not 0 < value < 2**16:  # a bool is an int, too
-        raise ConfigError(f"camera_info_url: {path}: {key} must be pixels, but got {value!r}")
+        raise ConfigError(f"camera_info_url: {path}: {key} must be pixels, but got {shown(value)}")
     return value
 
 
@@ -77,7 +76,8 @@ def _model(content: Mapping[Any, Any], path: Path) -> str:
     if not isinstance(model, str) or model not in _MIN_COEFFICIENTS:
         known = ", ".join(_MIN_COEFFICIENTS)
         raise ConfigError(
-            f"camera_info_url: {path}: distortion_model must be one of {known}, but got {model!r}"
+            f"camera_info_url: {path}: distortion_model must be one of {known}, "
+            f"but got {shown(model)}"
         )
     return model
 
@@ -100,7 +100,7 @@ def _numbers(
     expected = "numbers" if count is None else f"{count} numbers"
     try:
         values = [float(value) for value in data] if isinstance(data, list) else [math.nan]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = [math.nan]
     if not all(map(math.isfinite, values)) or len(values) != (count or len(values)):
         raise ConfigError(f"camera_info_url: {path}: {key} must have data of {expected}")

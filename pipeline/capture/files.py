@@ -99,7 +99,7 @@ def open_folder(folder: Path, *, camera: str | None = None, fps: float | None = 
     paths = _images(entries)
     if not paths:
         raise SourceError(f"{folder}: {_no_images('the folder holds', entries)}")
-    return ImageFiles(paths, camera or safe_name(folder.resolve().name), fps)
+    return ImageFiles(paths, camera or safe_name(os.path.basename(os.path.realpath(folder))), fps)
 
 
 def open_glob(pattern: str, *, camera: str | None = None, fps: float | None = None) -> ImageFiles:
@@ -111,7 +111,7 @@ def open_glob(pattern: str, *, camera: str | None = None, fps: float | None = No
     paths = _images(entries)
     if not paths:
         raise SourceError(f"{pattern}: {_no_images('the pattern matches', entries)}")
-    return ImageFiles(paths, camera or safe_name(paths[0].resolve().parent.name), fps)
+    return ImageFiles(paths, camera or safe_name(Path(os.path.realpath(paths[0])).parent.name), fps)
 
 
 def open_image(path: Path, *, camera: str | None = None, fps: float | None = None) -> ImageFiles:
@@ -139,7 +139,9 @@ def why_missing(text: str) -> str:
 
 
 def _images(entries: Sequence[Path]) -> list[Path]:
-    return sorted((path for path in entries if is_image(path) and path.is_file()), key=_natural)
+    return sorted(
+        (path for path in entries if is_image(path) and os.path.isfile(path)), key=_natural
+    )
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -61,7 +61,7 @@ def check_new_files(targets: Mapping[str, Path | None], read: Iterable[str | Pat
 
     for option, target in targets.items():
         if target is not None:
-            check_target(target, option, is_replaced=target.is_file())
+            check_target(target, option, is_replaced=os.path.isfile(target))
     _check_distinct(targets, {"the input": [str(file) for file in read if file]})
 
 

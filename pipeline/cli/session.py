@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def run_session(
     check_addresses(settings)
     if settings.stats:
         stats_file = Path(settings.stats)
-        check_target(stats_file, "--stats", is_replaced=stats_file.is_file())
+        check_target(stats_file, "--stats", is_replaced=os.path.isfile(stats_file))
     with Outputs.of(settings, extras) as outputs:
         detector, classifier = _models(settings)
         with open_frames(settings) as source:

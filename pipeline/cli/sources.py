@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from concurrent.futures import Future
 from dataclasses import fields
@@ -95,7 +96,7 @@ def subscriber_security(settings: Settings) -> Security:
     security = publisher_security(settings)
     if not settings.server:
         return security
-    server = load_public_key(Path(settings.server).expanduser())
+    server = load_public_key(Path(os.path.expanduser(settings.server)))
     return Security(security.keys, (server,), settings.insecure)
 
 

@@ -7,6 +7,7 @@ because the package `onnx` is not needed to run a model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,10 +42,10 @@ def refuse_outside_data(path: Path) -> None:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     if _MARK not in data:
         return
-    folder = path.parent.resolve()
+    folder = Path(os.path.realpath(path.parent))
     try:
         for location in _locations(memoryview(data), "model"):
-            target = (folder / location).resolve()
+            target = Path(os.path.realpath(folder / location))
             if folder not in target.parents:
                 raise ModelError(
                     f"{path}: its weights lie in {location}, outside of its own folder; "

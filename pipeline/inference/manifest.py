@@ -24,26 +24,21 @@ output that is the graph's only one needs no name.
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pipeline.errors import ModelError
+from pipeline.text.files import LIST_LIMIT, read_text
+from pipeline.text.formats import parse_toml
 
 if TYPE_CHECKING:
     from pipeline.inference.spec import ModelSpec
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 T = TypeVar("T")
-
-_LARGEST = 4 * 2**20
 
 
 def read_manifest(path: str | Path) -> ModelSpec:
@@ -52,7 +47,7 @@ def read_manifest(path: str | Path) -> ModelSpec:
     Raises `ModelError` if the file or its labels cannot be read, a key is unknown or a value is
     out of its range.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     return manifest_spec(read_toml(path), path.stem, path.parent, str(path))
 
 
@@ -74,18 +69,20 @@ def manifest_spec(data: dict[str, Any], name: str, folder: Path, subject: str) -
     if data.get("task") == "classify":
         data.setdefault("logits", "")
     if isinstance(data.get("labels"), str):
-        data["labels"] = _read_labels(folder / data["labels"], subject)
+        path = folder / data["labels"]
+        data["labels"] = read_labels(path, f"{subject}: labels {path}")
     data = upgrade(data, subject)
     if isinstance(entry := data.get("input"), dict):
         data["input"] = {"name": "", **entry}
     return converted(data, ModelSpec, subject)
 
 
-def _read_labels(path: Path, subject: str) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{subject}: labels {path} cannot be read: {error}") from error
+def read_labels(path: Path, subject: str = "") -> list[str]:
+    """One label per line, in the order of the classes; empty lines at the end are ignored.
+
+    Raises `ModelError` if the file cannot be read or has an empty line between labels.
+    """
+    lines = read_text(path, LIST_LIMIT, ModelError, subject).rstrip().splitlines()
     labels = [line.strip() for line in lines]
     if not all(labels):
         number = labels.index("") + 1
@@ -95,17 +92,7 @@ def _read_labels(path: Path, subject: str) -> list[str]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises `ModelError` if it cannot be read or is no TOML."""
-    try:
-        data = path.read_bytes()[: _LARGEST + 1]
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > _LARGEST:
-        raise ModelError(f"{path}: expected a TOML file of at most 4 MB, but it is larger")
-    try:
-        tables: dict[str, Any] = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid TOML: {error}") from error
-    return tables
+    return parse_toml(read_text(path, kind=ModelError), str(path), ModelError)
 
 
 def converted(data: object, kind: type[T], subject: str) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -160,7 +161,7 @@ def registered_models() -> dict[str, Registered]:
     found: dict[str, Registered] = {}
     for folder in share_dirs():
         path = folder / FILE_NAME
-        if path.is_file():
+        if os.path.isfile(path):
             found = {**_read_once(path, path.stat().st_mtime_ns), **found}
     return found
 
@@ -220,14 +221,14 @@ def installed_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in share_dirs():
         for path in sorted(folder.glob(f"*{SUFFIX}")):
-            if path.is_file():  # not a folder or a broken link
+            if os.path.isfile(path):  # not a folder or a broken link
                 found.setdefault(path.stem, path)
     return found
 
 
 def is_name(model: str | Path) -> bool:
     """Whether a model is given by its name, not by the path of its file."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return path.suffix != SUFFIX and path.parent == Path()
 
 
@@ -236,9 +237,9 @@ def find_model(model: str | Path) -> Path:
 
     Raises `ModelError` with the nearest known name if there is no such file.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if not is_name(model):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
         raise ModelError(f"model {path}: no such file")
     models = installed_models()

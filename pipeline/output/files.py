@@ -42,7 +42,7 @@ def write_stats(path: Path, stats: Mapping[str, Any]) -> None:
     target = Path(os.path.realpath(path))
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        if target.exists() and not (target.is_file() or target.is_dir()):
+        if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
             target.write_bytes(data)
             return
         partial.write_bytes(data)

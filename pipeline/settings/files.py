@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.settings.setting import VARIABLES, shown
 from pipeline.settings.table import SETTINGS, Settings, settings_of
+from pipeline.text.files import read_text
+from pipeline.text.formats import parse_yaml
 
 DEFAULT = "default"
 _NO_SETTINGS = ("VISION_CONFIG", "VISION_MODELS")
@@ -89,24 +92,16 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 def _read_mapping(path: str | Path) -> tuple[dict[object, object], list[str]]:
     """The mapping in a YAML file, and its keys as they are written."""
-    import yaml  # noqa: PLC0415 - imported only if there is a file, to start faster
-
-    try:
-        loader = yaml.SafeLoader(Path(path).expanduser().read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        content = None if root is None else loader.construct_document(root)
-    except OSError as error:
-        raise ConfigError(f"config {path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date, of deep nesting
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config {path}: not valid YAML: {reason}") from error
+    subject = f"config {path}"
+    text = read_text(os.path.expanduser(path), kind=ConfigError, subject=subject)
+    content, keys = parse_yaml(text, subject, ConfigError)
     if content is None:
         return {}, []
-    if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
+    if not isinstance(content, dict):
         raise ConfigError(
-            f"config {path}: expected lines such as 'score: 0.4', but got {shown(content)}"
+            f"{subject}: expected lines such as 'score: 0.4', but got {shown(content)}"
         )
-    return content, [str(key.value) for key, _ in root.value]
+    return content, keys
 
 
 def _warn_of_unknown(environment: Mapping[str, str]) -> None:

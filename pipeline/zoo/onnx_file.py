@@ -118,7 +118,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     pointing to its target, which is replaced. Raises `OutputError` if it cannot be written.
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             path.write_bytes(data)
             return
         target = Path(os.path.realpath(path))

@@ -37,7 +37,7 @@ Report = Callable[[ModelFile, int], None]
 def models_folder() -> Path:
     """Return the first folder of `VISION_MODELS`, else that of models in the user's cache."""
     chosen = os.environ.get("VISION_MODELS", "").split(os.pathsep)[0]
-    return Path(chosen).expanduser() if chosen else user_cache_path(PACKAGE) / "models"
+    return Path(os.path.expanduser(chosen)) if chosen else user_cache_path(PACKAGE) / "models"
 
 
 def registered(name: str) -> Registered:

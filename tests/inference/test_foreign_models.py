@@ -195,7 +195,7 @@ WRONG = {
     ),
     "labels-file-missing": (
         MANIFEST.replace('["cat", "dog", "cup"]', '"none.txt"'),
-        "labels .*none.txt cannot be read",
+        "labels .*none.txt: cannot be read",
     ),
     "infinite-mean": (MANIFEST.replace("[0.1, ", "[inf, "), "must be finite numbers"),
     "scaled-bytes": (MANIFEST.replace("float32", "uint8"), "need an input of float32"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,4 +69,4 @@ def _report(summary: ObjectSummary, output: Path, top: int) -> None:
     if len(rows) < len(seen):
         print(f"and {len(seen) - len(rows)} more in fewer than {LEAST_FRAMES} frames each")
     summary.write_image(output)
-    print(f"\nannotated image: {output.resolve()}")
+    print(f"\nannotated image: {os.path.realpath(output)}")

@@ -16,6 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from pipeline.errors import ConfigError
+from pipeline.text.files import read_bytes
 from pipeline.transport.address import Address
 
 PUBLIC_SUFFIX = ".key"
@@ -60,7 +61,7 @@ def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
     public, secret = zmq.curve_keypair()
     paths = folder / (name + PUBLIC_SUFFIX), folder / (name + SECRET_SUFFIX)
     for path in paths:
-        if path.exists():
+        if os.path.exists(path):
             raise ConfigError(f"{path}: already exists; keys are never overwritten")
     line = f'curve\n    public-key = "{public.decode()}"\n'
     _write_new(paths[0], f"# public key of {name}: copy it to the other end\n{line}", 0o644)
@@ -173,10 +174,7 @@ def check_peers(context: zmq.Context[zmq.Socket[bytes]], known: Collection[bytes
 
 def _read(path: Path) -> dict[str, bytes]:
     try:
-        with path.open(encoding="ascii") as file:
-            text = file.read(MAX_KEY_FILE)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        text = read_bytes(path, MAX_KEY_FILE, ConfigError).decode("ascii")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not a key; expected a file of 'vision keys'") from error
     keys = {name: value.encode() for name, value in _LINE.findall(text)}
@@ -195,7 +193,7 @@ def _write_new(path: Path, text: str, mode: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except OSError as error:
-        known = error.errno == errno.EEXIST and path.parent.is_dir()
+        known = error.errno == errno.EEXIST and os.path.isdir(path.parent)
         why = "already exists; keys are never overwritten" if known else error.strerror
         raise ConfigError(f"{path}: {why}") from error
     try:

@@ -6,16 +6,16 @@ would change the outputs is an error that names its line; options for training a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from pipeline.errors import ModelError
+from pipeline.text.files import TEXT_LIMIT, open_regular, read_bytes
+from pipeline.zoo.darknet.sections import Section, read_sections, short
 
-T = TypeVar("T")
-
-ACTIVATIONS = ("linear", "leaky", "relu", "relu6", "logistic", "tanh", "mish", "swish")
+_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,17 @@ def read_config(path: str | Path) -> DarknetConfig:
     unsupported layer or option or a value out of range.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: expected a Darknet cfg file, but it does not exist") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    if "\0" in text:
-        raise ModelError(
-            f"{path}: expected a Darknet cfg file, which is text, but this is binary; "
-            f"is it the weights file?"
-        )
-    sections = _read_sections(path, text)
+    if not os.path.exists(path):
+        raise ModelError(f"{path}: expected a Darknet cfg file, but it does not exist")
+    with open_regular(path, ModelError) as file:
+        if b"\0" in file.read(_HEAD_BYTES):
+            raise ModelError(
+                f"{path}: expected a Darknet cfg file, which is text, but this is binary; "
+                f"is it the weights file?"
+            )
+    # Comments may be in any encoding.
+    text = read_bytes(path, TEXT_LIMIT, ModelError).decode("utf-8", "replace")
+    sections = read_sections(path, text)
     if not sections or sections[0].kind not in ("net", "network"):
         first = f"[{sections[0].kind}]" if sections else "no section"
         raise ModelError(f"{path}: expected a Darknet cfg that begins with [net], but got {first}")
@@ -134,109 +133,7 @@ def read_config(path: str | Path) -> DarknetConfig:
     return DarknetConfig(path, width, height, letterbox, layers)
 
 
-class _Section:
-    """One `[kind]` with its options; errors name the line."""
-
-    def __init__(self, path: Path, kind: str, line: int) -> None:
-        self.path, self.kind, self.line = path, kind, line
-        self._options: dict[str, tuple[str, int]] = {}
-
-    def add(self, name: str, value: str, line: int) -> None:
-        self._options[name] = (value, line)
-
-    def error(self, message: str, line: int | None = None) -> ModelError:
-        return ModelError(f"{self.path}: line {line or self.line}: [{self.kind}] {message}")
-
-    def wrong(self, name: str, message: str) -> ModelError:
-        return self.error(f"{name}: {message}", self.line_of(name))
-
-    def names(self) -> dict[str, int]:
-        return {name: line for name, (_, line) in self._options.items()}
-
-    def text(self, name: str, default: str) -> str:
-        return self._options.get(name, (default, 0))[0]
-
-    def line_of(self, name: str) -> int:
-        return self._options.get(name, ("", self.line))[1]
-
-    def numbers(self, name: str, kind: Callable[[str], T], minimum: T | None = None) -> list[T]:
-        """Return the comma-separated values of an option, none if it is absent."""
-        text = self.text(name, "")
-        try:
-            values = [kind(part) for part in text.split(",") if part]
-        except ValueError:
-            expected = "whole numbers" if kind is int else "numbers"
-            raise self.wrong(name, f"expected {expected}, but got '{text}'") from None
-        if minimum is not None and any(not value >= minimum for value in values):  # type: ignore[operator]
-            raise self.wrong(name, f"expected at least {minimum}, but got '{text}'")
-        return values
-
-    def number(
-        self, name: str, kind: Callable[[str], T], default: T | None, minimum: T | None = None
-    ) -> T:
-        """Return the single value of an option, which is required unless there is a default."""
-        values = self.numbers(name, kind, minimum)
-        if not values and default is not None:
-            return default
-        if len(values) != 1:
-            got = f"{len(values)} values" if values else "none"
-            raise self.wrong(name, f"expected one value, but got {got}")
-        return values[0]
-
-    def integer(self, name: str, default: int | None = None, minimum: int | None = None) -> int:
-        return self.number(name, int, default, minimum)
-
-    def flag(self, name: str) -> bool:
-        return self.integer(name, 0) != 0
-
-    def require(self, name: str, value: float) -> None:
-        """Check that an option is absent or has the only supported value."""
-        got = self.number(name, float, float(value))
-        if got != value:
-            raise self.error(
-                f"{name}={self.text(name, '')} is not supported, only {name}={value}",
-                self.line_of(name),
-            )
-
-    def activation(self, default: str) -> str:
-        name = self.text("activation", default)
-        if name not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise self.error(
-                f"activation '{name}' is not supported; supported are {known}",
-                self.line_of("activation"),
-            )
-        return name
-
-    def same_both_ways(self, name: str, default: int) -> int:
-        """Return a value that may also be given per axis, but must be equal for both."""
-        value = self.integer(name, default, minimum=1)
-        for axis in (f"{name}_x", f"{name}_y"):
-            if axis in self._options:
-                self.require(axis, value)
-        return value
-
-
-def _read_sections(path: Path, text: str) -> list[_Section]:
-    """Split the text as Darknet does: whitespace is ignored, # and ; begin comments."""
-    sections: list[_Section] = []
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = "".join(raw.split()).split("#", 1)[0]
-        if not line or line.startswith(";"):
-            continue
-        if line.startswith("["):
-            sections.append(_Section(path, line.strip("[]").lower(), number))
-            continue
-        name, equals, value = line.partition("=")
-        if not sections or not equals:
-            raise ModelError(
-                f"{path}: line {number}: expected [layer] or option=value, but got {raw.strip()!r}"
-            )
-        sections[-1].add(name, value, number)
-    return sections
-
-
-def _convolution(section: _Section, _index: int) -> Layer:
+def _convolution(section: Section, _index: int) -> Layer:
     size = section.integer("size", 1, minimum=1)
     padding = size // 2 if section.flag("pad") else section.integer("padding", 0, minimum=0)
     return Convolution(
@@ -251,7 +148,7 @@ def _convolution(section: _Section, _index: int) -> Layer:
     )
 
 
-def _maxpool(section: _Section, _index: int) -> Layer:
+def _maxpool(section: Section, _index: int) -> Layer:
     stride = section.same_both_ways("stride", 1)
     size = section.integer("size", stride, minimum=1)
     padding = section.integer("padding", size - 1, minimum=0)
@@ -260,7 +157,7 @@ def _maxpool(section: _Section, _index: int) -> Layer:
     return MaxPool(section.line, size, stride, padding)
 
 
-def _route(section: _Section, index: int) -> Layer:
+def _route(section: Section, index: int) -> Layer:
     groups = section.integer("groups", 1, minimum=1)
     group_id = section.integer("group_id", 0, minimum=0)
     if group_id >= groups:
@@ -268,24 +165,24 @@ def _route(section: _Section, index: int) -> Layer:
     return Route(section.line, _earlier(section, "layers", index), groups, group_id)
 
 
-def _upsample(section: _Section, _index: int) -> Layer:
+def _upsample(section: Section, _index: int) -> Layer:
     section.require("scale", 1)
     return Upsample(section.line, section.integer("stride", 2, minimum=1))
 
 
-def _shortcut(section: _Section, index: int) -> Layer:
+def _shortcut(section: Section, index: int) -> Layer:
     layers = _earlier(section, "from", index)
     if section.text("weights_type", "none") != "none":
         raise section.error("weights_type is not supported", section.line_of("weights_type"))
     return Shortcut(section.line, layers, section.activation("linear"))
 
 
-def _yolo(section: _Section, _index: int) -> Layer:
+def _yolo(section: Section, _index: int) -> Layer:
     section.require("new_coords", 0)
     flat = section.numbers("anchors", float)
     pairs = list(zip(flat[::2], flat[1::2], strict=False))
     count = section.integer("num", len(pairs), minimum=1)
-    if len(flat) != 2 * count or min(flat) <= 0:
+    if not flat or len(flat) != 2 * count or min(flat) <= 0:
         raise section.wrong(
             "anchors",
             f"expected {count} pairs of positive numbers (num={count}), "
@@ -302,19 +199,20 @@ def _yolo(section: _Section, _index: int) -> Layer:
     )
 
 
-def _earlier(section: _Section, name: str, index: int) -> tuple[int, ...]:
+def _earlier(section: Section, name: str, index: int) -> tuple[int, ...]:
     """Return layer numbers; negative ones in the file count back from this layer."""
     values = section.numbers(name, int)
     layers = tuple(value if value >= 0 else index + value for value in values)
     if not layers or not all(0 <= layer < index for layer in layers):
         raise section.wrong(
             name,
-            f"expected layers before this one (number {index}), but got '{section.text(name, '')}'",
+            f"expected layers before this one (number {index}), "
+            f"but got '{short(section.text(name, ''))}'",
         )
     return layers
 
 
-_Reader = Callable[[_Section, int], Layer]
+_Reader = Callable[[Section, int], Layer]
 _READERS: dict[str, _Reader] = {
     "convolutional": _convolution,
     "conv": _convolution,
@@ -357,7 +255,7 @@ _TRAINING = {
 }
 
 
-def _layer(section: _Section, index: int) -> Layer:
+def _layer(section: Section, index: int) -> Layer:
     reader = _READERS.get(section.kind)
     if reader is None:
         known = ", ".join(sorted(_READERS))

@@ -316,22 +316,3 @@ def default_labels(classes: int) -> tuple[str, ...]:
     if classes == len(COCO_LABELS):
         return COCO_LABELS
     return tuple(f"class {number}" for number in range(classes))
-
-
-def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Read one label per line, in the order of the classes; empty lines at the end are ignored.
-
-    Raises `ModelError` if the file cannot be read or has an empty line between labels.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{path}: expected a text file with one label per line, but it cannot be read: {error}"
-        ) from error
-    labels = tuple(line.strip() for line in text.rstrip().splitlines())
-    if "" in labels:
-        raise ModelError(
-            f"{path}: line {labels.index('') + 1}: expected a label, but the line is empty"
-        )
-    return labels

@@ -7,6 +7,7 @@ with batch norm its scales, means and variances, and its weights (out, in, rows,
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
+from pipeline.text.files import open_regular, read_bytes
 from pipeline.zoo.darknet.config import (
     Convolution,
     DarknetConfig,
@@ -153,21 +155,20 @@ def read_weights(config: DarknetConfig, path: str | Path) -> dict[int, Convoluti
     Raises `ModelError` if the file is missing or does not have the length that the cfg implies.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: expected Darknet weights, but it does not exist") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    header = _header_bytes(path, data)
+    if not os.path.exists(path):
+        raise ModelError(f"{path}: expected Darknet weights, but it does not exist")
+    with open_regular(path, ModelError) as file:
+        header = _header_bytes(path, file.read(_VERSION_BYTES))
+        size = os.fstat(file.fileno()).st_size
     counts = _float_counts(config)
     expected = header + 4 * sum(counts.values())
-    if len(data) != expected:
-        kind = "short" if len(data) < expected else "long"
+    if size != expected:  # before the file is read, which may be of any size
+        kind = "short" if size < expected else "long"
         raise ModelError(
             f"{path}: too {kind} for {config.path}: expected {expected} bytes, "
-            f"but got {len(data)}; check that both are of one network (classes, masks, filters)"
+            f"but got {size}; check that both are of one network (classes, masks, filters)"
         )
+    data = read_bytes(path, expected, ModelError)
     numbers = np.frombuffer(data, "<f4", offset=header)
     if not np.isfinite(numbers).all():
         raise ModelError(f"{path}: expected finite numbers, but some are infinite or NaN")

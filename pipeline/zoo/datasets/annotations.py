@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.images import IMAGE_SUFFIXES
+from pipeline.images import IMAGE_SUFFIXES, MAX_PIXELS
+from pipeline.text.files import TEXT_LIMIT, read_bytes
 from pipeline.zoo.datasets.classes import match_names, match_used_names
 from pipeline.zoo.datasets.image_folders import named_image
 
+_COCO_LIMIT = 2 * 2**30
 _LARGEST_BOX = 10  # of the image's longer side; a larger number is damaged
 
 Corners = tuple[float, float, float, float]
@@ -85,7 +88,7 @@ def _touches(box: Corners, size: tuple[int, int]) -> bool:
     return x <= size[0] and y <= size[1] and x + width >= 0 and y + height >= 0
 
 
-_Side = Annotated[int, msgspec.Meta(ge=1)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)]
 
 
 class _CocoImage(msgspec.Struct):
@@ -116,10 +119,10 @@ class _CocoFile(msgspec.Struct):
 
 def read_coco(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledImage]:
     """Read a COCO JSON file; see `read_boxes`."""
+    text = read_bytes(data, _COCO_LIMIT).removeprefix(b"\xef\xbb\xbf")  # the byte order mark
     try:
-        text = data.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the byte order mark
         content = msgspec.json.decode(text, type=_CocoFile)
-    except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{data}: expected COCO's JSON of images and boxes: {error}") from error
     if not content.images:
         raise InputError(f"{data}: expected images, but it lists none")
@@ -154,7 +157,7 @@ def _image_folder(data: Path, first: str) -> Path:
     candidates = [data.parent / "images", data.parent]
     candidates += [data.parent.parent / part for part in (split, f"images/{split}", "images")]
     for folder in candidates:
-        if (folder / first).is_file():
+        if os.path.isfile(folder / first):
             return folder
     raise InputError(f"{data}: image {first} not found; name the images' folder with --images")
 
@@ -167,9 +170,9 @@ class _VocImage(NamedTuple):
 
 def read_voc(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledImage]:
     """Read a Pascal VOC folder; see `read_boxes`."""
-    folder = data / "Annotations" if (data / "Annotations").is_dir() else data
+    folder = data / "Annotations" if os.path.isdir(data / "Annotations") else data
     if images is None:
-        images = data / "JPEGImages" if (data / "JPEGImages").is_dir() else data
+        images = data / "JPEGImages" if os.path.isdir(data / "JPEGImages") else data
     files = sorted(folder.glob("*.xml"))
     if not files:
         raise InputError(f"{folder}: expected Pascal VOC's .xml files, found none")
@@ -194,18 +197,19 @@ def _image_path(images: Path, name: str, stem: str) -> Path:
     """Return the image with the name in the XML file, or else with the name of the XML file."""
     path = named_image(images, name)
     namesakes = (images / f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES)
-    return path if path.is_file() else next((p for p in namesakes if p.is_file()), path)
+    return path if os.path.isfile(path) else next(filter(os.path.isfile, namesakes), path)
 
 
 def _read_file(path: Path) -> _VocImage:
     """Read one XML file; VOC counts pixels from 1, and both edges are part of the box."""
+    data = read_bytes(path, TEXT_LIMIT)
     try:
-        data = path.read_bytes()
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        # A null byte means UTF-16, in which the declarations would look different.
+        if any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
             raise InputError(f"{path}: expected Pascal VOC's XML, which declares no entities")
         root = ET.fromstring(data)  # noqa: S314 - safe without entities
         size = (int(_text(root, "size/width")), int(_text(root, "size/height")))
-        if min(size) < 1:
+        if not 1 <= min(size) <= max(size) <= MAX_PIXELS:
             raise ValueError(f"the size is {size[0]} x {size[1]}")
         objects = []
         for element in root.findall("object"):
@@ -216,7 +220,7 @@ def _read_file(path: Path) -> _VocImage:
             is_difficult = element.findtext("difficult", "0").strip() == "1"
             objects.append((_text(element, "name"), box, is_difficult))
         return _VocImage(_text(root, "filename"), size, objects)
-    except (OSError, ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise InputError(f"{path}: expected Pascal VOC's XML of one image: {error}") from error
 
 

@@ -11,6 +11,7 @@ no boxes.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.settings.setting import shown
+from pipeline.text.files import LIST_LIMIT, TEXT_LIMIT, read_text
+from pipeline.text.formats import parse_yaml
 from pipeline.zoo.datasets.annotations import LabelledImage, read_coco, read_voc
 from pipeline.zoo.datasets.classes import match_used_names
 from pipeline.zoo.datasets.image_folders import existing_folder, find_images, list_images
@@ -41,14 +45,18 @@ def read_boxes(
     """
     data = Path(data)
     folder = None if images is None else existing_folder(images)
-    if data.is_file() and data.suffix == ".json":
+    if os.path.isfile(data) and data.suffix == ".json":
         return _each_once(data, read_coco(data, labels, folder))
-    if (data / "Annotations").is_dir() or next(data.glob("*.xml"), None):
+    if os.path.isdir(data / "Annotations") or _has_xml(data):
         return _each_once(data, read_voc(data, labels, folder))
-    if (data / "labels").is_dir():
+    if os.path.isdir(data / "labels"):
         return _read_yolo(data, labels, folder)
-    found = "it does not exist" if not data.exists() else "it is none of them"
+    found = "it is none of them" if os.path.exists(data) else "it does not exist"
     raise InputError(f"{data}: expected {FORMS}, but {found}")
+
+
+def _has_xml(folder: Path) -> bool:
+    return os.path.isdir(folder) and next(folder.glob("*.xml"), None) is not None
 
 
 def _each_once(data: Path, images: list[LabelledImage]) -> list[LabelledImage]:
@@ -100,19 +108,19 @@ def _read_yolo(data: Path, labels: Sequence[str], images: Path | None) -> list[L
 def _yolo_names(data: Path) -> list[str]:
     """Return the class names of a YOLO folder by id; none if it has no list of names."""
     places = ("data.yaml", "data.yml", "classes.txt", "labels/classes.txt")
-    path = next((data / place for place in places if (data / place).is_file()), None)
+    path = next((data / place for place in places if os.path.isfile(data / place)), None)
     if path is None:
         return []
-    import yaml  # noqa: PLC0415 - imported only for such folders
-
+    is_list = path.suffix == ".txt"
+    subject = f"{path}: expected names, a list of the classes"
+    text = read_text(path, LIST_LIMIT if is_list else TEXT_LIMIT, subject=subject)
+    content = {"names": text.rstrip().splitlines()} if is_list else parse_yaml(text, subject)[0]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        is_list = path.suffix == ".txt"
-        names = text.rstrip().splitlines() if is_list else yaml.safe_load(text)["names"]
+        names = content["names"]
         if not isinstance(names, (list, dict)):
-            raise TypeError(f"but got {names}")
+            raise TypeError(f"but got {shown(names)}")
         listed = [names[i] for i in range(len(names))]  # a list, or a mapping from numbers
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as error:
+    except (TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: expected names, a list of the classes: {reason}") from error
     return [str(name).strip() for name in listed]
@@ -121,10 +129,7 @@ def _yolo_names(data: Path) -> list[str]:
 def _read_yolo_boxes(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Read class ids (n,) and boxes (n, 4) of one text file; a missing file has none."""
     rows: list[list[float]] = []
-    try:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected lines of text, but: {error}") from error
+    text = read_text(path, LIST_LIMIT) if os.path.lexists(path) else ""
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.text.files import read_text
 from pipeline.zoo.datasets.image_folders import class_folders
 
 logger = logging.getLogger(__name__)
@@ -117,18 +119,19 @@ def read_classes(
     and if `images` is not a folder or `data` itself holds the images.
     """
     data = Path(data)
-    if images is not None and (data.is_dir() or not Path(images).is_dir()):
-        found = f"the images are in {data}" if data.is_dir() else "there is no such folder"
+    is_folder = os.path.isdir(data)
+    if images is not None and (is_folder or not os.path.isdir(images)):
+        found = f"the images are in {data}" if is_folder else "there is no such folder"
         raise InputError(
             f"{images}: expected the folder of the images that a text file lists, but {found}"
         )
-    if data.is_dir():
+    if is_folder:
         by_name = class_folders(data)
         named = {path: name for name, paths in by_name.items() for path in paths}
-    elif data.is_file() and data.suffix != ".json":
+    elif os.path.isfile(data) and data.suffix != ".json":
         named = _read_list(data, Path(images or data.parent))
     else:
-        found = "it is neither" if data.exists() else "it does not exist"
+        found = "it is neither" if os.path.exists(data) else "it does not exist"
         raise InputError(f"{data}: expected {FORMS}, but {found}")
     names = sorted(set(named.values()))
     classes = dict(zip(names, match_names(names, labels, str(data)), strict=True))
@@ -137,13 +140,7 @@ def read_classes(
 
 def _read_list(data: Path, folder: Path) -> dict[Path, str]:
     """Read the images in `folder` and the class names of a text file."""
-    if data.stat().st_size > _LARGEST_LIST:
-        limit = f"at most {_LARGEST_LIST >> 20} MiB"
-        raise InputError(f"{data}: expected a text file of images and classes of {limit}")
-    try:
-        lines = data.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{data}: expected {FORMS}, but it cannot be read: {error}") from error
+    lines = read_text(data, _LARGEST_LIST).splitlines()
     found: dict[Path, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 def existing_folder(folder: str | Path) -> Path:
     """Return `folder` as a path. Raises `InputError` if there is no such folder."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: expected a folder of images, but there is no such folder")
     return folder
 
@@ -39,7 +40,7 @@ def find_images(folder: str | Path) -> list[Path]:
     Raises `InputError` if there is no such folder or no image in it.
     """
     folder = existing_folder(folder)
-    top = folder / "images" if (folder / "images").is_dir() else folder
+    top = folder / "images" if os.path.isdir(folder / "images") else folder
     return _some(_images_below(top), top)
 
 
@@ -68,7 +69,7 @@ def class_folders(folder: str | Path) -> dict[str, list[Path]]:
     classes = {
         child.name: _images_below(child)
         for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
+        if os.path.isdir(child) and not child.name.startswith(".")
     }
     for name in [name for name, images in classes.items() if not images]:
         logger.warning("%s: skipped, because it has no images", folder / name)
@@ -84,10 +85,10 @@ def named_image(folder: Path, name: str) -> Path:
     If `name` is a path of another machine, its last part counts.
     """
     path = folder / name
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     plain = folder / PureWindowsPath(name).name  # splits at both kinds of slashes
-    return plain if plain.is_file() else path
+    return plain if os.path.isfile(plain) else path
 
 
 def spread(paths: Sequence[Path], most: int) -> list[Path]:
@@ -127,14 +128,14 @@ class ReadableImages:
                 self.subject,
                 len(self.damaged),
                 len(self.paths),
-                "" if all(path.is_file() for path in self.damaged) else "are missing or ",
+                "" if all(map(os.path.isfile, self.damaged)) else "are missing or ",
                 ", ".join(path.name for path in self.damaged[:3]),
                 ", ..." if len(self.damaged) > 3 else "",
             )
 
     def check_presence(self) -> None:
         """Raise `InputError` if more than a tenth of the files are missing."""
-        missing = [path for path in self.paths if not path.is_file()]
+        missing = [path for path in self.paths if not os.path.isfile(path)]
         if len(missing) > MAX_DAMAGED * len(self.paths):
             raise InputError(
                 f"{self.subject}: {len(missing)} of its {len(self.paths)} images are missing, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -180,11 +181,11 @@ def summarize(answer: Answer, most: int = 8) -> str:
 
 
 def _paths(images: Path) -> list[Path]:
-    if images.is_file():
+    if os.path.isfile(images):
         if not is_image(images):
             raise InputError(f"{images}: expected an image or a folder of images")
         return [images]
-    if not images.exists():
+    if not os.path.exists(images):
         raise InputError(f"{images}: expected an image or a folder of images, but found nothing")
     return find_images(images)
 
@@ -230,7 +231,8 @@ def _registered(path: Path) -> Registered | None:
     models = registered_models()
     same_name = models.get(path.stem)
     if same_name is not None and same_name.entry.made_by:
-        is_ours = path.resolve().parent in {folder.resolve() for folder in share_dirs()}
+        folder = os.path.dirname(os.path.realpath(path))
+        is_ours = folder in map(os.path.realpath, share_dirs())
         return same_name if is_ours else None
     return registered_as(path)
 

@@ -6,6 +6,7 @@ in canonical form, with the same uint8 input, so that the difference is the effe
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ def _metric_by_labels(request: Request, spec: ModelSpec, images: Sequence[Path])
     """Return the metric over labelled data, or None without labels."""
     if request.test is not None:
         return metric_by_labels(spec, request.test)
-    if spec.task == "detect" and (request.images / "labels").is_dir():
+    if spec.task == "detect" and os.path.isdir(request.images / "labels"):
         return metric_by_labels(spec, request.images, images)
     return None
 

@@ -54,5 +54,5 @@ def test_error_names_the_wrong_entry(tmp_path, wrong):
 
 
 def test_calibration_in_an_unknown_home_folder_is_an_error():
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         read_camera_info("~nobody-has-this-name/front.yaml")

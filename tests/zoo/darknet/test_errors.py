@@ -7,8 +7,9 @@ import re
 import pytest
 
 from pipeline.errors import ModelError, OutputError
+from pipeline.inference.manifest import read_labels
 from pipeline.zoo.darknet.config import read_config
-from pipeline.zoo.darknet.importer import import_model, read_labels
+from pipeline.zoo.darknet.importer import import_model
 
 GOOD = """[net]
 width=32

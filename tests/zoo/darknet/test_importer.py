@@ -8,8 +8,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from pipeline.inference.manifest import read_labels
 from pipeline.inference.spec import METADATA_KEY, decode_spec
-from pipeline.zoo.darknet.importer import COCO_LABELS, import_model, read_labels
+from pipeline.zoo.darknet.importer import COCO_LABELS, import_model
 
 from . import darknet_reference as ref
 
@@ -144,7 +145,7 @@ def test_weights_of_the_oldest_version_have_a_short_header(tmp_path):
 def test_labels_are_read_one_per_line(tmp_path):
     path = tmp_path / "x.names"
     path.write_text("cat\r\n traffic light \n\n\n")
-    assert read_labels(path) == ("cat", "traffic light")
+    assert read_labels(path) == ["cat", "traffic light"]
 
 
 def test_official_network_has_the_published_size(shared, tmp_path):

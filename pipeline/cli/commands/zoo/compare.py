@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,9 @@ def compare(
     found, image = _compare(images, names, output, html, **settings)
     _show(found)
     if image is not None:
-        print(f"side by side: {output.resolve()}")
+        print(f"side by side: {os.path.realpath(output)}")
     if html is not None:
-        print(f"page: {html.resolve()}")
+        print(f"page: {os.path.realpath(html)}")
 
 
 def _compare(
@@ -119,7 +120,7 @@ def _check_names(names: list[str]) -> None:
 
     known = {*installed_models(), *registered_models()}
     for name in names:
-        if name not in known and (is_image(Path(name)) or Path(name).is_dir()):
+        if name not in known and (is_image(Path(name)) or os.path.isdir(name)):
             raise ConfigError(
                 f"--models {name}: is an image or a folder; expected 'vision compare IMAGE "
                 "MODEL MODEL', with one image or folder"

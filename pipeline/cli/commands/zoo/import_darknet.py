@@ -37,10 +37,11 @@ def import_darknet(
       vision import-darknet mine.cfg mine.weights --names mine.names -o mine.onnx
       vision run 0 --detector mine.onnx
     """
-    from pipeline.zoo.darknet.importer import import_model, read_labels
+    from pipeline.inference.manifest import read_labels
+    from pipeline.zoo.darknet.importer import import_model
 
     check_model_target(output, cfg, weights)
-    labels = read_labels(names) if names else None
+    labels = tuple(read_labels(names)) if names else None
     summary = import_model(cfg, weights, output, labels=labels, name=name)
     _show(summary, labels_given=names is not None)
 

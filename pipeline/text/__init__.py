@@ -1,0 +1,1 @@
+"""Text from outside: files of text, their formats, names for libraries, and what is shown."""
