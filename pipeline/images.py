@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +19,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import FrameError
-from pipeline.opencv_logging import quiet_opencv
+from pipeline.opencv_logging import caught_messages, quiet_opencv
 from pipeline.text.files import read_bytes
 from pipeline.types import Image
 
@@ -36,11 +38,21 @@ IMAGE_SUFFIXES = (
 MAX_PIXELS = 100_000_000
 """300 MB of pixels: more than robot cameras deliver, less than what exhausts the memory."""
 MAX_BYTES = 4 * MAX_PIXELS
+MAX_SCANS = 100
+"""Of one JPEG. Encoders make at most some twenty, and each takes as long as a whole image."""
+MAX_SEGMENTS = 10_000
+"""Of one JPEG, ahead of its pixels; those of photographs are a few dozen."""
 JPEG_QUALITY = 90
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _MARKERS_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
 _MARKERS_WITHOUT_FRAME = frozenset((0xC4, 0xC8, 0xCC))  # within C0 to CF, yet no start of a frame
+_SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))  # starts of frames that may have all in one scan
+_START_OF_SCAN = 0xDA
+_LOST_PIXELS = re.compile("premature end|bad (Huffman|arithmetic) code|instead of RST", re.I)
+"""What libjpeg says of data that it fills with grey."""
+
+log = logging.getLogger(__name__)
 
 
 def is_image(path: Path) -> bool:
@@ -64,8 +76,8 @@ def read_image(path: Path) -> Image:
 def decode_image(data: bytes, subject: str = "image") -> Image:
     """The pixels of an encoded image, rotated as its EXIF data say.
 
-    Raises `FrameError` that begins with `subject` if the data do not decode, or if their header
-    states more than `MAX_PIXELS`.
+    Raises `FrameError` that begins with `subject` if the data are damaged, or if their header
+    states more than `MAX_PIXELS` or a JPEG has more than `MAX_SCANS`.
     """
     size = image_size(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
@@ -73,39 +85,52 @@ def decode_image(data: bytes, subject: str = "image") -> Image:
             f"{subject}: an image of {size[0]} x {size[1]} pixels; "
             f"at most {MAX_PIXELS // 1_000_000} million pixels are read, so scale it down"
         )
+    _check_scans(data, subject)
+    return _decode(data, cv2.IMREAD_COLOR, subject)
+
+
+def _decode(data: bytes, flags: int, subject: str) -> Image:
+    """Decode with OpenCV, which by itself returns what libjpeg made of damaged data."""
+    image, said = None, []
     try:
-        with quiet_opencv():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if data:
+            with quiet_opencv(), caught_messages() as said:
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise FrameError(f"{subject}: does not decode: {error.err}") from error
     if image is None:
         raise FrameError(f"{subject}: not a readable image; the data are damaged or unknown")
+    for line in said:
+        if _LOST_PIXELS.search(line):
+            raise FrameError(f"{subject}: the image is damaged: {line}")
+        log.debug("%s: %s", subject, line)
     return image  # type: ignore[no-any-return]
 
 
 def decode_jpeg(data: bytes) -> Image:
     """The pixels of a JPEG as they are stored: EXIF data do not rotate them.
 
-    Raises `FrameError` if the data are not a whole JPEG. The caller checks the size beforehand.
+    Raises `FrameError` if the data are not a whole JPEG, or have more than `MAX_SCANS`. The caller
+    checks the size beforehand.
     """
     size = jpeg_size(data)
     if size is None:
         raise FrameError("the JPEG states no size")
     if not data.endswith(b"\xff\xd9"):
         raise FrameError("the JPEG has no end; it was cut off")
-    image = np.empty((size[1], size[0], 3), np.uint8)
-    fast = _simplejpeg()
+    _check_scans(data, "the JPEG")
+    shape, fast = (size[1], size[0], 3), _simplejpeg()
+    if fast is None:
+        decoded = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "the JPEG")
+        if decoded.shape != shape:
+            raise FrameError("the JPEG does not decode")
+        return decoded
+    image = np.empty(shape, np.uint8)
     try:
-        if fast is not None:
-            fast.decode_jpeg(data, colorspace="BGR", buffer=image)
-            return image
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except (ValueError, cv2.error) as error:
+        fast.decode_jpeg(data, colorspace="BGR", buffer=image)
+    except ValueError as error:
         raise FrameError(f"the JPEG does not decode: {error}") from error
-    if decoded is None or decoded.shape != image.shape:
-        raise FrameError("the JPEG does not decode")
-    return decoded  # type: ignore[no-any-return]
+    return image
 
 
 def encode_jpeg(image: Image, quality: int = JPEG_QUALITY) -> bytes:
@@ -168,25 +193,60 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels that a JPEG states, None if the data are no JPEG.
+    """Width and height in pixels that a JPEG states, None if the data are no JPEG."""
+    for marker, at in _segments(data):
+        if _is_frame(marker) and at + 9 <= len(data):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+    return None
 
-    Walks from marker to marker (ITU-T T.81, annex B) to the start of the frame.
+
+def _check_scans(data: bytes, subject: str) -> None:
+    """Raise `FrameError` if a JPEG has more than `MAX_SCANS`, all of which a decoder would read.
+
+    The pixels of most JPEGs are one scan, which the segments before it tell. In the pixels of
+    others no byte pair equals the start of a scan.
     """
-    if not data.startswith(_JPEG_MAGIC):
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    if not data.startswith(_JPEG_MAGIC) or _has_one_scan(data):
+        return
+    scans = data.count(bytes((0xFF, _START_OF_SCAN)))
+    if scans > MAX_SCANS:
+        raise FrameError(f"{subject}: {scans} scans; at most {MAX_SCANS} are decoded")
+
+
+def _has_one_scan(data: bytes) -> bool:
+    """Whether the first scan has all components, so that a decoder reads no further one."""
+    components = 0
+    for marker, at in _segments(data):
+        if _is_frame(marker):
+            if marker not in _SEQUENTIAL or at + 9 >= len(data):
+                return False
+            components = data[at + 9]
+        elif marker == _START_OF_SCAN:
+            return at + 4 < len(data) and data[at + 4] == components > 0
+    return False
+
+
+def _is_frame(marker: int) -> bool:
+    return 0xC0 <= marker <= 0xCF and marker not in _MARKERS_WITHOUT_FRAME
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG and where they are, to its first scan (ITU-T T.81, annex B)."""
+    at = 2 if data.startswith(_JPEG_MAGIC) else len(data)
+    for _ in range(MAX_SEGMENTS):
+        if at + 4 > len(data) or data[at] != 0xFF:
+            return
         marker = data[at + 1]
         if marker == 0xFF:  # padding
             at += 1
         elif marker in _MARKERS_WITHOUT_LENGTH:
             at += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in _MARKERS_WITHOUT_FRAME:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
         else:
+            yield marker, at
+            if marker == _START_OF_SCAN:
+                return
             at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return None
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -1,10 +1,13 @@
-"""Silences OpenCV's own messages; our errors say the same in one line."""
+"""Silences OpenCV's own messages and those of its libraries; our errors say it in one line."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import re
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,6 +28,15 @@ _silencers = 0
 _level = 0
 _users: Counter[str] = Counter()
 """The number of blocks that have set each variable that the user has not set."""
+
+_catching = threading.Lock()
+_STANDARD_ERROR = 2
+_MOST_CAUGHT = 1 << 20
+_BY_DECODERS = re.compile(
+    rb"^(Corrupt JPEG data|Premature end of JPEG|Invalid (JPEG|SOS|component|crop)|Inconsistent "
+    rb"progression|Unknown Adobe|Warning: |Application transferred|libpng (warning|error))"
+)
+"""The beginning of the lines that libjpeg and libpng write."""
 
 
 @contextlib.contextmanager
@@ -58,6 +70,55 @@ def quiet_opening(**environment: str) -> Iterator[None]:
         settings["OPENCV_FFMPEG_LOGLEVEL"] = _FFMPEG_SILENT
     with quiet_opencv(), _environment(settings):
         yield
+
+
+@contextlib.contextmanager
+def caught_messages() -> Iterator[list[str]]:
+    """Catch what libjpeg and libpng write to standard error within this block.
+
+    They tell only there that an image is damaged. The list has their lines once the block has
+    ended. Blocks of several threads take turns; what other threads write meanwhile follows after.
+    """
+    lines: list[str] = []
+    with _catching:
+        try:
+            screen = os.dup(_STANDARD_ERROR)
+            os.dup2(_caught_file(), _STANDARD_ERROR)
+        except OSError:  # there is no standard error, or no file descriptor is left
+            yield lines
+            return
+        try:
+            yield lines
+        finally:
+            os.dup2(screen, _STANDARD_ERROR)
+            try:
+                for line in _take_caught().splitlines(keepends=True):
+                    if _BY_DECODERS.search(line):
+                        lines.append(line.decode(errors="replace").strip())
+                    else:
+                        with contextlib.suppress(OSError):
+                            os.write(screen, line)
+            finally:
+                os.close(screen)
+
+
+@functools.cache
+def _caught_file() -> int:
+    """A file without a name that stands in for standard error."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("caught-messages")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _take_caught() -> bytes:
+    file = _caught_file()
+    if not os.lseek(file, 0, os.SEEK_CUR):
+        return b""
+    caught = os.pread(file, _MOST_CAUGHT, 0)
+    os.lseek(file, 0, os.SEEK_SET)
+    os.ftruncate(file, 0)
+    return caught
 
 
 def _silence() -> None:

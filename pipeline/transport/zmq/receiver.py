@@ -15,6 +15,8 @@ from pipeline.types import ClockOffset
 from pipeline.unclosed import close_when_dropped
 
 POLL_S = 0.1  # how often a waiting reader checks whether it was closed
+CLOSE_S = 0.5
+"""Closing waits this long for a message that is being read; then its reader closes the socket."""
 SILENT_S = 3.0
 """A silence of this length is logged."""
 MAX_CAMERAS = 256
@@ -63,6 +65,8 @@ class Receiver:
                 if self._closed.is_set():
                     return None
                 received = self._opened().receive(min(left_s, POLL_S))
+                if self._closed.is_set():
+                    self._opened().close()
             self._silence.note(min(left_s, POLL_S), has_come=received is not None)
             if received is not None:
                 self._note_clock(received)
@@ -95,9 +99,14 @@ class Receiver:
     def close(self) -> None:
         """Stop, and close the socket. Idempotent."""
         self._closed.set()
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_S):
+            log.warning("%s: a message is still being decoded and is left behind", self)
+            return
+        try:
             if self._subscriber is not None:
                 self._subscriber.close()
+        finally:
+            self._lock.release()
 
 
 class SilenceLog:
