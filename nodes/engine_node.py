@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from nodes.images.frame_sources import (
@@ -12,6 +13,7 @@ from nodes.images.frame_sources import (
     TopicSource,
     open_capture,
 )
+from nodes.images.image_sender import ImageSender
 from nodes.images.image_subscription import ImageSubscription
 from nodes.images.publishers import ImagePublisher, ResultPublisher
 from nodes.lifecycle import ManagedNode
@@ -50,6 +52,7 @@ class EngineNode(ManagedNode):
         self._classifier: Classifier | None = None
         self._images: dict[str, ImagePublisher] = {}
         self._results: dict[str, ResultPublisher] = {}
+        self._senders: dict[str, ImageSender] = {}
         self._activities: dict[str, Activity] = {}
         self._inputs: list[ImageSubscription] = []
         self._runner: SourceRunner | None = None
@@ -63,6 +66,7 @@ class EngineNode(ManagedNode):
             prefix = f"{camera}/" if camera else ""
             if self._detector is not None:
                 self._results[camera] = ResultPublisher(self, prefix)
+                self._senders[camera] = ImageSender(self.get_logger())
             if self._captures:
                 self._images[camera] = ImagePublisher(self, self.parameters, prefix)
         self._announce_labels()
@@ -70,7 +74,7 @@ class EngineNode(ManagedNode):
     def cleanup(self) -> None:
         """Release the models and remove the publishers."""
         self._detector = self._classifier = None
-        for publishers in (self._results, self._images):
+        for publishers in (self._senders, self._results, self._images):
             for publisher in publishers.values():
                 publisher.close()
             publishers.clear()
@@ -109,6 +113,9 @@ class EngineNode(ManagedNode):
 
     def housekeep(self) -> None:
         """Follow the publishers' reliability and warn if no images come."""
+        for camera, sender in self._senders.items():
+            if camera in self._activities:
+                self._activities[camera].images_dropped = sender.dropped
         if self.enabled:
             for subscription in self._inputs:
                 subscription.check(self.parameters["image_timeout"])
@@ -206,13 +213,17 @@ class EngineNode(ManagedNode):
         return Pipeline(source, self._detector, self._classifier, threads=threads)
 
     def _publish(self, result: Result) -> None:
-        """Publish a captured image first, then its result."""
+        """Publish a result, and then its images: from another thread, if there are both."""
         header, number = origin_of(result)
         camera = self._known_camera(result.header.camera)
-        if self._images and result.image is not None:
-            self._images[camera].publish(result.image, header)
-        if self._results:
-            self._results[camera].publish(result, header)
+        results, images = self._results.get(camera), self._images.get(camera)
+        if results is None:
+            _publish_images(images, None, result, header)
+        else:
+            results.publish(result, header)
+            if results.draws() or (images is not None and images.has_subscribers()):
+                job = partial(_publish_images, images, results, result, header)
+                self._senders[camera].send(job)
         activity = self._activities[camera]
         age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)
         activity.record(age_ns, result.stage_ns)
@@ -221,6 +232,15 @@ class EngineNode(ManagedNode):
     def _on_end(self, runner: SourceRunner, problem: str) -> None:
         if self._runner is runner and self.executor is not None:
             self.executor.create_task(self.fail, problem)
+
+
+def _publish_images(
+    images: ImagePublisher | None, results: ResultPublisher | None, result: Result, header: Any
+) -> None:
+    if images is not None and result.image is not None:
+        images.publish(result.image, header)
+    if results is not None:
+        results.publish_drawn(result, header)
 
 
 def _topic_of(camera: str) -> str:

@@ -38,12 +38,14 @@ class ResultTopic(NamedTuple):
     - `kind`: the type of its messages
     - `message`: makes one from a result and the header of its image
     - `always`: also called without subscribers
+    - `draws`: an image; it is published after the other topics, and the newest only
     """
 
     name: str
     kind: type[Any]
     message: Callable[[Result, Any], Any]
     always: bool = False
+    draws: bool = False
 
 
 def open_publisher(

@@ -45,6 +45,11 @@ class ImagePublisher:
         self._jpeg = self._publishers.open(CompressedImage, self._raw.topic_name + COMPRESSED)
         self._info = self._publishers.open(CameraInfo, prefix + INFO) if url else None
 
+    def has_subscribers(self) -> bool:
+        """Whether any of the topics has a subscriber."""
+        topics = (self._raw, self._jpeg, self._info)
+        return any(topic.get_subscription_count() for topic in topics if topic is not None)
+
     def publish(self, image: Image, header: Any) -> None:
         """Publish an (H, W, 3) uint8 BGR image with `header` unchanged."""
         if self._info is not None and self._info.get_subscription_count():
@@ -91,11 +96,13 @@ TOPICS: tuple[ResultTopic, ...] = (
         "detections/image",
         ImageMessage,
         lambda result, header: image_message(annotated(result), header),
+        draws=True,
     ),
     ResultTopic(
         f"detections/image{COMPRESSED}",
         CompressedImage,
         lambda result, header: compressed_message(annotated(result), header),
+        draws=True,
     ),
 )
 """Every topic with a message for each result."""
@@ -121,8 +128,20 @@ class ResultPublisher:
         )
 
     def publish(self, result: Result, header: Any) -> None:
-        """Publish a result with `header` unchanged; draw images only for subscribers."""
-        for topic in TOPICS:
+        """Publish what is small: every topic but the images, with `header` unchanged."""
+        self._publish([topic for topic in TOPICS if not topic.draws], result, header)
+
+    def draws(self) -> bool:
+        """Whether a drawn image has a subscriber."""
+        topics = (self._topics[topic.name] for topic in TOPICS if topic.draws)
+        return any(publisher.get_subscription_count() for publisher in topics)
+
+    def publish_drawn(self, result: Result, header: Any) -> None:
+        """Publish the drawn images that have subscribers, with `header` unchanged."""
+        self._publish([topic for topic in TOPICS if topic.draws], result, header)
+
+    def _publish(self, topics: Sequence[ResultTopic], result: Result, header: Any) -> None:
+        for topic in topics:
             publisher = self._topics[topic.name]
             if topic.always or publisher.get_subscription_count():
                 publisher.publish(topic.message(result, header))

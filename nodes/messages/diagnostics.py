@@ -63,7 +63,7 @@ class Activity:
 
     - `received`: images; `refused`: those that could not be read; `dropped`: those replaced by
       newer ones
-    - `published`: results
+    - `published`: results; `images_dropped`: their images that no subscriber took in time
     - `ages_ms`: from capture to publication
     - `last_s`: `time.monotonic` at the last image
     """
@@ -73,6 +73,7 @@ class Activity:
     published: int = 0
     dropped: int = 0
     refused: int = 0
+    images_dropped: int = 0
     ages_ms: Durations = field(default_factory=recent)
     stages_ms: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(recent))
     last_s: float = field(default_factory=time.monotonic)
@@ -158,6 +159,7 @@ def _figures(activity: Activity, rate_in: float, rate_out: float) -> dict[str, s
         "published": str(activity.published),
         "dropped": str(activity.dropped),
         "refused": str(activity.refused),
+        "images dropped": str(activity.images_dropped),
     }
     for name, durations in (("age", activity.ages_ms), *sorted(activity.stages_ms.items())):
         values_ms = durations.percentiles()
