@@ -20,6 +20,7 @@ from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import stamp_ns
 from nodes.parameters import SUBSCRIPTION, Parameter, Value
 from nodes.process import run
+from nodes.throttle import WARN_AGAIN_S, Throttle
 from nodes.topics import open_publisher, open_subscription
 from pipeline.errors import ConfigError, FrameError
 from pipeline.inference.classifier import Classifier
@@ -56,6 +57,8 @@ class ClassifierNode(ManagedNode):
         self._classifier: Classifier | None = None
         self._publisher: Any = None
         self._matcher = ImageMatcher()
+        self._throttle = Throttle()
+        self._image_s = 0.0
         self._matches: NewestOfEach[Match] | None = None
         self._worker: threading.Thread | None = None
         self._images: ImageSubscription | None = None
@@ -134,6 +137,8 @@ class ClassifierNode(ManagedNode):
             timeout_s = self.parameters["image_timeout"]
             self._images.check(timeout_s)
             self._warn_of_mismatch(timeout_s)
+            has_images = time.monotonic() - self._image_s < timeout_s
+            self._activity.awaited = "detections, though images come," if has_images else "image"
         self.info["without their image"] = str(self._matcher.unmatched)
 
     def activities(self) -> Sequence[Activity]:
@@ -144,6 +149,7 @@ class ClassifierNode(ManagedNode):
 
     def _on_image(self, message: Any) -> None:
         if self.enabled:
+            self._image_s = time.monotonic()
             self._put(self._matcher.add_image(message))
 
     def _on_detections(self, message: Any) -> None:
@@ -168,7 +174,7 @@ class ClassifierNode(ManagedNode):
             self.get_logger().warning(
                 f"detections have no image of the same stamp and frame_id: {mismatch}; remap "
                 f"{IMAGES} to the topic that the detector subscribes to, or raise sync_tolerance",
-                throttle_duration_sec=30.0,
+                throttle_duration_sec=WARN_AGAIN_S,
             )
 
     # --- the worker's thread ----------------------------------------------------------------
@@ -194,18 +200,17 @@ class ClassifierNode(ManagedNode):
             try:
                 image = image_from(message)
             except FrameError as error:
-                self._activity.refused += 1
-                self.get_logger().warning(
-                    f"{IMAGES}: unreadable image: {error}", throttle_duration_sec=1.0
-                )
+                self._activity.refuse(str(error))
+                if self._throttle.admits(IMAGES, str(error)):
+                    self.get_logger().warning(f"{IMAGES}: unreadable image: {error}")
                 return
             height, width = image.shape[:2]
             classes = classifier(image, boxes_from(detections, width, height))
             add_classifications(detections.detections, classes)
             stage_ns["classify"] = time.monotonic_ns() - started_ns
         self._publisher.publish(detections)
-        age_ns = self.get_clock().now().nanoseconds - stamp_ns(detections.header)
-        self._activity.record(age_ns, stage_ns)
+        now_ns = self.get_clock().now().nanoseconds
+        self._activity.record(now_ns, stamp_ns(detections.header), stage_ns)
 
     def _on_change(self, changed: Mapping[str, Value]) -> None:
         if "sync_tolerance" in changed:

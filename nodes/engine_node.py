@@ -16,11 +16,12 @@ from nodes.images.frame_sources import (
 from nodes.images.image_sender import ImageSender
 from nodes.images.image_subscription import ImageSubscription
 from nodes.images.publishers import ImagePublisher, ResultPublisher
+from nodes.images.source_runner import SourceRunner
 from nodes.lifecycle import ManagedNode
 from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import origin_of, stamp_ns
 from nodes.parameters import Parameter, Value
-from nodes.source_runner import SourceRunner
+from nodes.throttle import WARN_AGAIN_S, Throttle
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
@@ -47,6 +48,7 @@ class EngineNode(ManagedNode):
         super().__init__(name, table, **options)
         self.parameters.on_change = self._on_change
         self.cameras: Sequence[str] = self.parameters.get("cameras", ("",))
+        self._throttle = Throttle()
         self._limit = RateLimit(self.parameters["max_rate"])
         self._detector: Detector | None = None
         self._classifier: Classifier | None = None
@@ -187,9 +189,9 @@ class EngineNode(ManagedNode):
         )
 
     def _warn_of_bad_image(self, camera: str, reason: str) -> None:
-        self.get_logger().warning(
-            f"{_topic_of(camera)}: unreadable image: {reason}", throttle_duration_sec=1.0
-        )
+        topic = _topic_of(camera)
+        if self._throttle.admits(topic, reason):
+            self.get_logger().warning(f"{topic}: unreadable image: {reason}")
 
     def _activity(self, camera: str) -> Activity:
         return self._activities[self._known_camera(camera)]
@@ -202,7 +204,7 @@ class EngineNode(ManagedNode):
             self.get_logger().warning(
                 f"the source's camera '{camera}' is not one of cameras, {list(self.cameras)}: its "
                 f"images go to {self.cameras[0]}/",
-                throttle_duration_sec=30.0,
+                throttle_duration_sec=WARN_AGAIN_S,
             )
         return self.cameras[0]
 
@@ -225,8 +227,7 @@ class EngineNode(ManagedNode):
                 job = partial(_publish_images, images, results, result, header)
                 self._senders[camera].send(job)
         activity = self._activities[camera]
-        age_ns = self.get_clock().now().nanoseconds - stamp_ns(header)
-        activity.record(age_ns, result.stage_ns)
+        activity.record(self.get_clock().now().nanoseconds, stamp_ns(header), result.stage_ns)
         activity.dropped = number - activity.published
 
     def _on_end(self, runner: SourceRunner, problem: str) -> None:

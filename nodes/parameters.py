@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -19,6 +19,7 @@ from rclpy.node import Node
 from pipeline.errors import ConfigError, VisionError, one_line
 from pipeline.images import JPEG_QUALITY
 from pipeline.settings import SETTINGS, Setting
+from pipeline.sources import may_appear
 
 Value = Any
 """bool, int, float, str or a list of str: the type of the default."""
@@ -33,7 +34,8 @@ class Parameter:
 
     `low` and `high` are the ends of a number's range, `choices` all values of a text. `setting` is
     the setting of the same meaning, if there is one. A parameter that is not `changeable` is
-    read-only after the node has started.
+    read-only after the node has started. `default_for` gives the default if it depends on the
+    parameters before.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     changeable: bool = False
     setting: Setting | None = None
+    default_for: Callable[[Mapping[str, Value]], Value] | None = None
 
     @classmethod
     def of(cls, setting: Setting, unset: str = "", changeable: bool = False) -> Parameter:
@@ -112,7 +115,8 @@ class Parameters:
         # Before the declarations, so that it also checks the values given at the start.
         node.add_on_set_parameters_callback(self._set)
         for entry in table:
-            _declare(node, entry)
+            default = entry.default_for(self._values) if entry.default_for else entry.default
+            _declare(node, replace(entry, default=default))
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -168,10 +172,21 @@ _UNSET = {
 
 def parameters_of_settings(node: str) -> tuple[Parameter, ...]:
     """The parameters of a node that are settings of the pipeline, too."""
-    return tuple(
+    made = (
         Parameter.of(setting, _UNSET.get(name, ""), name in _CHANGEABLE)
         for name, setting in SETTINGS.items()
         if setting.about.ros and node in setting.about.nodes
+    )
+    return tuple(_retrying(one) if one.name == "retry" else one for one in made)
+
+
+def _retrying(retry: Parameter) -> Parameter:
+    """A robot's camera or stream may come up after the node."""
+    return replace(
+        retry,
+        default=True,
+        description=f"{retry.description}; the default is false for files and images",
+        default_for=lambda given: not given["source"] or may_appear(given["source"]),
     )
 
 

@@ -90,6 +90,12 @@ def kind_of(text: str) -> SourceKind:
     raise SourceError(f"source {text!r}: {why}; expected {FORMS}")
 
 
+def may_appear(text: str) -> bool:
+    """Whether `text` names what may become available later: a camera, a stream, a publisher."""
+    kind = next((kind for kind in KINDS if kind.accepts(text)), None)
+    return kind is not None and "open_timeout_s" in kind.uses
+
+
 def _unused(kind: SourceKind, options: SourceOptions) -> list[str]:
     """The options that were chosen and have no effect on a kind of source."""
     defaults = vars(SourceOptions())

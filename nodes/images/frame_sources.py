@@ -113,7 +113,7 @@ class TopicSource(Source[Frame]):
         try:
             image = image_from(message)
         except FrameError as error:
-            activity.refused += 1
+            activity.refuse(str(error))
             self._on_bad(camera, str(error))
             return None
         self._seq += 1
@@ -165,10 +165,10 @@ class CaptureSource(SourceWrapper[Frame]):
                 self._running.wait()
             try:
                 frame = self._source.read()
-            except FrameError:
+            except FrameError as error:
                 activity = self._activity(self.camera)
                 activity.received += 1
-                activity.refused += 1
+                activity.refuse(str(error))
                 raise
             if frame is None:
                 return None

@@ -19,11 +19,11 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from nodes.throttle import WARN_AGAIN_S
 from nodes.topics import open_subscription
 
 COMPRESSED = "/compressed"
 RELIABLE, BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
-WARN_AGAIN_S = 30.0
 MAX_NAMED = 3  # publishers and other topics in one warning
 _TYPES = {
     "raw": (Image, "sensor_msgs/msg/Image"),

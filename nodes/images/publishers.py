@@ -17,13 +17,13 @@ from nodes.images.image_subscription import COMPRESSED
 from nodes.messages.camera_info import read_camera_info
 from nodes.messages.detection_messages import detection_array, label_info
 from nodes.parameters import Parameters
+from nodes.throttle import WARN_AGAIN_S
 from nodes.topics import Publishers, ResultTopic
 from pipeline.output.drawing import annotated
 from pipeline.types import Image, Result
 
 IMAGES = "image_raw"
 INFO = "camera_info"
-WARN_AGAIN_S = 30.0
 
 
 class ImagePublisher:

@@ -18,6 +18,7 @@ from pipeline.runtime.statistics import Durations
 
 TOPIC = "/diagnostics"
 WINDOW_S = 10.0
+AHEAD_MS = 50.0  # two synchronised clocks differ by less
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -64,8 +65,11 @@ class Activity:
     - `received`: images; `refused`: those that could not be read; `dropped`: those replaced by
       newer ones
     - `published`: results; `images_dropped`: their images that no subscriber took in time
+    - `refusal`: why the last refused image could not be read
+    - `unstamped`: images whose stamp is 0; they have no age
     - `ages_ms`: from capture to publication
     - `last_s`: `time.monotonic` at the last image
+    - `awaited`: what has not come if nothing comes, for the message
     """
 
     name: str
@@ -73,19 +77,30 @@ class Activity:
     published: int = 0
     dropped: int = 0
     refused: int = 0
+    refusal: str = ""
+    unstamped: int = 0
     images_dropped: int = 0
     ages_ms: Durations = field(default_factory=recent)
     stages_ms: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(recent))
     last_s: float = field(default_factory=time.monotonic)
+    awaited: str = "image"
     rate_in: Rate = field(default_factory=Rate)
     rate_out: Rate = field(default_factory=Rate)
 
-    def record(self, age_ns: int, stage_ns: Mapping[str, int]) -> None:
+    def record(self, now_ns: int, stamp_ns: int, stage_ns: Mapping[str, int]) -> None:
         """Count a result that is published now."""
         self.published += 1
-        self.ages_ms.add(age_ns / 1e6)
+        if stamp_ns:
+            self.ages_ms.add((now_ns - stamp_ns) / 1e6)
+        else:
+            self.unstamped += 1
         for name, duration_ns in stage_ns.items():
             self.stages_ms[name].add(duration_ns / 1e6)
+
+    def refuse(self, reason: str) -> None:
+        """Count an image that could not be read."""
+        self.refused += 1
+        self.refusal = reason
 
     def settle(self) -> None:
         """At the end of a run, count the images that gave no result as dropped."""
@@ -137,18 +152,39 @@ class Diagnostics:
         self._publisher.publish(message)
 
     def _judge(self, activity: Activity, rate_out: float) -> tuple[bytes, str]:
-        limits = self._parameters
         silent_s = time.monotonic() - activity.last_s
-        if silent_s >= limits["diagnostics.stopped_after"]:
-            return ERROR, f"stopped: no image for {silent_s:.0f} s"
-        if silent_s >= limits["diagnostics.stale_after"]:
-            return WARN, f"stale: no image for {silent_s:.1f} s"
+        if silent_s >= self._parameters["diagnostics.stopped_after"]:
+            return ERROR, f"stopped: no {activity.awaited} for {silent_s:.0f} s"
+        if silent_s >= self._parameters["diagnostics.stale_after"]:
+            return WARN, f"stale: no {activity.awaited} for {silent_s:.1f} s"
+        if rate_out == 0 and activity.refused:
+            return ERROR, f"every image is refused: {activity.refusal}"
+        problem = self._problem_of_clocks(activity) or self._slowness(activity, rate_out)
+        return (WARN, problem) if problem else (OK, f"{rate_out:.1f} results per second")
+
+    def _slowness(self, activity: Activity, rate_out: float) -> str:
+        """What exceeds the limits of the parameters; empty if nothing does."""
         ages_ms = activity.ages_ms.percentiles()
-        if ages_ms is not None and ages_ms[1] > 1e3 * limits["diagnostics.slow_age"]:
-            return WARN, f"slow: results are {ages_ms[1] / 1e3:.3f} s old (p95)"
-        if rate_out < limits["diagnostics.slow_rate"] and activity.published:
-            return WARN, f"slow: {rate_out:.1f} results per second"
-        return OK, f"{rate_out:.1f} results per second"
+        if ages_ms is not None and ages_ms[1] > 1e3 * self._parameters["diagnostics.slow_age"]:
+            return f"slow: results are {ages_ms[1] / 1e3:.3f} s old (p95)"
+        if rate_out < self._parameters["diagnostics.slow_rate"] and activity.published:
+            return f"slow: {rate_out:.1f} results per second"
+        return ""
+
+    def _problem_of_clocks(self, activity: Activity) -> str:
+        """Why ages cannot be known; empty if they can."""
+        clock = self._node.get_clock()
+        if clock.ros_time_is_active and not clock.now().nanoseconds:
+            return "use_sim_time is true, but no time has come on /clock"
+        if activity.unstamped:
+            return "images have no time stamp (0), so their age is unknown; stamp them at capture"
+        ages_ms = activity.ages_ms.percentiles()
+        if ages_ms is None or ages_ms[0] >= -AHEAD_MS:
+            return ""
+        return (
+            f"images are stamped {-ages_ms[0] / 1e3:.1f} s ahead of this node's clock; synchronise "
+            f"the clocks of both machines, and give both nodes the same use_sim_time"
+        )
 
 
 def _figures(activity: Activity, rate_in: float, rate_out: float) -> dict[str, str]:

@@ -33,6 +33,7 @@ ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
 RUN, DEMO, CAMERA, DETECT, VIEW = "run", "demo", "camera", "detect", "view"
 PIPELINES = (RUN, DEMO, CAMERA, DETECT, VIEW)
 """The commands that run a pipeline or a part of one; they read the environment and files too."""
+NODES = "ROS nodes with a live source"  # beside commands, for defaults of their own
 EVALUATE, COMPARE, CHOOSE, QUANTIZE, HEAD = "evaluate", "compare", "choose", "quantize", "head"
 MEASURE = (EVALUATE, COMPARE, CHOOSE)
 
@@ -92,7 +93,11 @@ class Settings:
         5.0, "reconnect after this time without a frame", _CAPTURE, metavar="SECONDS"
     )
     retry: Switch = setting(
-        False, "keep trying to open a source that is not available yet", _CAPTURE, ros="retry"
+        False,
+        "keep trying to open a source that is not available yet",
+        _CAPTURE,
+        defaults={NODES: True},
+        ros="retry",
     )
     reconnect: Switch | None = setting(
         None,

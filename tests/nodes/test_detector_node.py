@@ -237,7 +237,7 @@ def bad_messages():
 def test_bad_message_gives_one_warning_and_no_result(
     kind, process, images, ask, results, sample, wait_until
 ):
-    time.sleep(1.0)  # the node repeats the warning after a second
+    time.sleep(1.0)  # another warning comes after a second at the earliest
     lines = process.count("unreadable image")
 
     def said():
@@ -249,12 +249,11 @@ def test_bad_message_gives_one_warning_and_no_result(
             time.sleep(0.1)
 
     results.clear()
-    since_s = time.monotonic()
     wait_until(said, "a warning", again=send)  # newer messages may replace it
     answer = ask(sample)
     assert answer.detections
     assert [result.header for result in results.messages] == [answer.header]
-    assert said() <= 1 + int(time.monotonic() - since_s)  # one per second
+    assert said() == 1
 
 
 def test_enable_pauses_and_resumes(ask, images, results, stamps, sample, module_observer):
