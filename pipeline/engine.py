@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RunError
 from pipeline.inference.session import available_threads
 from pipeline.runtime.graph import Graph
 from pipeline.runtime.mailbox import Closed
@@ -93,9 +93,11 @@ class Pipeline:
             raise RuntimeError("a Pipeline runs once; make another one")
         try:
             self._warm_up()
-        except BaseException:
-            self._source.close()
-            raise
+        except BaseException as error:
+            is_cancelled = self._graph.reader.is_stopped and isinstance(error, RunError)
+            if not is_cancelled:
+                self._source.close()
+                raise
         trim()
         self._unclosed = close_when_dropped(
             self, f"pipeline of {self._source.camera}", self._graph.close
@@ -139,6 +141,9 @@ class Pipeline:
         Takes no lock, so a signal handler or any thread may call it.
         """
         self._graph.reader.stop()
+        if not self._stats.has_started:  # a call of the warm-up has no result to wait for
+            for step in self._steps:
+                step.cancel()
 
     def close(self) -> None:
         """End at once; frames in flight are dropped. Idempotent."""

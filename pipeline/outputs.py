@@ -127,6 +127,17 @@ class Outputs(Output):
         for output in self._outputs:
             output.hurry()
 
+    def rescue(self) -> None:
+        """Close all at once, so that one that hangs does not keep the others from finishing."""
+        closers = [
+            threading.Thread(target=_rescue, args=(output,), daemon=True)
+            for output in self._outputs
+        ]
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join()
+
     def close(self) -> None:
         self._open.close()
 
@@ -137,6 +148,13 @@ class Outputs(Output):
         for output in self._outputs:
             counts.update(output.counts())
         return counts
+
+
+def _rescue(output: Output) -> None:
+    try:
+        output.rescue()
+    except Exception as error:  # the process is about to end
+        logger.warning("%s: not finished: %s", output.name or type(output).__name__, error)
 
 
 class Threaded(Output):

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pipeline.cli import console
 from pipeline.cli.option_checks import check_output_paths, warn_of_unused_options
-from pipeline.cli.progress import offer_models
+from pipeline.cli.progress import interruptible, offer_models
 from pipeline.cli.signals import StopSignals
 from pipeline.errors import ConfigError
 from pipeline.settings import SETTINGS, Setting, Settings, resolve, settings_of
@@ -157,7 +157,10 @@ Decorator = Callable[[Callable[..., None]], Command]
 
 
 def command(name: str, *own: click.Parameter) -> Decorator:
-    """Make a command of a function that takes its `own` parameters and its settings by name."""
+    """Make a command of a function that takes its `own` parameters and its settings by name.
+
+    A signal ends it, also while it is inside a library.
+    """
     applying = settings_of(name)
     parameters = [*own, *(option_of(setting, name) for setting in applying), DEBUG]
 
@@ -166,7 +169,8 @@ def command(name: str, *own: click.Parameter) -> Decorator:
             for setting in applying:
                 if given[setting.name] is None:
                     given[setting.name] = setting.default_of(name)
-            function(**given)
+            with interruptible(outcome=""):
+                function(**given)
 
         return Command(name, params=parameters, callback=call, help=function.__doc__)
 

@@ -28,12 +28,18 @@ Report = Callable[[str, int, int], None]
 def interruptible(outcome: str = "nothing was written") -> Iterator[None]:
     """Leave the block at the first signal, cleaning up, and end the command with exit code 130.
 
-    `outcome` tells the user what the command has achieved.
+    `outcome` tells the user what the command has achieved; nothing is printed if it is empty.
     """
-    with StopSignals():
+
+    def tell() -> None:
+        if outcome:
+            console.say(f"stopped; {outcome}")
+
+    with StopSignals(EXIT_STOPPED) as signals:
+        signals.rescue = tell
         yield
         return
-    console.say(f"stopped; {outcome}")
+    tell()
     raise click.exceptions.Exit(EXIT_STOPPED)
 
 

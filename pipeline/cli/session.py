@@ -46,6 +46,7 @@ def run_session(
         stats_file = Path(settings.stats)
         check_target(stats_file, "--stats", is_replaced=os.path.isfile(stats_file))
     with Outputs.of(settings, extras) as outputs:
+        signals.rescue = outputs.rescue
         detector, classifier = _models(settings)
         with open_frames(settings) as source:
             pipeline = Pipeline(
@@ -105,9 +106,11 @@ class _Session:
         self._outputs.wait_ready()
         is_started = False
         try:
+            self._signals.unblock = self._pipeline.stop
             with self._pipeline:
                 is_started = True
                 self._signals.stop = self._pipeline.stop
+                self._signals.rescue = self._rescue
                 try:
                     deliver(
                         self._pipeline, self._outputs, interruptible=self._signals.interruptible
@@ -122,6 +125,13 @@ class _Session:
             finally:
                 if is_started:
                     self._report()
+
+    def _rescue(self) -> None:
+        """Finish the files while the main thread is inside a library."""
+        self._outputs.hurry()
+        self._outputs.rescue()
+        self._pipeline.close()
+        self._report()
 
     def _stats(self) -> dict[str, Any]:
         source = self._pipeline.source

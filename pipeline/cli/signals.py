@@ -3,22 +3,34 @@
 A node has its main thread wait for signals and works on another one (`nodes.process`). A command
 cannot: windows have to be drawn on the main thread, and a write to a pipe that is never read ends
 only by an exception, which signals can raise on the main thread alone.
+
+A call into a library may never return, such as that of a model with an endless loop. Python runs no
+handler then, so a thread waits for signals too: it stops the run, and ends the process in time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe
+from pipeline.errors import VisionError
+from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe, catch_once
 
 PATIENCE_S = 1.0  # how long writing may delay the stop
+BEGIN_S = 1.3  # how long after the signal closing may begin; then the main thread is given up
+CLOSE_S = 1.5  # how long closing may take once it has begun
+RESCUE_S = 0.5  # how long `rescue` may take
 NUDGE = signal.SIGURG  # is ignored by a process that has no handler for it any more
 NUDGE_EVERY_S = 0.1
+EXIT_BY_SIGNAL = 128  # shells add the number of the signal
+
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -26,12 +38,13 @@ class Interrupted(BaseException):
 
 
 def is_interruption(error: BaseException | None) -> bool:
-    """Whether a signal asked for a stop, also while a library was being loaded.
+    """Whether a signal asked for a stop, also while a library was being loaded or at work.
 
-    C++ modules turn whatever is raised while they are loaded into an ImportError.
+    Libraries turn what is raised inside them into errors of their own: C++ modules while they are
+    loaded, and Numba while it compiles.
     """
-    while isinstance(error, ImportError):
-        error = error.__cause__
+    while isinstance(error, Exception) and not isinstance(error, VisionError):
+        error = error.__cause__ or error.__context__
     return isinstance(error, (Interrupted, KeyboardInterrupt))
 
 
@@ -42,16 +55,24 @@ class StopSignals:
     Handlers take no locks, because the thread that they interrupt may hold any.
 
     A thread waits for signals too, and interrupts a blocking call of the main thread by sending it
-    `NUDGE`: to notice a signal, and later to leave a call that should have ended.
+    `NUDGE`: to notice a signal, and later to leave a call that should have ended. While the main
+    thread does not notice it, because it is inside a library, the thread calls `unblock`. If it
+    does not return in time, the thread calls `rescue` and ends the process with `exit_code`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exit_code: int = 0) -> None:
+        self._exit_code = exit_code
+        self.unblock: Callable[[], None] = lambda: None
+        """Makes a call into a library return; called from another thread, maybe several times."""
+        self.rescue: Callable[[], None] = lambda: None
+        """Closes files in place of the main thread; called from another thread."""
         self._stop: Callable[[], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._is_noticed = False
         self._is_interruptible = False
         self._is_closing = False
         self._waited_s = 0.0  # since the signal; nothing is added while the process is suspended
+        self._limit_s = BEGIN_S
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
 
@@ -62,6 +83,7 @@ class StopSignals:
         self._thread.start()
         for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
+            catch_once(number)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, *traceback: object) -> bool:
@@ -102,8 +124,9 @@ class StopSignals:
     def begin_closing(self) -> None:
         """Interrupt nothing from now on: threads are being ended and files closed.
 
-        A first signal then changes nothing; a second one still ends the process.
+        A first signal then only limits how long that takes; a second one still ends the process.
         """
+        self._limit_s = max(BEGIN_S, self._waited_s + CLOSE_S)
         self._is_closing = True
 
     @property
@@ -116,7 +139,6 @@ class StopSignals:
         for stopping in STOP_SIGNALS:
             signal.signal(stopping, signal.SIG_DFL)
         self._is_noticed = True
-        self._waited_s = 0.0
         if self._is_closing:
             return
         if self.stop is None:
@@ -125,13 +147,36 @@ class StopSignals:
 
     def _nudged(self, number: int, frame: FrameType | None) -> None:
         if self._is_noticed and self._is_overdue:
-            self._is_closing = True  # this exception leads to closing, which is not interrupted
+            self.begin_closing()  # this exception leads to closing, which is not interrupted
             raise Interrupted
 
     def _watch(self) -> None:
         while self._pipe.wait() not in (0, *STOP_SIGNALS):
             pass
-        while not self._has_ended.wait(NUDGE_EVERY_S):
-            self._waited_s += NUDGE_EVERY_S
-            if not self._is_noticed or self._is_overdue:
-                signal.pthread_kill(self._main, NUDGE)
+        while not self._has_ended.is_set():
+            number = self._pipe.wait(NUDGE_EVERY_S)
+            if number in STOP_SIGNALS:
+                os._exit(EXIT_BY_SIGNAL + number)
+            if number is None:
+                self._waited_s += NUDGE_EVERY_S
+                self._press()
+
+    def _press(self) -> None:
+        """Make the main thread notice the signal, or do its work if it does not return in time."""
+        if self._waited_s >= self._limit_s:
+            self._end_without_main_thread()
+        if not self._is_noticed:
+            self.unblock()
+        if not self._is_noticed or self._is_overdue:
+            signal.pthread_kill(self._main, NUDGE)
+
+    def _end_without_main_thread(self) -> None:
+        def save() -> None:
+            logger.warning("a call into a library does not end; ending without it")
+            if not self._is_closing:
+                self.rescue()
+
+        helper = threading.Thread(target=save, name="rescue", daemon=True)
+        helper.start()
+        helper.join(RESCUE_S)
+        os._exit(self._exit_code)

@@ -60,6 +60,10 @@ class Output(abc.ABC):
     def hurry(self) -> None:  # noqa: B027 - optional
         """The user waits for the end: what takes longer than a moment in `close` is left behind."""
 
+    def rescue(self) -> None:
+        """Close from another thread, while the one that uses the output is inside a library."""
+        self.close()
+
     def counts(self) -> Mapping[str, Any]:
         """The output's own figures, for the statistics."""
         return {}

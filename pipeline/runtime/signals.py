@@ -7,7 +7,9 @@ call may notice a signal late or never. The pipe is written to within the signal
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import select
 import signal
 
 from pipeline.errors import RunError
@@ -29,10 +31,17 @@ class SignalPipe:
                 f"signals: {error.strerror}; raise the limit of open files (ulimit -n)"
             ) from error
         os.set_blocking(self._writer, False)
+        self._arrivals = select.poll()
+        self._arrivals.register(self._reader, select.POLLIN)
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
-    def wait(self) -> int:
-        """Wait for the next signal, or one since the creation; 0 if `wake` was called."""
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the next signal, or one since the creation.
+
+        Returns its number, 0 if `wake` was called, or None if nothing came within `timeout_s`.
+        """
+        if timeout_s is not None and not self._arrivals.poll(timeout_s * 1000):
+            return None
         return os.read(self._reader, 1)[0]
 
     def wake(self) -> None:
@@ -45,3 +54,19 @@ class SignalPipe:
         signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
         os.close(self._reader)
         os.close(self._writer)
+
+
+def catch_once(number: signal.Signals) -> None:
+    """Have the kernel restore the default action of a signal with a handler once it has come.
+
+    A Python handler runs between two steps of the main thread. While that is inside a library, only
+    the default action makes a second signal end the process. Needs the GNU C library; with another
+    one nothing changes.
+    """
+    try:
+        install = ctypes.CDLL(None).sysv_signal
+    except (AttributeError, OSError):
+        return
+    install.argtypes, install.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    handler = install(number, None)  # the default action
+    install(number, handler)
