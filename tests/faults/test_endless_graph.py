@@ -11,14 +11,13 @@ import time
 from importlib.util import find_spec
 
 import cv2
-import psutil
 import pytest
 
 from . import processes
 
 PROMPT_S = 2.0
 START_S = 120.0  # a cold cache is compiled first
-RUN = ("-m", "pipeline.cli", "run", "scene:?size=320x240")
+RUN = ("run", "scene:?size=320x240")
 SIZE = 32
 DECODER = "simplejpeg.decode_jpeg" if find_spec("simplejpeg") else "cv2.imdecode"
 MANIFEST = f"""
@@ -58,6 +57,21 @@ def hang(call, good=1, library="CDLL"):
     """The program; with `library="PyDLL"` the call keeps every other thread from running."""
     module, _, name = call.rpartition(".")
     return "-c", HANG.format(module=module, call=name, good=good, library=library)
+
+
+ANNOUNCED = """
+from pipeline.inference.session import Model
+original = Model.run
+
+def run(model, pixels):
+    print("called", flush=True)
+    return original(model, pixels)
+
+Model.run = run
+from pipeline.cli.__main__ import main
+main()
+"""
+"""A command that prints a line at each call of a model."""
 
 
 def endless(path, task, *, while_bright=False):
@@ -122,18 +136,12 @@ def start(tmp_path):
         process.communicate()
 
 
-def wait_until_busy(process):
-    """Wait until all that the process does is computing: the endless loop."""
-
-    def is_busy():
-        assert process.poll() is None, process.communicate()
-        before_s = psutil.Process(process.pid).cpu_times().user
-        time.sleep(0.2)
-        now = psutil.Process(process.pid)
-        return now.num_threads() > 1 and now.cpu_times().user - before_s > 0.1
-
-    time.sleep(1)
-    processes.wait_for(is_busy, "computing")
+def wait_for_call(process, number=1):
+    """Wait until the model was called so many times, and the last call goes on for a while."""
+    for _ in range(number):
+        assert process.stdout.readline() == b"called\n", process.communicate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
 
 
 def wait_until_inside(process):
@@ -170,8 +178,8 @@ def test_a_signal_ends_a_model_that_never_ends(start, tmp_path, crowding, task, 
     model, manifest = endless(tmp_path / "model.onnx", task)
     option = "--detector" if task == "detect" else "--classifier"
     without = ("--classifier", "none") if task == "detect" else ()
-    process = start(*RUN, option, model, "--manifest", manifest, *without)
-    wait_until_busy(process)
+    process = start("-c", ANNOUNCED, *RUN, option, model, "--manifest", manifest, *without)
+    wait_for_call(process, 1 if task == "detect" else 2)  # the detector comes first
     took_s, said = end(process, number)
     assert took_s < PROMPT_S * crowding()
     assert process.returncode == 0, said
@@ -181,10 +189,10 @@ def test_a_signal_ends_a_model_that_never_ends(start, tmp_path, crowding, task, 
 def test_a_signal_ends_a_model_that_never_ends_for_some_images(start, tmp_path, crowding):
     model, manifest = endless(tmp_path / "model.onnx", "detect", while_bright=True)
     process = start(
-        *RUN, "--detector", model, "--manifest", manifest, "--classifier", "none",
+        "-c", ANNOUNCED, *RUN, "--detector", model, "--manifest", manifest, "--classifier", "none",
         "--stats", "stats.json",
     )  # fmt: skip
-    wait_until_busy(process)
+    wait_for_call(process, 2)  # the first image is black
     took_s, said = end(process, signal.SIGTERM)
     assert took_s < PROMPT_S * crowding()
     assert process.returncode == 0, said
