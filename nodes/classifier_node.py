@@ -22,11 +22,12 @@ from nodes.parameters import SUBSCRIPTION, Parameter, Value
 from nodes.process import run
 from nodes.throttle import WARN_AGAIN_S, Throttle
 from nodes.topics import open_publisher, open_subscription
-from pipeline.errors import ConfigError, FrameError
+from pipeline.errors import ConfigError, FrameError, one_line
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.session import Runtime
 from pipeline.runtime.mailbox import Closed, NewestOfEach
 from pipeline.settings import NO_MODEL
+from pipeline.text.display import printable_lines
 
 IMAGES, DETECTIONS, CLASSIFIED = "image_raw", "detections", "classified_detections"
 JOIN_S = 0.8  # timeout for the worker to end
@@ -188,8 +189,9 @@ class ClassifierNode(ManagedNode):
         except Exception as error:  # reported to the node, whatever it is
             matches.cancel()
             if self._matches is matches and self.executor is not None:
-                self.get_logger().error(traceback.format_exc())
-                self.executor.create_task(self.fail, f"{type(error).__name__}: {error}")
+                self.get_logger().error(printable_lines(traceback.format_exc()))
+                problem = one_line(f"{type(error).__name__}: {error}")
+                self.executor.create_task(self.fail, problem)
 
     def _classify(self, classifier: Classifier, match: Match) -> None:
         """Publish the detections with their classes, unless the image is unreadable."""
@@ -202,7 +204,7 @@ class ClassifierNode(ManagedNode):
             except FrameError as error:
                 self._activity.refuse(str(error))
                 if self._throttle.admits(IMAGES, str(error)):
-                    self.get_logger().warning(f"{IMAGES}: unreadable image: {error}")
+                    self.get_logger().warning(f"{IMAGES}: unreadable image: {one_line(error)}")
                 return
             height, width = image.shape[:2]
             classes = classifier(image, boxes_from(detections, width, height))

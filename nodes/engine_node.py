@@ -23,7 +23,7 @@ from nodes.messages.headers import origin_of, stamp_ns
 from nodes.parameters import Parameter, Value
 from nodes.throttle import WARN_AGAIN_S, Throttle
 from pipeline.engine import Pipeline
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.session import Runtime
@@ -191,7 +191,7 @@ class EngineNode(ManagedNode):
     def _warn_of_bad_image(self, camera: str, reason: str) -> None:
         topic = _topic_of(camera)
         if self._throttle.admits(topic, reason):
-            self.get_logger().warning(f"{topic}: unreadable image: {reason}")
+            self.get_logger().warning(f"{topic}: unreadable image: {one_line(reason)}")
 
     def _activity(self, camera: str) -> Activity:
         return self._activities[self._known_camera(camera)]

@@ -26,6 +26,7 @@ from nodes.parameters import (
     parameters_of_settings,
 )
 from pipeline.errors import VisionError, one_line
+from pipeline.text.display import printable_lines
 
 HOUSEKEEPING_S = 1.0
 DEBUG = 10  # rclpy's level of that name
@@ -169,13 +170,13 @@ class ManagedNode(LifecycleNode):
         try:
             work()
         except VisionError as error:
-            self.problem = str(error)
-            self.get_logger().error(f"cannot {name}: {error}")
+            self.problem = one_line(error)
+            self.get_logger().error(f"cannot {name}: {self.problem}")
             undo()
             return TransitionCallbackReturn.FAILURE
         except Exception as error:  # rclpy would swallow it silently
-            self.problem = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"cannot {name}: {traceback.format_exc()}")
+            self.problem = one_line(f"{type(error).__name__}: {error}")
+            self.get_logger().error(f"cannot {name}: {printable_lines(traceback.format_exc())}")
             return TransitionCallbackReturn.ERROR
         self.problem = ""
         self.state = target

@@ -111,7 +111,7 @@ class _NodeThread(threading.Thread):
         try:
             self._spin(self._create())
         except VisionError as error:
-            get_logger("vision").fatal(str(error))
+            get_logger("vision").fatal(one_line(error))
             raise
         finally:
             rclpy.try_shutdown()

@@ -7,6 +7,8 @@ running; exit code 1. A message names the subject, what was expected, what came 
 
 from __future__ import annotations
 
+from pipeline.text.display import printable
+
 
 class VisionError(Exception):
     """Base of every error that the pipeline raises on purpose."""
@@ -53,5 +55,5 @@ class StageError(RunError):
 
 
 def one_line(error: object) -> str:
-    """The message of an error on a single line."""
-    return " ".join(str(error).split())
+    """The message of an error on a single line, with control characters as escapes."""
+    return printable(" ".join(str(error).split()))

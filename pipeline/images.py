@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.errors import FrameError
 from pipeline.opencv_logging import caught_messages, quiet_opencv
 from pipeline.text.files import read_bytes
+from pipeline.text.native import utf8
 from pipeline.types import Image
 
 IMAGE_SUFFIXES = (
@@ -161,7 +162,7 @@ def encode_image(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> byte
     parameters = (cv2.IMWRITE_JPEG_QUALITY, quality) if is_jpeg else ()
     try:
         with quiet_opencv():
-            is_done, data = cv2.imencode(suffix, image, parameters)
+            is_done, data = cv2.imencode(utf8(suffix, FrameError), image, parameters)
     except cv2.error as error:
         raise FrameError(f"image of shape {image.shape} does not encode as {suffix}") from error
     if not is_done:

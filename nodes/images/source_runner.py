@@ -9,8 +9,9 @@ from typing import Any
 
 from nodes.images.frame_sources import NodeSource
 from pipeline.engine import Pipeline
-from pipeline.errors import VisionError
+from pipeline.errors import VisionError, one_line
 from pipeline.sources import open_with_retries
+from pipeline.text.display import printable_lines
 from pipeline.types import Result
 
 JOIN_S = 1.0  # timeout for the thread to end; one blocked in a driver is left behind
@@ -64,11 +65,11 @@ class SourceRunner(threading.Thread):
                 if not self._loop:
                     break
         except VisionError as error:
-            problem = str(error)
+            problem = one_line(error)
         except Exception as error:  # reported to the node, whatever it is
-            problem = f"{type(error).__name__}: {error}"
+            problem = one_line(f"{type(error).__name__}: {error}")
             if not self._closing.is_set():
-                self._log.error(traceback.format_exc())
+                self._log.error(printable_lines(traceback.format_exc()))
         if not self._closing.is_set():
             self._on_end(self, problem)
 

@@ -22,6 +22,7 @@ from pipeline.errors import CaptureError, ConfigError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
 from pipeline.settings import Settings
 from pipeline.source import Source, SourceKind, SourceOptions, safe_name
+from pipeline.text.native import utf8
 from pipeline.types import Frame, Image
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def connect_device(path: str) -> cv2.VideoCapture:
     if _LINUX:
         _check_device(path)
     backend = cv2.CAP_V4L2 if _LINUX else cv2.CAP_ANY
-    return cv2.VideoCapture(int(path) if path.isdecimal() else path, backend)
+    return cv2.VideoCapture(int(path) if path.isdecimal() else utf8(path, SourceError), backend)
 
 
 def is_camera(text: str) -> bool:

@@ -18,6 +18,7 @@ from pipeline.capture.video import Video
 from pipeline.errors import CaptureError, SourceError
 from pipeline.opencv_logging import quiet_opening
 from pipeline.source import Source, SourceKind, SourceOptions, safe_name
+from pipeline.text.native import utf8
 from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def connect(request: Request) -> Stream:
     kind = url.lower()[:4]
     environment = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if kind == "rtsp" else {}
     with quiet_opening(**environment):
-        capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, parameters)
+        capture = cv2.VideoCapture(utf8(url, SourceError), cv2.CAP_FFMPEG, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")
     source = Stream(

@@ -15,6 +15,7 @@ from pipeline.capture.opencv import OpenCVSource, open_parameters
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
 from pipeline.source import DEFAULT_FPS, safe_name
+from pipeline.text.native import utf8
 from pipeline.types import Frame, Image
 
 MAX_LOST = 100
@@ -173,12 +174,11 @@ def open_video(path: Path, *, camera: str | None = None, fps: float | None = Non
     Raises `SourceError` if the file cannot be read or is not a video.
     """
     _check_readable(path)
+    name = utf8(os.path.abspath(path), SourceError)
     with quiet_opening():
         # An absolute path cannot be mistaken for a protocol. One thread decodes with less CPU time
         # than several and, at the sizes that detectors use, no slower.
-        capture = cv2.VideoCapture(
-            os.path.abspath(path), cv2.CAP_FFMPEG, open_parameters(N_THREADS=1)
-        )
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, open_parameters(N_THREADS=1))
     if not capture.isOpened():
         raise SourceError(
             f"{path}: not a video that can be read; its format is unknown, or the file is cut off"
@@ -218,7 +218,7 @@ def recording_start_ns(path: Path) -> int | None:
 
 def _check_readable(path: Path) -> None:
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise SourceError(f"{path}: not a regular file; expected a video")
         with path.open("rb") as file:
             head = file.read(512)

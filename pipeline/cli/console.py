@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from pipeline.errors import InputError, RunError, StageError, VisionError
+from pipeline.errors import InputError, RunError, StageError, VisionError, one_line
+from pipeline.text.display import printable, printable_lines
 
 EXIT_OK = 0
 EXIT_FAULT = 1
@@ -48,10 +52,10 @@ def finish() -> None:
 def report(error: BaseException) -> int:
     """Print an error on one line, with its traceback under `--debug`; returns the exit code."""
     if logging.getLogger(_PACKAGES[0]).isEnabledFor(logging.DEBUG):
-        traceback.print_exception(error)
+        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     while isinstance(error, StageError) and isinstance(error.__cause__, VisionError):
         error = error.__cause__  # it names its subject, and the stage adds nothing
-    message = " ".join(str(error).split())
+    message = one_line(error)
     if isinstance(error, BrokenPipeError):
         return EXIT_OK  # the reader of our output has gone, which is not an error
     if isinstance(error, (InputError, RunError)):
@@ -82,11 +86,27 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(printable(column), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     width = None if sys.stdout.isatty() else 1000
     Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+
+
+def show(*lines: str) -> None:
+    """Print lines on standard output."""
+    for line in lines:
+        print(printable(line))
+
+
+def show_path(path: Path) -> None:
+    """Print the path of a file on standard output: for programs as it is, on a terminal escaped."""
+    if sys.stdout.isatty():
+        show(str(path))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.flush()
 
 
 def short(value: float) -> str:
@@ -101,7 +121,7 @@ def size_of(count: int) -> str:
 
 def say(message: str) -> None:
     """Print one line on standard error that begins with the name of the command."""
-    print(f"vision: {message}", file=sys.stderr)
+    print(f"vision: {printable(message)}", file=sys.stderr)
 
 
 class _StandardError(logging.Handler):
@@ -154,3 +174,9 @@ class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         return f"vision: {level}{super().format(record)}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the base class
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - of the base class
+        return printable_lines(super().formatException(ei))

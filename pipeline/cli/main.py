@@ -13,6 +13,7 @@ import click
 
 from pipeline.cli import console
 from pipeline.cli.signals import Interrupted, is_interruption
+from pipeline.errors import one_line
 
 PROGRAM = "vision"
 
@@ -144,9 +145,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _report_usage(error: click.ClickException) -> int:
     """Print one line for a wrong option, or the help if no subcommand was given."""
     if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and newer
-        print(error.format_message())
+        print(error.format_message())  # the help
         return console.EXIT_BAD_INPUT
-    message = " ".join(error.format_message().split())
+    message = one_line(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context else PROGRAM
     console.say(f"error: {message.rstrip('.')}; see '{command} --help'")

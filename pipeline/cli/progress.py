@@ -15,6 +15,7 @@ from pipeline.cli import console
 from pipeline.cli.console import EXIT_STOPPED
 from pipeline.cli.signals import StopSignals
 from pipeline.errors import ModelError
+from pipeline.text.display import printable
 
 if TYPE_CHECKING:
     from pipeline.inference.registry import ModelFile
@@ -69,7 +70,7 @@ def progress_bar(*, in_bytes: bool = False) -> Iterator[Report]:
         else (MofNCompleteColumn(),)
     )
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *columns,
         console=Console(stderr=True),
@@ -79,7 +80,7 @@ def progress_bar(*, in_bytes: bool = False) -> Iterator[Report]:
 
         def report(job: str, done: int, total: int) -> None:
             if job not in tasks:
-                tasks[job] = bar.add_task(job, total=total)
+                tasks[job] = bar.add_task(printable(job), total=total)
             bar.update(tasks[job], completed=done, total=total)
 
         yield report
@@ -153,6 +154,6 @@ def _is_missing(name: str) -> bool:
 
 
 def _agreed(question: str) -> bool:
-    print(question, end="", file=sys.stderr, flush=True)
+    print(printable(question), end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()  # empty at Ctrl-D, which means no
     return bool(answer) and answer.strip().lower() in ("", "y", "yes")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from pipeline.errors import ModelError, RunError
+from pipeline.errors import ModelError, RunError, one_line
 from pipeline.inference.external import refuse_outside_data
 from pipeline.inference.interface import fit_interface
 from pipeline.inference.manifest import read_manifest
@@ -24,6 +24,7 @@ from pipeline.inference.processor import adds_int8_in_16_bits, processor
 from pipeline.inference.registry import find_model, find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
 from pipeline.step import Step
+from pipeline.text.native import utf8
 from pipeline.types import Frame, Image, Result
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Model:
                 self.outputs, {self.spec.input.name: feed}, options
             )
         except ORT_ERRORS as error:
-            reason = "was cancelled" if options.terminate else " ".join(str(error).split())
+            reason = "was cancelled" if options.terminate else one_line(error)
             raise RunError(f"{self.path.name}: the model's call {reason}") from error
         finally:
             self._running.remove(options)
@@ -128,9 +129,11 @@ def open_model(
     refuse_outside_data(path)
     options = _options(runtime.threads or available_threads())
     try:
-        session = ort.InferenceSession(str(path), options, providers=[runtime.provider])
+        session = ort.InferenceSession(
+            utf8(path, ModelError), options, providers=[runtime.provider]
+        )
     except ORT_ERRORS as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ModelError(f"{path}: not a usable ONNX model: {reason}") from error
     spec = spec or _stored_spec(path, session)
     if task is not None and spec.task != task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from io import FileIO
@@ -34,6 +35,7 @@ class JsonLines(Output):
         self._subject = "standard output" if self._is_stdout else f"--jsonl {path}"
         if not self._is_stdout:
             check_target(Path(path), "--jsonl")
+        self._on_terminal = self._is_stdout and os.isatty(1)
         self._source: Source[Any] | None = None
         self._file: FileIO | None = None
 
@@ -44,7 +46,11 @@ class JsonLines(Output):
     def write(self, result: Result) -> None:
         self._file = self._file or self._open()
         fields = result_to_dict(result, self._now_ns(result.header.camera))
-        left = memoryview(msgspec.json.encode(fields) + b"\n")
+        # Letters beyond ASCII include control characters, which a terminal obeys.
+        line = msgspec.json.encode(fields)
+        if self._on_terminal:
+            line = json.dumps(json.loads(line)).encode()
+        left = memoryview(line + b"\n")
         try:
             while left:  # a pipe may accept less than it is given
                 left = left[self._file.write(left) or 0 :]

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline.output.output import Output
 from pipeline.source import Source
+from pipeline.text.display import printable
 from pipeline.types import Result
 
 _REFRESH_S = 0.2
@@ -104,7 +105,7 @@ class _StatusLine:
 
     def show(self, result: Result | None, stats: Mapping[str, Any]) -> None:
         if result is not None:
-            self._live.update(Text(status_text(result, stats), overflow="ellipsis"))
+            self._live.update(Text(printable(status_text(result, stats)), overflow="ellipsis"))
             self._live.refresh()
 
     def stop(self) -> None:

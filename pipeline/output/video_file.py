@@ -21,6 +21,7 @@ from pipeline.output.files import check_target
 from pipeline.output.output import Output, OutputKind
 from pipeline.settings import Settings
 from pipeline.source import Source
+from pipeline.text.native import utf8
 from pipeline.types import Image, Result
 
 log = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ def check_recording(path: str | Path) -> tuple[Path, tuple[str, ...]]:
     Raises `InputError` if the file cannot be written or its suffix is unknown.
     """
     path = check_target(Path(path), "--record", is_replaced=True)
+    utf8(os.path.realpath(path))
     if path.suffix.lower() not in _CODECS:
         raise InputError(
             f"--record {path}: unknown video format '{path.suffix}'; "
@@ -236,7 +238,7 @@ def _codecs_here(suffix: str) -> tuple[str, ...]:
 
 def _is_readable(path: Path) -> bool:
     with quiet_opening():
-        video = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
+        video = cv2.VideoCapture(utf8(os.path.abspath(path)), cv2.CAP_FFMPEG)
         readable = bool(video.isOpened() and video.read()[0])
         video.release()
     return readable
@@ -244,4 +246,4 @@ def _is_readable(path: Path) -> bool:
 
 def _writer(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     fourcc = cv2.VideoWriter.fourcc(*codec)
-    return cv2.VideoWriter(os.path.abspath(path), cv2.CAP_FFMPEG, fourcc, fps, size)
+    return cv2.VideoWriter(utf8(os.path.abspath(path)), cv2.CAP_FFMPEG, fourcc, fps, size)

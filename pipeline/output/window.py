@@ -14,6 +14,7 @@ from pipeline.errors import InputError, OutputError
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.output import Output, OutputKind, Stop
+from pipeline.text.display import printable
 from pipeline.types import Result
 
 _ESCAPE, _SPACE = 27, 32
@@ -77,7 +78,7 @@ class Window(Output):
     def _open(self, camera: str, width: int, height: int) -> None:
         if len(self._titles) == _MOST:
             raise OutputError(f"--show: expected at most {_MOST} cameras, but got more")
-        title = f"{self._title}: {camera}" if self._titles else self._title
+        title = printable(f"{self._title}: {camera}" if self._titles else self._title)
         scale = min(1.0, _LARGEST[0] / width, _LARGEST[1] / height)
         # Qt complains about fonts that nothing here uses.
         with quiet_opening(QT_LOGGING_RULES="*.warning=false"):

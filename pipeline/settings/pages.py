@@ -11,6 +11,7 @@ import msgspec
 from pipeline.settings.files import Resolved
 from pipeline.settings.setting import Setting
 from pipeline.settings.table import GROUPS, SETTINGS, Settings
+from pipeline.text.display import printable
 
 _INTRODUCTION = """\
 # Settings
@@ -35,7 +36,7 @@ def effective_file(resolved: Resolved) -> str:
         lines += ["", f"# {group}"] if lines else [f"# {group}"]
         for one in settings:
             entry = f"{one.name}: {_as_yaml(getattr(resolved.settings, one.name))}"
-            lines.append(f"{entry:<40}  # {resolved.origins[one.name]}")
+            lines.append(f"{entry:<40}  # {printable(resolved.origins[one.name])}")
     return "\n".join(lines) + "\n"
 
 

@@ -158,7 +158,7 @@ class Setting:
         """
         try:
             return msgspec.convert(value, self.kind)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
             raise ConfigError(
                 f"{subject}: expected {self.expected}, but got {shown(value)}"
             ) from error

@@ -21,6 +21,11 @@ def printable(text: object) -> str:
     return _UNSAFE.sub(_escape, str(text))
 
 
+def printable_lines(text: str) -> str:
+    """Several lines, such as a traceback, each of them `printable`."""
+    return "\n".join(map(printable, text.splitlines()))
+
+
 def _escape(found: re.Match[str]) -> str:
     letter, code = found[0], ord(found[0])
     if code in _BYTES:

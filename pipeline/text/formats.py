@@ -6,7 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import InputError, VisionError
+from pipeline.errors import InputError, VisionError, one_line
 
 if TYPE_CHECKING:
     import yaml
@@ -55,7 +55,7 @@ def parse_yaml(text: str, subject: str, kind: type[VisionError] = InputError) ->
         yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
         RecursionError,
     ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise kind(f"{subject}: not valid YAML: {reason}") from error
     is_mapping = isinstance(root, yaml.MappingNode)
     return Yaml(content, [str(key.value) for key, _ in root.value] if is_mapping else [])

@@ -21,5 +21,5 @@ def utf8(text: str | os.PathLike[str], kind: type[VisionError] = InputError) -> 
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise kind(f"{printable(text)}: expected a name in UTF-8; rename it") from error
+            raise kind(f"{printable(text)}: expected a name in UTF-8; use another one") from error
     return text

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import zmq
 
 from pipeline.errors import ConfigError
+from pipeline.text.native import utf8
 from pipeline.transport.wire.schema import (
     CAMERA_PATTERN,
     MAX_CAMERA,
@@ -50,6 +51,7 @@ def parse_address(text: str) -> Address:
 
     Raises `ConfigError` if it is invalid.
     """
+    utf8(text, ConfigError)
     if not is_address(text):
         raise ConfigError(f"address '{text}': expected {FORMS}")
     try:

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import DependencyError, ModelError, OutputError
+from pipeline.errors import DependencyError, ModelError, OutputError, one_line
 from pipeline.inference.external import refuse_outside_data
 from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
+from pipeline.text.native import utf8
 
 ModelProto = Any
 """An `onnx.ModelProto`; untyped, since onnx is an extra."""
@@ -33,11 +34,6 @@ def require_onnx() -> ModuleType:
         ) from error
     module: ModuleType = onnx
     return module
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error without its line breaks."""
-    return " ".join(str(error).split())
 
 
 def save_model(model: ModelProto, spec: ModelSpec, path: str | Path) -> None:
@@ -80,7 +76,7 @@ def load_graph(path: Path) -> ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+        onnx.external_data_helper.load_external_data_for_model(model, utf8(path.parent, ModelError))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     except (decode_error, onnx.checker.ValidationError) as error:

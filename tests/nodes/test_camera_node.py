@@ -113,7 +113,7 @@ def test_scene_is_published_pixel_for_pixel_and_can_pause(start_node, observer):
             id="calibration_of_no_package",
         ),
         pytest.param(
-            {"source": SCENE, "camera_info_url": __file__}, "is no", id="no_calibration_at_all"
+            {"source": SCENE, "camera_info_url": __file__}, "not valid", id="no_calibration_at_all"
         ),
     ],
 )

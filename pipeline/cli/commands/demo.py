@@ -67,6 +67,6 @@ def _report(summary: ObjectSummary, output: Path, top: int) -> None:
     ]
     console.show_table(("object", "frames", "best", "classes, by mean probability"), rows)
     if len(rows) < len(seen):
-        print(f"and {len(seen) - len(rows)} more in fewer than {LEAST_FRAMES} frames each")
+        console.show(f"and {len(seen) - len(rows)} more in fewer than {LEAST_FRAMES} frames each")
     summary.write_image(output)
-    print(f"\nannotated image: {os.path.realpath(output)}")
+    console.show("", f"annotated image: {os.path.realpath(output)}")

@@ -27,4 +27,4 @@ def doctor(as_json: bool) -> None:
     console.show_table(("", "what", "found"), rows)
     for finding in findings:
         if finding.advice:
-            print(f"\n{finding.subject}: {finding.advice}")
+            console.show("", f"{finding.subject}: {finding.advice}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.cli import console
 from pipeline.cli.options import PATH, Argument, Option, command
 
 
@@ -31,5 +32,5 @@ def keys(name: str, folder: Path) -> None:
     from pipeline.transport import make_keys
 
     public, secret = make_keys(folder, name)
-    print(f"{public}: copy to every machine that {name} connects to (--peer {public.name})")
-    print(f"{secret}: keep here and secret; only you can read it (--key {secret.name})")
+    console.show(f"{public}: copy to every machine that {name} connects to (--peer {public.name})")
+    console.show(f"{secret}: keep here and secret; only you can read it (--key {secret.name})")

@@ -103,20 +103,27 @@ class ChoiceReport:
         columns = ("", "network", "ms here", *accuracy, "M MACs", "M params", "MB")
         console.show_table(columns, rows)
         if hidden := len(self.choices) - len(rows):
-            print(f"\n{hidden} more are slower and no more accurate than another; --all shows them")
+            console.show(
+                "", f"{hidden} more are slower and no more accurate than another; --all shows them"
+            )
 
     def _print_conditions(self) -> None:
-        print(
-            f"\nmeasured on {self.machine.processor}, {self._cores}, ONNX Runtime "
+        console.show(
+            "",
+            f"measured on {self.machine.processor}, {self._cores}, ONNX Runtime "
             f"{self.machine.onnxruntime}: {self._form} networks with random weights, "
-            "one image per call"
+            "one image per call",
         )
         sources = sorted({c.candidate.source for c in self.choices if c.candidate.source})
         if sources:
             data = "ImageNet" if self.task == CLASSIFY else "COCO"
-            print(f"accuracy: as published for float networks on {data} ({'; '.join(sources)})")
+            console.show(
+                f"accuracy: as published for float networks on {data} ({'; '.join(sources)})"
+            )
         if self.int8:
-            print("int8 costs some accuracy; 'vision quantize' measures how much for your weights")
+            console.show(
+                "int8 costs some accuracy; 'vision quantize' measures how much for your weights"
+            )
 
     def _print_choice(self, group: str, budget_ms: float) -> None:
         """Print the most accurate network of a group, or the largest of a group of detectors."""
@@ -124,17 +131,19 @@ class ChoiceReport:
         chosen = self.best.get(group)
         if chosen is None:
             fastest = next(c for c in self.choices if c.candidate.group == group)
-            print(
+            console.show(
                 f"no network{of_group} takes {budget_ms:g} ms or less; the fastest is "
                 f"{fastest.candidate.name} with {fastest.measured.latency_ms:.2f} ms"
             )
         elif self.task == CLASSIFY:
-            print(f"most accurate within {budget_ms:g} ms: {_described(chosen)}")
+            console.show(f"most accurate within {budget_ms:g} ms: {_described(chosen)}")
             self._print_trained(chosen, budget_ms)
         else:
             trained = chosen.candidate.trained
             how = f"trained weights: vision models pull {trained}" if trained else _TRAIN
-            print(f"largest input{of_group} within {budget_ms:g} ms: {_described(chosen)} ({how})")
+            console.show(
+                f"largest input{of_group} within {budget_ms:g} ms: {_described(chosen)} ({how})"
+            )
 
     def _print_trained(self, chosen: Choice, budget_ms: float) -> None:
         """Print where to get trained weights of the choice, or of the next best network."""
@@ -142,15 +151,15 @@ class ChoiceReport:
 
         trained = best_within((c for c in self.choices if c.candidate.trained), budget_ms).get("")
         if trained is None:
-            print(
+            console.show(
                 f"'vision models list' has no trained weights that take {budget_ms:g} ms or less; "
                 "train your own"
             )
             return
         what = "" if trained == chosen else f" of the next best, {_described(trained)}"
         model = trained.candidate.trained
-        print(f"trained weights{what}: vision models pull {model}")
-        print(
+        console.show(f"trained weights{what}: vision models pull {model}")
+        console.show(
             f"their accuracy may differ: see 'vision models info {model}', and measure it with "
             "'vision evaluate'"
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import html
 import platform
-from html import escape
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +14,7 @@ from pipeline.cli.console import short
 from pipeline.images import encode_jpeg
 from pipeline.inference.processor import processor
 from pipeline.output.drawing import draw
+from pipeline.text.display import printable
 from pipeline.types import Detections, Header, Image, Result
 from pipeline.zoo.evaluation.comparison import Answer, Comparison, Contender, summarize
 
@@ -202,35 +203,36 @@ def page(found: Comparison, image: bytes | None) -> str:
     """The page; `image` is the JPEG of the answers side by side, if there is one."""
     names = ", ".join(contender.name for contender in found.contenders)
     columns = len(found.contenders)
-    parts = [f"<h1>{escape(names)}</h1>"]
+    parts = [f"<h1>{_escaped(names)}</h1>"]
     if image is not None:
         data = base64.b64encode(image).decode("ascii")
         alt = f"Answers of {names} side by side"
         width = f"max-width: {PANEL * columns}px; min-width: {_LEAST_PANEL * columns}rem"
         parts.append(
             f'<div class="wide"><img style="{width}" src="data:image/jpeg;base64,{data}" '
-            f'alt="{escape(alt)}"></div>'
+            f'alt="{_escaped(alt)}"></div>'
         )
     parts += [_table(table) for table in tables(found)]
-    parts.append(f"<footer>{escape(_footer(found))}</footer>")
+    parts.append(f"<footer>{_escaped(_footer(found))}</footer>")
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<title>{escape(names)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{_escaped(names)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    head = "".join(f'<th scope="col">{_escaped(column)}</th>' for column in table.columns)
     rows = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+        "<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>"
+        for row in table.rows
     )
-    notes = "".join(f'\n<p class="note">{escape(note)}</p>' for note in table.notes)
+    notes = "".join(f'\n<p class="note">{_escaped(note)}</p>' for note in table.notes)
     return (
-        f'<h2>{escape(table.title)}</h2>\n<div class="wide"><table>\n'
+        f'<h2>{_escaped(table.title)}</h2>\n<div class="wide"><table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{notes}"
     )
 
@@ -242,3 +244,8 @@ def _footer(found: Comparison) -> str:
         f"Measured on {processor().name} ({platform.machine()}), {cores}, one image at a time, "
         f"from pixels to answers. Parameters and multiply-adds are counted from the files."
     )
+
+
+def _escaped(text: str) -> str:
+    """A text for the page."""
+    return html.escape(printable(text))

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import psutil
 
 from pipeline.cli import console
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, one_line
 from pipeline.paths import sha256_of
 
 PACKAGES = (
@@ -268,5 +268,5 @@ def _import_problem(module: str) -> str:
     try:
         importlib.import_module(module)
     except (ImportError, OSError, AttributeError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return ""

@@ -15,6 +15,7 @@ from pipeline.output.drawing import draw
 from pipeline.output.files import check_target
 from pipeline.output.output import Output
 from pipeline.settings import Settings
+from pipeline.text.native import utf8
 from pipeline.types import Image, Result
 
 TILES = 3
@@ -103,7 +104,7 @@ class ObjectSummary(Output):
 def check_image_target(path: Path) -> None:
     """Check that an image can be written to `path`. Raises `InputError`."""
     check_target(path, "--output")
-    if not path.suffix or not cv2.haveImageWriter(path.name):
+    if not path.suffix or not cv2.haveImageWriter(utf8(path.name)):
         raise InputError(f"--output {path}: not an image format; expected a name such as found.jpg")
 
 

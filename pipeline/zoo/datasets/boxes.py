@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, one_line
 from pipeline.settings.setting import shown
 from pipeline.text.files import LIST_LIMIT, TEXT_LIMIT, read_text
 from pipeline.text.formats import parse_yaml
@@ -121,7 +121,7 @@ def _yolo_names(data: Path) -> list[str]:
             raise TypeError(f"but got {shown(names)}")
         listed = [names[i] for i in range(len(names))]  # a list, or a mapping from numbers
     except (TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path}: expected names, a list of the classes: {reason}") from error
     return [str(name).strip() for name in listed]
 

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 from pipeline.errors import FrameError, InputError
 from pipeline.images import IMAGE_SUFFIXES, is_image, read_image
+from pipeline.text.native import utf8
 from pipeline.types import Image
 
 MAX_DAMAGED = 0.1
@@ -67,7 +68,7 @@ def class_folders(folder: str | Path) -> dict[str, list[Path]]:
     """
     folder = existing_folder(folder)
     classes = {
-        child.name: _images_below(child)
+        Path(utf8(child)).name: _images_below(child)
         for child in sorted(folder.iterdir())
         if os.path.isdir(child) and not child.name.startswith(".")
     }

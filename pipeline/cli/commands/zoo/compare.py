@@ -60,9 +60,9 @@ def compare(
     found, image = _compare(images, names, output, html, **settings)
     _show(found)
     if image is not None:
-        print(f"side by side: {os.path.realpath(output)}")
+        console.show(f"side by side: {os.path.realpath(output)}")
     if html is not None:
-        print(f"page: {os.path.realpath(html)}")
+        console.show(f"page: {os.path.realpath(html)}")
 
 
 def _compare(
@@ -106,11 +106,11 @@ def _show(found: Comparison) -> None:
     from pipeline.cli.reports.compare_report import tables
 
     for table in tables(found):
-        print(table.title)
+        console.show(table.title)
         console.show_table(table.columns, table.rows)
         for note in table.notes:
-            print(note)
-        print()
+            console.show(note)
+        console.show("")
 
 
 def _check_names(names: list[str]) -> None:

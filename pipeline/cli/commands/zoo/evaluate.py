@@ -238,14 +238,14 @@ def _show(report: dict[str, Any]) -> None:
     metrics = report["metrics"]
     skipped = f", {report['skipped']} skipped" if report["skipped"] else ""
     images = f"{report['pictures']} image{'' if report['pictures'] == 1 else 's'}"
-    print(f"{report['model']} on {images} of {report['data']}{skipped}, percent")
+    console.show(f"{report['model']} on {images} of {report['data']}{skipped}, percent")
     console.show_table(tuple(metrics), [tuple(_percent(value) for value in metrics.values())])
     classes = report["classes"]
     columns = list(next(iter(classes.values()), {}))
     if len(classes) < 2:
         return
     worst = sorted(classes, key=lambda label: classes[label][columns[0]])[:CLASSES_SHOWN]
-    print()
+    console.show("")
     console.show_table(
         (f"worst of {len(classes)} classes", *columns),
         [(label, *(_percent(classes[label][column]) for column in columns)) for label in worst],

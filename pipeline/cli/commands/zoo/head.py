@@ -60,9 +60,10 @@ def _show(fitted: FittedHead, output: Path) -> None:
         share = 100 * (1 - len(wrong) / len(answers))
         rows.append((label, str(fitted.images[label]), f"{share:.0f}", mistaken))
     console.show_table(("class", "images", "correct %", "mistaken for"), rows)
-    print(
-        f"\ntop-1 {fit.accuracy:.1f} % of {len(fit.truth)} images "
-        f"({fit.folds}-fold cross-validation)"
+    console.show(
+        "",
+        f"top-1 {fit.accuracy:.1f} % of {len(fit.truth)} images "
+        f"({fit.folds}-fold cross-validation)",
     )
-    print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB")
-    print(f"try it: vision run SOURCE --classifier {output}")
+    console.show(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB")
+    console.show(f"try it: vision run SOURCE --classifier {output}")

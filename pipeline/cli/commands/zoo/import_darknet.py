@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli import console
 from pipeline.cli.option_checks import check_model_target
 from pipeline.cli.options import NEW_MODEL, PATH, Argument, Option, command
 
@@ -51,21 +52,21 @@ def _show(summary: ImportSummary, *, labels_given: bool) -> None:
 
     spec = summary.spec
     entry = spec.input
-    print(
+    console.show(
         f"{summary.path}: {summary.layers} layers, {summary.parameters / 1e6:.2f} M parameters, "
         f"{summary.multiply_adds / 1e9:.2f} GMACs"
     )
-    print(
+    console.show(
         f"  input   {entry.name} [N, {entry.height}, {entry.width}, 3] "
         f"{entry.dtype} {entry.color}, {entry.fit}"
     )
     outputs = spec.head.outputs if isinstance(spec.head, DarknetHead) else ()
     for output, shape in zip(outputs, summary.heads, strict=True):
-        print(
+        console.show(
             f"  output  {output.output} [N, {shape.channels}, {shape.rows}, {shape.columns}], "
             f"{len(output.anchors)} anchors"
         )
     known = f"{spec.labels[0]} ... {spec.labels[-1]}"
     hint = "" if labels_given else " (defaults; --names FILE sets them)"
-    print(f"  labels  {len(spec.labels)}: {known}{hint}")
-    print(f"try it: vision run SOURCE --detector {summary.path}")
+    console.show(f"  labels  {len(spec.labels)}: {known}{hint}")
+    console.show(f"try it: vision run SOURCE --detector {summary.path}")

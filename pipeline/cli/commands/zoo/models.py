@@ -64,15 +64,15 @@ def info(name: str) -> None:
         rows += _expected_facts(spec)
     rows.append(("where", str(here or f"{NOT_HERE}: vision models pull {name}")))
     width = max(len(key) for key, _ in rows)
-    print(name)
+    console.show(name)
     for key, value in rows:
-        print(f"  {key.ljust(width)}  {value}")
+        console.show(f"  {key.ljust(width)}  {value}")
 
 
 @command("pull", NAMES)
 def pull(names: tuple[str, ...]) -> None:
     """Download models that are missing, and print their paths."""
-    pull_models(names, lambda path: print(path, flush=True))
+    pull_models(names, console.show_path)
 
 
 @command("verify", Argument("names", nargs=-1, text="names of models, or ONNX files [all]"))
@@ -101,7 +101,7 @@ def path(name: str) -> None:
     """
     from pipeline.inference.registry import find_model
 
-    print(find_model(name))
+    console.show_path(find_model(name))
 
 
 models = CommandGroup(

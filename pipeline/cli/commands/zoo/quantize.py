@@ -130,12 +130,14 @@ def _show(result: QuantizeReport, output: Path) -> None:
     ]
     console.show_table(("", "float", "int8", ""), rows)
     kept = result.float_layers
-    print(f"\ncalibrated on {result.calibrated_on} images, measured on {result.metric.images}")
-    print(
+    console.show(
+        "", f"calibrated on {result.calibrated_on} images, measured on {result.metric.images}"
+    )
+    console.show(
         f"layers: {result.layers}, of which in float: {len(kept)}"
         f"{': ' + ', '.join(kept) if kept else ''}"
     )
-    print(f"written: {output}")
+    console.show(f"written: {output}")
 
 
 def _warn(result: QuantizeReport, keep_float: tuple[str, ...], max_loss: float) -> None:
