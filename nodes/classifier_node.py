@@ -18,7 +18,7 @@ from nodes.lifecycle import ManagedNode
 from nodes.messages.detection_messages import add_classifications, boxes_from
 from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import stamp_ns
-from nodes.parameters import SUBSCRIPTION, Parameter, Value
+from nodes.parameters import SUBSCRIPTION, SYNC_TOLERANCE, Value
 from nodes.process import run
 from nodes.throttle import WARN_AGAIN_S, Throttle
 from nodes.topics import open_publisher, open_subscription
@@ -32,14 +32,6 @@ from pipeline.text.display import printable_lines
 IMAGES, DETECTIONS, CLASSIFIED = "image_raw", "detections", "classified_detections"
 JOIN_S = 0.8  # timeout for the worker to end
 
-SYNC_TOLERANCE = Parameter(
-    "sync_tolerance",
-    0.0,
-    "seconds by which the stamps of detections and their image may differ; 0 for equal stamps",
-    0.0,
-    10.0,
-    changeable=True,
-)
 # Fits reliable and best-effort publishers; arrays are small, so few get lost.
 _ANY_PUBLISHER = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
@@ -69,13 +61,15 @@ class ClassifierNode(ManagedNode):
 
     def configure(self) -> None:
         """Open and check the model, and create the publisher."""
-        given = self.parameters
-        if given["classifier"] == NO_MODEL:
-            raise ConfigError("parameter classifier is none; expected a model, or no such node")
-        runtime = Runtime(threads=given["threads"] or None)
-        self._classifier = Classifier(given["classifier"], top=given["top"], runtime=runtime)
-        self.info = model_info(classifier=self._classifier)
+        self._open_model(self.parameters["classifier"])
         self._publisher = open_publisher(self, Detection2DArray, CLASSIFIED)
+
+    def _open_model(self, model: str) -> None:
+        if model == NO_MODEL:
+            raise ConfigError("parameter classifier is none; expected a model, or no such node")
+        runtime = Runtime(threads=self.parameters["threads"] or None)
+        self._classifier = Classifier(model, top=self.parameters["top"], runtime=runtime)
+        self.info = model_info(classifier=self._classifier)
         self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))
 
     def cleanup(self) -> None:
@@ -215,6 +209,8 @@ class ClassifierNode(ManagedNode):
         self._activity.record(now_ns, stamp_ns(detections.header), stage_ns)
 
     def _on_change(self, changed: Mapping[str, Value]) -> None:
+        if self.may_open_models(changed):
+            self._open_model(changed["classifier"])
         if "sync_tolerance" in changed:
             self._matcher.tolerance_s = changed["sync_tolerance"]
 

@@ -22,6 +22,7 @@ from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import origin_of, stamp_ns
 from nodes.parameters import Parameter, Value
 from nodes.throttle import WARN_AGAIN_S, Throttle
+from pipeline.capture.stream import check_address
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, one_line
 from pipeline.inference.classifier import Classifier
@@ -63,7 +64,7 @@ class EngineNode(ManagedNode):
 
     def configure(self) -> None:
         """Open and check the models, and create the publishers."""
-        self._open_models()
+        self._open_models(self.parameters.as_dict())
         for camera in self.cameras:
             prefix = f"{camera}/" if camera else ""
             if self._detector is not None:
@@ -96,6 +97,17 @@ class EngineNode(ManagedNode):
             loop=captures and self.parameters["loop"],
         )
         self._runner.start()
+        self.get_logger().info(f"active: {self._described_topics()}")
+
+    def _described_topics(self) -> str:
+        """What the node reads and publishes, with the topics after all remappings."""
+        if self._captures:
+            origin = f"captures {check_address(self.parameters['source'])}"  # without a password
+        else:
+            topics = (f"{one.topic} ({one.reliability.name.lower()})" for one in self._inputs)
+            origin = f"subscribes to {', '.join(topics)}"
+        publishers = (*self._images.values(), *self._results.values())
+        return f"{origin}; publishes {', '.join(one.topic for one in publishers)}"
 
     def deactivate(self) -> None:
         """Unsubscribe or close the source, and end the pipeline's threads."""
@@ -128,25 +140,37 @@ class EngineNode(ManagedNode):
 
     # --- models -----------------------------------------------------------------------------
 
-    def _open_models(self) -> None:
-        given = self.parameters
+    def _open_models(self, given: Mapping[str, Value]) -> None:
+        detector, classifier = None, None
         if given.get("detector", NO_MODEL) == NO_MODEL:
             if not self._captures:
                 raise ConfigError("parameter detector is none; expected a model, or a source")
-            return
-        runtime = Runtime(threads=given["threads"] or None)
-        self._detector = Detector(
-            given["detector"],
-            score_threshold=given["score_threshold"],
-            nms_threshold=given["nms_threshold"],
-            nms_kind=given["nms_kind"],
-            max_detections=given["max_detections"],
-            runtime=runtime,
-        )
-        if given.get("classifier", NO_MODEL) != NO_MODEL:
-            self._classifier = Classifier(given["classifier"], top=given["top"], runtime=runtime)
-        self.info = model_info(detector=self._detector, classifier=self._classifier)
-        self.get_logger().info(", ".join(f"{name} {value}" for name, value in self.info.items()))
+        else:
+            runtime = Runtime(threads=given["threads"] or None)
+            detector = Detector(
+                given["detector"],
+                score_threshold=given["score_threshold"],
+                nms_threshold=given["nms_threshold"],
+                nms_kind=given["nms_kind"],
+                max_detections=given["max_detections"],
+                runtime=runtime,
+            )
+            if given.get("classifier", NO_MODEL) != NO_MODEL:
+                classifier = Classifier(given["classifier"], top=given["top"], runtime=runtime)
+        self._detector, self._classifier = detector, classifier
+        self.info = {**self.info, **model_info(detector=detector, classifier=classifier)}
+        if detector is not None:
+            self.get_logger().info(
+                ", ".join(f"{name} {value}" for name, value in self.info.items())
+            )
+
+    def _reopen_models(self, changed: Mapping[str, Value]) -> None:
+        """Open other models between configuration and activation; the publishers stay."""
+        detector = changed.get("detector", self.parameters["detector"])
+        if (detector == NO_MODEL) != (self._detector is None):
+            raise ConfigError("detector none has other topics than a model: clean up first")
+        self._open_models({**self.parameters.as_dict(), **changed})
+        self._announce_labels()
 
     def _announce_labels(self) -> None:
         if self._detector is not None:
@@ -154,7 +178,12 @@ class EngineNode(ManagedNode):
                 publisher.announce(self._detector.labels, self._detector.score_threshold)
 
     def _on_change(self, changed: Mapping[str, Value]) -> None:
-        """Apply changed parameters; they hold from the next frame on."""
+        """Apply changed parameters; they hold from the next frame on.
+
+        Raises `ConfigError` for another model while active, `ModelError` if it cannot be used.
+        """
+        if self.may_open_models(changed):
+            self._reopen_models(changed)
         if self._detector is not None:
             for name in ("score_threshold", "nms_threshold"):
                 if name in changed:
@@ -227,6 +256,11 @@ class EngineNode(ManagedNode):
                 job = partial(_publish_images, images, results, result, header)
                 self._senders[camera].send(job)
         activity = self._activities[camera]
+        if not activity.published:
+            self.get_logger().info(
+                f"first image of {camera or header.frame_id or IMAGES}: "
+                f"{result.header.width}x{result.header.height}"
+            )
         activity.record(self.get_clock().now().nanoseconds, stamp_ns(header), result.stage_ns)
         activity.dropped = number - activity.published
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
@@ -23,9 +23,10 @@ from nodes.parameters import (
     DIAGNOSTICS,
     Parameter,
     Parameters,
+    Value,
     parameters_of_settings,
 )
-from pipeline.errors import VisionError, one_line
+from pipeline.errors import ConfigError, VisionError, one_line
 from pipeline.text.display import printable_lines
 
 HOUSEKEEPING_S = 1.0
@@ -109,6 +110,16 @@ class ManagedNode(LifecycleNode):
     def activities(self) -> Sequence[Activity]:
         """The counts of each camera, for diagnostics."""
         return ()
+
+    def may_open_models(self, changed: Mapping[str, Value]) -> bool:
+        """Whether changed parameters name another model, which has to be opened now.
+
+        Raises `ConfigError` if the node is active.
+        """
+        models = [name for name in ("detector", "classifier") if name in changed]
+        if models and self.state == "active":
+            raise ConfigError(f"{models[0]} cannot be changed while active; deactivate first")
+        return bool(models) and self.state == "inactive"
 
     # --- states -----------------------------------------------------------------------------
 

@@ -29,12 +29,21 @@ _USERS_CHOICE = (
 
 def make_room_for_images() -> None:
     """Give Fast DDS in this process a larger segment; call before the first node is created."""
-    middleware = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
-    if "fastrtps" not in middleware or any(os.environ.get(name) for name in _USERS_CHOICE):
+    if not is_fast_dds() or any(os.environ.get(name) for name in _USERS_CHOICE):
         return
     if PROFILES.is_file() and _has_room():
-        is_new = int(version("rclpy").partition(".")[0]) >= FIRST_RCLPY_OF_FAST_DDS_3
-        os.environ[VARIABLE if is_new else OLD_VARIABLE] = str(PROFILES)
+        os.environ[profiles_variable()] = str(PROFILES)
+
+
+def is_fast_dds() -> bool:
+    """Whether the middleware of this process is Fast DDS, which is ROS 2's default."""
+    return "fastrtps" in os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+
+
+def profiles_variable() -> str:
+    """The environment variable that names a file of profiles for Fast DDS."""
+    is_new = int(version("rclpy").partition(".")[0]) >= FIRST_RCLPY_OF_FAST_DDS_3
+    return VARIABLE if is_new else OLD_VARIABLE
 
 
 def _has_room() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class Parameter:
     `low` and `high` are the ends of a number's range, `choices` all values of a text. `setting` is
     the setting of the same meaning, if there is one. A parameter that is not `changeable` is
     read-only after the node has started. `default_for` gives the default if it depends on the
-    parameters before.
+    parameters before. A text that `takes_numbers` also accepts a whole number, as YAML reads `0`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Parameter:
     changeable: bool = False
     setting: Setting | None = None
     default_for: Callable[[Mapping[str, Value]], Value] | None = None
+    takes_numbers: bool = False
 
     @classmethod
     def of(cls, setting: Setting, unset: str = "", changeable: bool = False) -> Parameter:
@@ -71,6 +73,7 @@ class Parameter:
             description=self.description,
             read_only=not self.changeable,
             additional_constraints=f"one of {', '.join(self.choices)}" if self.choices else "",
+            dynamic_typing=self.takes_numbers,
         )
         if self.low is not None and self.high is not None:
             if isinstance(self.default, float):
@@ -85,6 +88,8 @@ class Parameter:
 
     def check(self, value: Value) -> None:
         """Raise `ConfigError` if `value`, of the right type, is not allowed."""
+        if self.takes_numbers and not isinstance(value, str):
+            raise ConfigError(f"{self.name} must be a text or a whole number, but got {value!r}")
         if self.choices and value not in self.choices:
             raise ConfigError(
                 f"{self.name} must be one of {', '.join(self.choices)}, but got '{value}'"
@@ -117,6 +122,7 @@ class Parameters:
         for entry in table:
             default = entry.default_for(self._values) if entry.default_for else entry.default
             _declare(node, replace(entry, default=default))
+        self._warn_of_unknown(node)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -124,12 +130,16 @@ class Parameters:
     def __getitem__(self, name: str) -> Value:
         return self._values[name]
 
+    def as_dict(self) -> dict[str, Value]:
+        """All values, by name."""
+        return dict(self._values)
+
     def get(self, name: str, default: Value = None) -> Value:
         """The value of a parameter, or `default` if the node does not have it."""
         return self._values.get(name, default)
 
     def _set(self, parameters: Sequence[Any]) -> SetParametersResult:
-        changed = {p.name: p.value for p in parameters if p.name in self._table}
+        changed = {p.name: self._value_of(p) for p in parameters if p.name in self._table}
         try:
             for name, value in changed.items():
                 self._table[name].check(value)
@@ -139,6 +149,21 @@ class Parameters:
             return SetParametersResult(successful=False, reason=str(error))
         self._values.update(changed)
         return SetParametersResult(successful=True)
+
+    def _value_of(self, parameter: Any) -> Value:
+        is_number = type(parameter.value) is int and self._table[parameter.name].takes_numbers
+        return str(parameter.value) if is_number else parameter.value
+
+    def _warn_of_unknown(self, node: Node) -> None:
+        """Warn of given parameters that no node has; rclpy ignores them silently."""
+        given = vars(node).get("_parameter_overrides", {})  # there is no public way
+        known = {*self._table, *ONLY_ROS, *(one.about.ros for one in SETTINGS.values())}
+        for name in given:
+            if name in known or node.has_parameter(name) or name.startswith("qos_overrides."):
+                continue
+            near = difflib.get_close_matches(name, self._table, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            node.get_logger().warning(f"parameter {name} is not known and has no effect{hint}")
 
 
 def _declare(node: Node, entry: Parameter) -> None:
@@ -162,7 +187,7 @@ _EXPECTED = {
 }
 
 
-_CHANGEABLE = ("score", "nms")
+_CHANGEABLE = ("score", "nms", "detector", "classifier")
 _UNSET = {
     "source": "vision_node subscribes to image_raw",
     "camera": "the source's own; also the frame_id of the headers",
@@ -177,7 +202,13 @@ def parameters_of_settings(node: str) -> tuple[Parameter, ...]:
         for name, setting in SETTINGS.items()
         if setting.about.ros and node in setting.about.nodes
     )
-    return tuple(_retrying(one) if one.name == "retry" else one for one in made)
+    return tuple(_adapted(one) for one in made)
+
+
+def _adapted(parameter: Parameter) -> Parameter:
+    if parameter.name == "source":
+        return replace(parameter, takes_numbers=True)
+    return _retrying(parameter) if parameter.name == "retry" else parameter
 
 
 def _retrying(retry: Parameter) -> Parameter:
@@ -210,6 +241,21 @@ MAX_RATE = Parameter(
 )
 
 LOOP = Parameter("loop", False, "play a file again after its end")
+
+CAMERAS = Parameter(
+    "cameras",
+    [""],
+    "names of the cameras, each with its topics under NAME/; [''] for one without a prefix",
+)
+
+SYNC_TOLERANCE = Parameter(
+    "sync_tolerance",
+    0.0,
+    "seconds by which the stamps of detections and their image may differ; 0 for equal stamps",
+    0.0,
+    10.0,
+    changeable=True,
+)
 
 SUBSCRIPTION = (
     Parameter(
@@ -284,3 +330,12 @@ DIAGNOSTICS = (
         changeable=True,
     ),
 )
+
+ONLY_ROS = {
+    parameter.name
+    for parameter in (
+        *(AUTOSTART, MAX_DETECTIONS, MAX_RATE, LOOP, CAMERAS, SYNC_TOLERANCE),
+        *(*SUBSCRIPTION, *PUBLICATION, *DIAGNOSTICS),
+    )
+}
+"""The names of all parameters, of any node, that are no settings."""

@@ -143,11 +143,23 @@ class _NodeThread(threading.Thread):
             node.destroy_node()
 
 
+def _quoted(args: Sequence[str] | None) -> list[str]:
+    """The arguments with `-p source:=scene:` quoted, which YAML reads as something else."""
+    given = list(sys.argv if args is None else args)
+    for number in range(1, len(given)):
+        name, assigned, value = given[number].partition(":=")
+        is_source = given[number - 1] in ("-p", "--param") and name.rpartition(":")[2] == "source"
+        if is_source and assigned and value[:1] not in ("'", '"'):
+            escaped = value.replace("'", "''")
+            given[number] = f"{name}:='{escaped}'"
+    return given
+
+
 def _initialise(args: Sequence[str] | None) -> None:
     """Initialise rclpy; raises `ConfigError` if the arguments are not valid."""
     make_room_for_images()
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=_quoted(args), signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # the bases of rclpy's errors
         reason = one_line(error)
         if reason.startswith("["):  # a list of unknown arguments

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from nodes.engine_node import EngineNode
 from nodes.parameters import (
+    CAMERAS,
     LOOP,
     MAX_DETECTIONS,
     MAX_RATE,
     PUBLICATION,
     SUBSCRIPTION,
-    Parameter,
 )
 from nodes.process import run
 from pipeline.errors import ConfigError
-
-CAMERAS = Parameter(
-    "cameras",
-    [""],
-    "names of the cameras, each with its topics under NAME/; [''] for one without a prefix",
-)
 
 
 class VisionNode(EngineNode):

@@ -67,7 +67,6 @@ _LAYOUTS = {
     "mono8": _GRAY,
     "8UC1": _GRAY,
     "mono16": _Layout(1, _mono16, dtype="u2"),
-    "16UC1": _Layout(1, _mono16, dtype="u2"),
     "yuv422": _UYVY,
     "uyvy": _UYVY,
     "yuv422_yuy2": _YUYV,
@@ -80,6 +79,7 @@ _LAYOUTS = {
     "nv21": _Layout(1, _by(cv2.COLOR_YUV2BGR_NV21), rows=(3, 2), even=(2, 2)),
 }
 ENCODINGS = tuple(_LAYOUTS)
+DEPTH = ("16UC1", "32FC1")  # REP 118
 
 
 def image_from(message: ImageMessage | CompressedImage) -> Image:
@@ -89,6 +89,11 @@ def image_from(message: ImageMessage | CompressedImage) -> Image:
     """
     if isinstance(message, CompressedImage):
         return _decompressed(message)
+    if message.encoding in DEPTH:
+        raise FrameError(
+            f"encoding {message.encoding} is that of depth images; expected an image of colours "
+            f"or gray values, such as on image_raw"
+        )
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
         raise FrameError(

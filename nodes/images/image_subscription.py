@@ -19,6 +19,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from nodes.middleware import PROFILES, is_fast_dds, profiles_variable
 from nodes.throttle import WARN_AGAIN_S
 from nodes.topics import open_subscription
 
@@ -135,10 +136,19 @@ class ImageSubscription:
                 f"{described} is not compatible with this subscription "
                 f"({wanted.reliability.name.lower()}): {why.strip().rstrip(';')}; {remedy}"
             )
+        if offered.reliability == BEST_EFFORT and is_fast_dds():
+            return (
+                f"{described} sends nothing, or its images are larger than the shared memory of "
+                f"its Fast DDS (512 KB), which then loses them: start it with "
+                f"{profiles_variable()}={PROFILES}, or let it publish reliably or compressed"
+            )
         return f"{described} is compatible but sends nothing, or nothing arrives"
 
     def _others(self) -> str:
         """The topics on which other nodes publish images."""
+        compressed = self._topic + COMPRESSED
+        if self._kind is Image and self._is_published_by_others(compressed):
+            return f"{compressed} has one: set the parameter image_transport to compressed"
         topics = [
             name
             for name, kinds in self._node.get_topic_names_and_types()

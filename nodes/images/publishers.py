@@ -45,6 +45,11 @@ class ImagePublisher:
         self._jpeg = self._publishers.open(CompressedImage, self._raw.topic_name + COMPRESSED)
         self._info = self._publishers.open(CameraInfo, prefix + INFO) if url else None
 
+    @property
+    def topic(self) -> str:
+        """The full name of the topic of raw images."""
+        return str(self._raw.topic_name)
+
     def has_subscribers(self) -> bool:
         """Whether any of the topics has a subscriber."""
         topics = (self._raw, self._jpeg, self._info)
@@ -126,6 +131,11 @@ class ResultPublisher:
         self._labels = self._publishers.open(
             LabelInfo, f"{prefix}label_info", qos=LATCHED, overridable=None
         )
+
+    @property
+    def topic(self) -> str:
+        """The full name of the topic of detections."""
+        return str(self._topics["detections"].topic_name)
 
     def publish(self, result: Result, header: Any) -> None:
         """Publish what is small: every topic but the images, with `header` unchanged."""

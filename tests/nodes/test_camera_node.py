@@ -140,6 +140,13 @@ def test_password_of_a_stream_is_never_shown(start_node, observer, namespace):
     assert "secret" not in node.log
 
 
+def test_stream_that_is_not_up_yet_is_tried_again_by_default(start_node):
+    node = start_node("camera_node", {"source": "rtsp://127.0.0.1:1/video"})
+    node.wait_for_log("nothing answers.*trying again")
+    assert node.count("inactive") == 0
+    assert node.stop() == 0
+
+
 def test_retry_waits_for_a_missing_source(start_node, observer, tmp_path):
     late = tmp_path / "late.png"
     images = observer.subscribe(Image, "image_raw")

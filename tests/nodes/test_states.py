@@ -13,6 +13,8 @@ import psutil
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
@@ -157,9 +159,51 @@ def test_invalid_parameter_ends_the_process_with_one_line(start_node, parameters
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"), [("scene:", "active: captures scene:"), ("9", "camera 9|/dev/video9")]
+)
+def test_source_needs_no_quotes_on_the_command_line(start_node, text, shown):
+    process = start_node("camera_node", {}, "-p", f"source:={text}")
+    process.wait_for_log(shown)
+    assert "Traceback" not in process.log
+
+
+def test_source_may_be_a_number_in_a_file_of_parameters(start_node):
+    process = start_node("camera_node", {"source": 9})
+    process.wait_for_log("camera 9|/dev/video9")
+
+
+def test_misspelt_parameter_is_named_and_those_of_other_nodes_are_not(start_node):
+    process = start_node("camera_node", {"source": "scene:", "max_rat": 5.0, "top": 3})
+    process.wait_for_log("parameter max_rat is not known and has no effect; did you mean max_rate?")
+    process.wait_for_log("active: captures scene:; publishes .*/image_raw")
+    process.wait_for_log("first image of .*: 1280x720")
+    assert process.count("parameter top") == 0
+
+
+def test_models_can_be_changed_while_inactive(start_node, observer, change, state):
+    def set_parameter(name, text):
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+        return observer.call(SetParameters, "detector_node/set_parameters", request).results[0]
+
+    process = start_node("detector_node")
+    process.wait_for_log(
+        "active: subscribes to .*/image_raw .best_effort.; publishes .*/detections"
+    )
+    answer = set_parameter("detector", "yolov4-tiny-int8")
+    assert not answer.successful
+    assert "deactivate first" in answer.reason
+    assert change("detector_node", DEACTIVATE)
+    assert not set_parameter("detector", "nowhere").successful
+    assert set_parameter("detector", "yolov4-tiny-int8").successful
+    assert change("detector_node", ACTIVATE)
+    assert state("detector_node") == "active"
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("-p", "source:=scene:"), r"override rule.*needs its own quotes: -p"),
+        (("-p", "frame_id:=left:"), r"override rule.*needs its own quotes: -p"),
         (("-r", "image_raw:=front", "left"), r"unknown \['left'\]$"),
     ],
     ids=["no YAML", "unknown"],
