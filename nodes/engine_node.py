@@ -106,8 +106,9 @@ class EngineNode(ManagedNode):
         else:
             topics = (f"{one.topic} ({one.reliability.name.lower()})" for one in self._inputs)
             origin = f"subscribes to {', '.join(topics)}"
-        publishers = (*self._images.values(), *self._results.values())
-        return f"{origin}; publishes {', '.join(one.topic for one in publishers)}"
+        published = [publisher.topic for publisher in self._images.values()]
+        published += [publisher.topic for publisher in self._results.values()]
+        return f"{origin}; publishes {', '.join(published)}"
 
     def deactivate(self) -> None:
         """Unsubscribe or close the source, and end the pipeline's threads."""
