@@ -20,9 +20,11 @@ from pipeline.runtime.graph import Graph
 from pipeline.runtime.mailbox import Closed
 from pipeline.runtime.memory import trim
 from pipeline.runtime.statistics import RunStatistics
+from pipeline.settings import checked
+from pipeline.settings.setting import Count, Seconds, Threads
 from pipeline.source import Source
 from pipeline.step import Step
-from pipeline.types import Result
+from pipeline.types import Result, described
 from pipeline.unclosed import close_when_dropped
 
 POLL_S = 0.1  # how often a waiting consumer checks for a request to stop
@@ -48,7 +50,7 @@ class Pipeline:
     after the results that were finished before. At the end captured = processed + dropped + failed.
     It runs once.
 
-    Raises `ConfigError` if a limit is out of range.
+    Raises `ConfigError` if an argument is of another type or out of range.
     """
 
     def __init__(
@@ -64,17 +66,12 @@ class Pipeline:
         max_frames: int | None = None,
         duration_s: float | None = None,
     ) -> None:
-        for name, value in (("threads", threads), ("max_frames", max_frames)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, but got {value}")
-        if duration_s is not None and not duration_s > 0:
-            raise ConfigError(f"duration_s must be more than 0 seconds, but got {duration_s}")
-        self._source = source
-        self._steps = [step for step in (detector, classifier, *steps) if step is not None]
+        self._source = _checked_source(source)
+        self._steps = _checked_steps(detector, classifier, steps)
         self._every_frame = not source.live if every_frame is None else every_frame
-        self._threads = threads or available_threads()
-        self._max_frames = max_frames
-        self._duration_s = duration_s
+        self._threads = _checked_limit(threads, Threads, "threads") or available_threads()
+        self._max_frames = _checked_limit(max_frames, Count, "max_frames")
+        self._duration_s = _checked_limit(duration_s, Seconds, "duration_s")
         self._stats = RunStatistics(source)
         self._graph = Graph(
             source,
@@ -82,8 +79,8 @@ class Pipeline:
             self._stats,
             every_frame=self._every_frame,
             threads=self._threads,
-            capacity=capacity,
-            limit=max_frames,
+            capacity=checked(capacity, Count, "capacity"),
+            limit=self._max_frames,
         )
         self._unclosed: weakref.finalize[..., object] | None = None
         self._stop_by_s: float | None = None
@@ -184,3 +181,29 @@ class Pipeline:
                 self._graph.drop_waiting()
         elif now_s > self._stop_by_s:
             self._graph.cancel()
+
+
+def _checked_source(source: Source[Any]) -> Source[Any]:
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"source: expected a Source, as open_source gives, but got {described(source)}"
+        )
+    return source
+
+
+def _checked_steps(
+    detector: Step | None, classifier: Step | None, steps: Iterable[Step]
+) -> list[Step]:
+    if not isinstance(steps, Iterable):
+        raise ConfigError(f"steps: expected a list of steps, but got {described(steps)}")
+    chosen = [step for step in (detector, classifier, *steps) if step is not None]
+    for step in chosen:
+        if not isinstance(step, Step):
+            raise ConfigError(
+                f"steps: expected a Step such as Detector(), but got {described(step)}"
+            )
+    return chosen
+
+
+def _checked_limit(value: Any, kind: Any, name: str) -> Any:
+    return None if value is None else checked(value, kind, name)

@@ -6,11 +6,11 @@ import abc
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import ConfigError
-from pipeline.settings import Settings
+from pipeline.settings import SETTINGS, Settings
 from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Result
 
 _CAMERA_NAME = re.compile(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
@@ -111,6 +111,8 @@ class SourceOptions:
     - `real_time`: deliver the frames of recordings at their own rate, as a camera would
     - `group`, `in_flight`, `in_turn`, `limits`, `security`: of subscriptions, see
       `pipeline.transport.open_subscription`
+
+    Raises `ConfigError` if an option is of another type than its setting or out of its range.
     """
 
     width: int | None = None
@@ -128,6 +130,13 @@ class SourceOptions:
     in_turn: bool = False
     limits: Any = None
     security: Any = None
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            setting = SETTINGS.get(option.name.removesuffix("_s"))
+            value = getattr(self, option.name)
+            if setting is not None and value != option.default:
+                object.__setattr__(self, option.name, setting.check(value, option.name))
 
 
 @dataclass(frozen=True)

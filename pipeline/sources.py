@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -16,13 +17,14 @@ from pipeline.capture.live import Backoff
 from pipeline.errors import SourceError
 from pipeline.source import Source, SourceKind, SourceOptions, check_camera_name
 from pipeline.transport.zmq import frames as subscriptions
-from pipeline.types import Frame
+from pipeline.types import Frame, described
 
 log = logging.getLogger(__name__)
 
 Opened = TypeVar("Opened")
 P = ParamSpec("P")
-_OpenWithOptions = Callable[[str | int, SourceOptions], Source[Frame]]
+SourceName = str | int | os.PathLike[str]
+_OpenWithOptions = Callable[[SourceName, SourceOptions], Source[Frame]]
 
 KINDS: tuple[SourceKind, ...] = (
     cameras.KIND,
@@ -40,12 +42,14 @@ _NEVER_REPORTED = ("camera", "open_timeout_s", "real_time", "in_turn", "limits",
 
 def _with_keywords(
     make: Callable[P, SourceOptions],
-) -> Callable[[_OpenWithOptions], Callable[Concatenate[str | int, P], Source[Frame]]]:
+) -> Callable[[_OpenWithOptions], Callable[Concatenate[SourceName, P], Source[Frame]]]:
     """Let a function of a text and options be called with the fields of the options as keywords."""
 
-    def decorate(opens: _OpenWithOptions) -> Callable[Concatenate[str | int, P], Source[Frame]]:
+    def decorate(
+        opens: _OpenWithOptions,
+    ) -> Callable[Concatenate[SourceName, P], Source[Frame]]:
         @wraps(opens)
-        def call(text: str | int, /, *args: P.args, **keywords: P.kwargs) -> Source[Frame]:
+        def call(text: SourceName, /, *args: P.args, **keywords: P.kwargs) -> Source[Frame]:
             return opens(text, make(*args, **keywords))
 
         text, _ = signature(opens).parameters.values()
@@ -59,13 +63,17 @@ def _with_keywords(
 
 
 @_with_keywords(SourceOptions)
-def open_source(text: str | int, /, options: SourceOptions) -> Source[Frame]:
+def open_source(text: SourceName, /, options: SourceOptions) -> Source[Frame]:
     """Open what `text` names: a camera, a file, images, a stream, the scene, or a subscription.
 
     The keywords are the fields of `SourceOptions`, which explains them. Those without an effect on
     the source are logged. Raises `SourceError` if the source cannot be opened and `ConfigError` if
     an option makes no sense.
     """
+    if not isinstance(text, (str, int, os.PathLike)) or isinstance(text, bool):
+        raise SourceError(
+            f"source: expected a camera number, a path or an address, but got {described(text)}"
+        )
     text = str(text)
     if options.camera is not None:
         check_camera_name(options.camera)

@@ -22,6 +22,9 @@ Labels = Sequence[str]
 Plane = npt.NDArray[Any]
 """Values aligned with an image, (H, W) or (H, W, C), such as depth: float32 m or uint16 mm."""
 
+MAX_INT64 = 2**63 - 1
+"""The largest number of a frame and the latest time, which messages and ROS can hold."""
+
 _NO_PLANES: Mapping[str, Plane] = MappingProxyType({})
 _UNTRACKED = np.empty(0, np.int64)
 
@@ -89,7 +92,7 @@ class Frame:
     - `recorded`: the frame comes from a recording, so its age counts from `read_ns`
     - `origin`: anything that the source wants back with the result, such as a ROS header
 
-    Raises `ValueError` if the image or a plane has another shape or dtype.
+    Raises `ValueError` if a field has another type, or the image or a plane another shape or dtype.
     """
 
     image: Image
@@ -104,11 +107,46 @@ class Frame:
     def __post_init__(self) -> None:
         check_image("Frame.image", self.image)
         self.image.flags.writeable = False
-        for name, plane in self.planes.items():
-            if plane.shape[:2] != self.image.shape[:2]:
+        if not (  # a fast check of the usual types
+            type(self.camera) is str
+            and type(self.seq) is type(self.stamp_ns) is type(self.read_ns) is int
+            and self.camera
+            and 0 <= self.seq <= MAX_INT64
+            and 0 <= self.stamp_ns <= MAX_INT64
+            and 0 <= self.read_ns <= MAX_INT64
+        ):
+            self._check_fields()
+        if self.planes is not _NO_PLANES:
+            self._check_planes()
+
+    def _check_fields(self) -> None:
+        """Replace NumPy's integers by Python's; raise `ValueError` for a field of another type."""
+        for name in ("seq", "stamp_ns", "read_ns"):
+            value = getattr(self, name)
+            is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not is_whole or not 0 <= value <= MAX_INT64:
                 raise ValueError(
-                    f"Frame.planes[{name!r}] must have the image's size "
-                    f"{self.image.shape[:2]}, but got shape {plane.shape}"
+                    f"Frame.{name} must be a whole number from 0 to 2**63 - 1, "
+                    f"but got {described(value)}"
+                )
+            object.__setattr__(self, name, int(value))
+        if not isinstance(self.camera, str) or not self.camera:
+            raise ValueError(
+                f"Frame.camera must be a text that names the camera, "
+                f"but got {described(self.camera)}"
+            )
+
+    def _check_planes(self) -> None:
+        """Make the planes read-only; raise `ValueError` if one does not fit the image."""
+        if not isinstance(self.planes, Mapping):
+            raise ValueError(
+                f"Frame.planes must map names to arrays, but got {described(self.planes)}"
+            )
+        for name, plane in self.planes.items():
+            if not isinstance(plane, np.ndarray) or plane.shape[:2] != self.image.shape[:2]:
+                raise ValueError(
+                    f"Frame.planes[{name!r}] must be an array of the image's size "
+                    f"{self.image.shape[:2]}, but got {described(plane)}"
                 )
             plane.flags.writeable = False
 
@@ -140,7 +178,7 @@ class Detections:
     track_ids: npt.NDArray[np.int64] = field(default_factory=lambda: _UNTRACKED)
 
     def __post_init__(self) -> None:
-        n = len(self.boxes)
+        n = _rows(self.boxes)
         if self.track_ids is _UNTRACKED:
             object.__setattr__(self, "track_ids", np.full(n, -1, np.int64))
         _expect("Detections.boxes", self.boxes, (n, 4), np.float32)
@@ -174,9 +212,10 @@ class Classifications:
     labels: Labels
 
     def __post_init__(self) -> None:
-        if self.ids.ndim != 2:
+        if not isinstance(self.ids, np.ndarray) or self.ids.ndim != 2:
             raise ValueError(
-                f"Classifications.ids must have shape (n, k), but got {self.ids.shape}"
+                f"Classifications.ids must be an array of shape (n, k), "
+                f"but got {described(self.ids)}"
             )
         _expect("Classifications.ids", self.ids, self.ids.shape, np.int32)
         _expect("Classifications.scores", self.scores, self.ids.shape, np.float32)
@@ -208,7 +247,7 @@ class Tracks:
     gaps_s: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        n = len(self.ids)
+        n = _rows(self.ids)
         _expect("Tracks.ids", self.ids, (n,), np.int64)
         _expect("Tracks.velocities", self.velocities, (n, 2), np.float32)
         _expect("Tracks.ages_s", self.ages_s, (n,), np.float32)
@@ -244,18 +283,38 @@ class Result:
 
 def check_image(subject: str, image: npt.NDArray[np.generic]) -> None:
     """Raise `ValueError` unless `image` is a non-empty (H, W, 3) uint8 array."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or image.dtype != np.uint8
+        or image.size == 0
+    ):
         raise ValueError(
-            f"{subject} must be a non-empty (H, W, 3) uint8 array, "
-            f"but got shape {image.shape} of {image.dtype}"
+            f"{subject} must be a non-empty (H, W, 3) uint8 array, but got {described(image)}"
         )
+
+
+def described(value: object) -> str:
+    """A value for a message: shape and dtype of an array, else its type and its text."""
+    if isinstance(value, np.ndarray):
+        return f"shape {value.shape} of {value.dtype}"
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
+
+
+def _rows(array: object) -> int:
+    """The length of an array, 0 for what is none and so is refused."""
+    return len(array) if isinstance(array, np.ndarray) and array.ndim else 0
 
 
 def _expect(
     subject: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: type[np.generic]
 ) -> None:
-    if array.shape != shape or array.dtype != dtype:
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
         raise ValueError(
-            f"{subject} must have shape {shape} and dtype {np.dtype(dtype)}, "
-            f"but got shape {array.shape} and dtype {array.dtype}"
+            f"{subject} must be an array of shape {shape} and dtype {np.dtype(dtype)}, "
+            f"but got {described(array)}"
         )

@@ -337,7 +337,7 @@ def test_no_more_model_calls_run_at_once_than_there_are_threads(threads):
     ids=lambda limits: next(iter(limits)),
 )
 def test_limits_out_of_range_are_refused(limits):
-    with pytest.raises(ConfigError, match=f"{next(iter(limits))} must be"):
+    with pytest.raises(ConfigError, match=f"{next(iter(limits))}: expected"):
         Pipeline(Script(1), Finder(), **limits)
 
 

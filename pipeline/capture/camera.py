@@ -7,7 +7,6 @@ import glob
 import logging
 import math
 import os
-import re
 import stat
 import sys
 import time
@@ -18,7 +17,7 @@ import cv2
 from pipeline.capture.live import open_live
 from pipeline.capture.opencv import OpenCVSource
 from pipeline.capture.readers import Request
-from pipeline.errors import CaptureError, ConfigError, SourceError
+from pipeline.errors import CaptureError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
 from pipeline.settings import Settings
 from pipeline.source import Source, SourceKind, SourceOptions, safe_name
@@ -155,7 +154,6 @@ def open_camera(text: str, options: SourceOptions) -> Source[Frame]:
     Raises `SourceError` if it cannot be opened or delivers no frame, and `ConfigError` if an
     option makes no sense.
     """
-    _check_options(options)
     return open_live(
         connect,
         Request(text, options),
@@ -186,17 +184,6 @@ def connect(request: Request) -> Camera:
         raise SourceError(f"camera {path}: opened, but {problem}; {_why_silent(path)}")
     _report(source.camera, capture, options)
     return source
-
-
-def _check_options(options: SourceOptions) -> None:
-    sizes = {"width": options.width, "height": options.height, "fps": options.fps}
-    for name, number in sizes.items():
-        if number is not None and not 0 < number <= 100_000:
-            raise ConfigError(f"camera {name}: expected a positive number, but got {number}")
-    if options.fourcc is not None and not re.fullmatch(r"[ -~]{4}", options.fourcc):
-        raise ConfigError(
-            f"camera fourcc: expected four letters such as MJPG, but got '{options.fourcc}'"
-        )
 
 
 def _check_device(path: str) -> None:

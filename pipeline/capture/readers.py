@@ -237,7 +237,10 @@ class ChildReader(Reader):
             raise CaptureError(f"{self.subject}: the reader process {self._how_it_ended()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise _ERRORS.get(answer["error"], CaptureError)(answer["message"])
+            kind, message = answer["error"], answer["message"]
+            if kind not in _ERRORS:
+                raise CaptureError(f"{self.subject}: {kind}: {message}")
+            raise _ERRORS[kind](message)
         if "arrays" in answer:
             answer["arrays"] = {name: self._copy(*place) for name, *place in answer["arrays"]}
         return answer

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import RunError
 from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
-from pipeline.settings import Settings
-from pipeline.types import Classifications, Frame, Image, Result, check_image
+from pipeline.settings import Settings, checked
+from pipeline.settings.setting import Count
+from pipeline.types import Classifications, Frame, Image, Result, check_image, described
 
 CONTEXT = 1.1  # a crop's side over the longer side of its box: the network learned with margins
 BATCH = 2  # crops in one call; larger batches are no faster per crop and take more memory
@@ -47,9 +48,7 @@ class Classifier(ModelStep):
         manifest: str | Path | ModelSpec | None = None,
     ) -> None:
         super().__init__(model, threads, runtime, manifest)
-        if top < 1:
-            raise ConfigError(f"top must be 1 or more, but got {top}")
-        self.top = min(top, len(self.labels))
+        self.top = min(checked(top, Count, "top"), len(self.labels))
 
     def process(self, frame: Frame | None, result: Result) -> Result:
         """Add the classes of the detected boxes to the result."""
@@ -63,8 +62,7 @@ class Classifier(ModelStep):
         finite.
         """
         check_image("image", image)
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes must have shape (n, 4), but got {boxes.shape}")
+        _check_boxes(boxes)
         count = len(boxes)
         ids = np.empty((count, self.top), np.int32)
         scores = np.empty((count, self.top), np.float32)
@@ -90,13 +88,25 @@ class Classifier(ModelStep):
         self(image, np.array([[0, 0, width, height]], np.float32))
 
 
+def _check_boxes(boxes: npt.NDArray[np.float32]) -> None:
+    """Raise `ValueError` unless `boxes` are finite numbers of shape (n, 4)."""
+    is_right = isinstance(boxes, np.ndarray) and boxes.dtype.kind in "fiu"
+    if not is_right or boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must be an (n, 4) float32 array, but got {described(boxes)}")
+    if not np.isfinite(boxes).all():
+        row = int(np.argmin(np.isfinite(boxes).all(axis=1)))
+        raise ValueError(f"boxes must be finite, but box {row} is {boxes[row]}")
+
+
 def crop_into(image: Image, box: npt.NDArray[np.float32], out: Image) -> None:
     """Write the square around `box` (x1 y1 x2 y2, pixels) of `image` into all of `out`.
 
     A box without area gives the pixels around its centre. Outside the image its border is repeated.
     """
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = (float(edge) for edge in box)
+    # Bounds the memory of a box far larger than the image.
+    x1, x2 = (min(max(float(edge), -width), 2 * width) for edge in (box[0], box[2]))
+    y1, y2 = (min(max(float(edge), -height), 2 * height) for edge in (box[1], box[3]))
     side = max(1, round(max(x2 - x1, y2 - y1) * CONTEXT))
     left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
     # Every square is moved to touch the image, so that even a box outside it has pixels.

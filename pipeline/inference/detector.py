@@ -17,7 +17,8 @@ from pipeline.inference.nms import Limits
 from pipeline.inference.preprocess import BoxMapping, inverse, place, resize_into
 from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
-from pipeline.settings import SETTINGS, NmsKind, Settings
+from pipeline.settings import SETTINGS, NmsKind, Settings, checked
+from pipeline.settings.setting import Count, Fraction
 from pipeline.types import Detections, Frame, Image, Result, check_image
 
 logger = logging.getLogger(__name__)
@@ -64,13 +65,11 @@ class Detector(ModelStep):
         kinds = SETTINGS["nms_kind"].choices
         if nms_kind not in kinds:
             raise ConfigError(f"nms_kind must be one of {', '.join(kinds)}, but got {nms_kind}")
-        if max_detections < 1:
-            raise ConfigError(f"max_detections must be at least 1, but got {max_detections}")
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.nms_kind: NmsKind = nms_kind
         self.multi_label = multi_label
-        self.max_detections = max_detections
+        self.max_detections: int = checked(max_detections, Count, "max_detections")
         super().__init__(model, threads, runtime, manifest)
         spec = self._model.spec
         if spec.head is None:  # a spec for detection has one
@@ -85,7 +84,7 @@ class Detector(ModelStep):
 
     @score_threshold.setter
     def score_threshold(self, value: float) -> None:
-        self._score_threshold = _fraction("score_threshold", value)
+        self._score_threshold: float = checked(value, Fraction, "score_threshold")
 
     @property
     def nms_threshold(self) -> float:
@@ -94,7 +93,7 @@ class Detector(ModelStep):
 
     @nms_threshold.setter
     def nms_threshold(self, value: float) -> None:
-        self._nms_threshold = _fraction("nms_threshold", value)
+        self._nms_threshold: float = checked(value, Fraction, "nms_threshold")
 
     def __call__(self, image: Image) -> Detections:
         """Find the objects in one (H, W, 3) uint8 BGR image.
@@ -158,9 +157,3 @@ class Detector(ModelStep):
 
     def _try_out(self, image: Image) -> None:
         self(image)
-
-
-def _fraction(name: str, value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{name} must lie between 0 and 1, but got {value}")
-    return float(value)

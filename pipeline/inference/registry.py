@@ -237,6 +237,8 @@ def find_model(model: str | Path) -> Path:
 
     Raises `ModelError` with the nearest known name if there is no such file.
     """
+    if not isinstance(model, (str, os.PathLike)):
+        raise ModelError(f"model: expected a name or the path of a file, but got {model!r}")
     path = Path(os.path.expanduser(model))
     if not is_name(model):
         if os.path.isfile(path):

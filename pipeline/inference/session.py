@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from pipeline.errors import ModelError, RunError, one_line
+from pipeline.errors import ConfigError, ModelError, RunError, one_line
 from pipeline.inference.external import refuse_outside_data
 from pipeline.inference.interface import fit_interface
 from pipeline.inference.manifest import read_manifest
@@ -23,6 +23,8 @@ from pipeline.inference.preprocess import Convert, converter
 from pipeline.inference.processor import adds_int8_in_16_bits, processor
 from pipeline.inference.registry import find_model, find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
+from pipeline.settings import checked
+from pipeline.settings.setting import Threads
 from pipeline.step import Step
 from pipeline.text.native import utf8
 from pipeline.types import Frame, Image, Result
@@ -38,10 +40,16 @@ class Runtime:
 
     - `provider`: the execution provider, as ONNX Runtime names it
     - `threads`: cores for one call; None for all that this process may use
+
+    Raises `ConfigError` if `threads` is out of range.
     """
 
     provider: str = CPU
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            object.__setattr__(self, "threads", checked(self.threads, Threads, "threads"))
 
 
 # ONNX Runtime's exceptions have no common base class.
@@ -158,6 +166,10 @@ class ModelStep(Step):
         manifest: str | Path | ModelSpec | None,
     ) -> None:
         spec = read_manifest(manifest) if isinstance(manifest, (str, Path)) else manifest
+        if spec is not None and not isinstance(spec, ModelSpec):
+            raise ConfigError(f"manifest: expected a path or a ModelSpec, but got {spec!r}")
+        if runtime is not None and not isinstance(runtime, Runtime):
+            raise ConfigError(f"runtime: expected a Runtime, but got {runtime!r}")
         runtime = runtime or Runtime()
         if threads is not None:
             runtime = replace(runtime, threads=threads)

@@ -28,7 +28,7 @@ from pipeline.runtime.stage import Inbox, SourceReader, Stage
 from pipeline.runtime.statistics import RunStatistics
 from pipeline.source import Source
 from pipeline.step import Step
-from pipeline.types import Detections, Frame, Result
+from pipeline.types import Detections, Frame, Result, described
 
 JOIN_S = 0.6  # how long all threads may take to end; a reader stuck in a driver is left behind
 
@@ -166,6 +166,11 @@ class Graph:
         started_ns = time.perf_counter_ns()
         result = step.process(result.frame, result)
         rest_ns = time.perf_counter_ns() - started_ns
+        if not isinstance(result, Result):
+            raise ValueError(
+                f"{type(step).__name__}.process must return a Result, "
+                f"but returned {described(result)}"
+            )
         for part, part_ns in result.stage_ns.items():
             if part not in known:
                 rest_ns -= part_ns

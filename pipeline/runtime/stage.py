@@ -12,7 +12,7 @@ from pipeline.errors import FrameError, StageError
 from pipeline.runtime.mailbox import Closed
 from pipeline.runtime.statistics import RunStatistics
 from pipeline.source import Source
-from pipeline.types import Frame, Result
+from pipeline.types import Frame, Result, described
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class SourceReader:
         while not self._is_stopped and counts["captured"] != self._limit:
             started_ns = time.perf_counter_ns()
             try:
-                item: Frame | Result | None = self._source.read()
+                item: object = self._source.read()
             except FrameError as error:
                 counts.add("captured")
                 counts.add("failed")
@@ -56,6 +56,12 @@ class SourceReader:
             if item is None:
                 break
             counts.add("captured")
+            if not isinstance(item, (Frame, Result)):
+                counts.add("failed")
+                raise ValueError(
+                    f"{type(self._source).__name__}.read must return a Frame, a Result or None, "
+                    f"but returned {described(item)}"
+                )
             self._statistics.add_time("capture", time.perf_counter_ns() - started_ns)
             return item
         raise Closed
@@ -123,7 +129,7 @@ class Stage(Generic[In, Out]):
         self._lose = lose
         self._lock = threading.Lock()
         self._running = workers
-        self._failure: StageError | None = None
+        self._failure: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._run, name=name, daemon=True) for _ in range(workers)
         ]
@@ -146,7 +152,7 @@ class Stage(Generic[In, Out]):
         except Closed:
             pass
         except BaseException as cause:  # whatever it is, the consumer has to see it
-            self._failure = self._failure or _as_stage_error(cause)
+            self._failure = self._failure or _as_failure(cause)
             for item in self._inbox.cancel():  # which wakes the other workers
                 self._lose(item, False)
         finally:
@@ -172,9 +178,12 @@ class Stage(Generic[In, Out]):
             self._lose(displaced, False)
 
 
-def _as_stage_error(cause: BaseException) -> StageError:
-    """The cause with the name of the thread, which is that of the stage or of its current step."""
-    if isinstance(cause, StageError):
+def _as_failure(cause: BaseException) -> BaseException:
+    """The cause with the name of the thread, which is that of the stage or of its current step.
+
+    What ends a program (`SystemExit`, `KeyboardInterrupt`) stays as it is.
+    """
+    if isinstance(cause, StageError) or not isinstance(cause, Exception):
         return cause
     name = threading.current_thread().name
     error = StageError(f"stage {name}: {type(cause).__name__}: {cause}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -156,12 +157,7 @@ class Setting:
 
         Raises `ConfigError` that begins with `subject` if type or range are not as expected.
         """
-        try:
-            return msgspec.convert(value, self.kind)
-        except (msgspec.ValidationError, UnicodeEncodeError) as error:
-            raise ConfigError(
-                f"{subject}: expected {self.expected}, but got {shown(value)}"
-            ) from error
+        return checked(value, self.kind, subject)
 
     def check_text(self, text: str, subject: str) -> Any:
         """The value that `text` stands for on a command line or in the environment.
@@ -178,6 +174,21 @@ class Setting:
                 value = float(text)
                 value = int(text)
         return self.check(value, subject)
+
+
+def checked(value: object, kind: Any, subject: str) -> Any:
+    """`value` in a type of this module, such as `Threads`; NumPy's numbers become Python's.
+
+    Raises `ConfigError` that begins with `subject` if type or range are not as expected.
+    """
+    plain = value
+    if not isinstance(value, (bool, int, float)) and isinstance(value, numbers.Real):
+        plain = int(value) if isinstance(value, numbers.Integral) else float(value)
+    try:
+        return msgspec.convert(plain, kind)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        expected = get_args(kind)[1].description
+        raise ConfigError(f"{subject}: expected {expected}, but got {shown(value)}") from error
 
 
 def shown(value: object) -> str:

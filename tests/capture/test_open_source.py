@@ -41,9 +41,9 @@ def test_device_that_is_no_camera() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fourcc": "MJPEG"}, "fourcc: expected four letters such as MJPG, but got 'MJPEG'"),
-        ({"width": 0}, "width: expected a positive number, but got 0"),
-        ({"fps": -5.0}, "fps: expected a positive number, but got -5.0"),
+        ({"fourcc": "MJPEG"}, "fourcc: expected four characters such as MJPG, but got 'MJPEG'"),
+        ({"width": 0}, "width: expected a number of pixels from 1 to 32768, but got 0"),
+        ({"fps": -5.0}, "fps: expected frames per second, from above 0 to 1000, but got -5.0"),
     ],
     ids=["fourcc", "width", "fps"],
 )

@@ -38,12 +38,24 @@ class Stuck(Source[Frame]):
         pass
 
 
+class Faulty(Stuck):
+    """Has a mistake of its author."""
+
+    def read(self) -> Frame | None:
+        raise ZeroDivisionError("no rate")
+
+
 REQUEST = Request("x", SourceOptions())
 
 
 def connect(request: Request) -> Source[Frame]:
     """Imported by child processes."""
     return open_source(request.text)
+
+
+def connect_faulty(request: Request) -> Source[Frame]:
+    """Imported by child processes."""
+    return Faulty()
 
 
 def child_of(text: str, *, read_limit_s: float = 30.0) -> ChildReader:
@@ -249,3 +261,15 @@ def test_stream_can_be_read_in_a_child_from_the_start(server: Server) -> None:
             assert frame.seq == number
         with pytest.raises(CaptureError, match="the stream ended; after 6 frames"):
             source.read()
+
+
+def test_an_unknown_exception_keeps_its_type_on_a_thread_and_its_name_from_a_process() -> None:
+    thread = ThreadReader(connect_faulty, REQUEST, "camera x", open_limit_s=30, read_limit_s=30)
+    child = ChildReader(connect_faulty, REQUEST, "camera x", open_limit_s=30, read_limit_s=30)
+    with thread, child:
+        thread.open()
+        child.open()
+        with pytest.raises(ZeroDivisionError, match="no rate"):
+            thread.read()
+        with pytest.raises(CaptureError, match="camera x: ZeroDivisionError: no rate"):
+            child.read()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from msgspec import Meta
 
-from pipeline.errors import ConfigError
 from pipeline.inference.tracking.kernels import Association, Motion, TrackTable, update_tracks
+from pipeline.settings import checked
+from pipeline.settings.setting import Fraction
 from pipeline.step import Step
 from pipeline.types import Detections, Frame, Result, Tracks
 
@@ -29,6 +31,7 @@ _MOTION = Motion(
     damping_s=5.892,
 )
 _FIRST_ID = 1
+_Hour = Annotated[float, Meta(ge=0, le=3600, description="0 to 3600 seconds")]
 
 
 class Tracker(Step):
@@ -53,11 +56,9 @@ class Tracker(Step):
     def __init__(
         self, *, score_threshold: float = 0.25, confirm_s: float = 0.1, memory_s: float = 1.0
     ) -> None:
-        if not 0 <= score_threshold <= 1:
-            raise ConfigError(f"score_threshold must be from 0 to 1, but got {score_threshold}")
-        for name, value in (("confirm_s", confirm_s), ("memory_s", memory_s)):
-            if not 0 <= value <= 3600:
-                raise ConfigError(f"{name} must be from 0 to 3600 seconds, but got {value}")
+        score_threshold = checked(score_threshold, Fraction, "score_threshold")
+        confirm_s = checked(confirm_s, _Hour, "confirm_s")
+        memory_s = checked(memory_s, _Hour, "memory_s")
         self._association = Association(
             high=score_threshold,
             first=0.293,

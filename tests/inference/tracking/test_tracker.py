@@ -211,5 +211,5 @@ def test_more_objects_and_cameras_than_there_is_room_for_are_left_without_ids():
     ids=["confirm", "memory", "score"],
 )
 def test_an_argument_out_of_range_is_an_error(wrong):
-    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be from 0 to"):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: expected .*0 to"):
         Tracker(**wrong)
