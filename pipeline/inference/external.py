@@ -1,8 +1,8 @@
-"""Refuses ONNX files whose weights lie outside their own folder.
+"""Reads ONNX files within a limit, and refuses those whose weights lie outside their own folder.
 
 An ONNX file may keep a tensor's values in another file, and ONNX Runtime opens whatever it names:
-a model from elsewhere could make it read any file of the machine. The format is parsed here
-because the package `onnx` is not needed to run a model.
+a model from elsewhere could make it read any file of the machine, or a pipe that never ends. The
+format is parsed here because the package `onnx` is not needed to run a model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.text.files import open_regular, read_bytes
+
+MODEL_LIMIT = 2**30
+"""Bytes of a model file, and of all files with its weights, at most."""
 
 _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
@@ -31,36 +35,53 @@ _EXTERNAL_DATA = 13
 _MARK = b"location"
 
 
-def refuse_outside_data(path: Path) -> None:
-    """Raise `ModelError` if a tensor of the model lies in a file outside the model's folder.
+def read_model(path: Path) -> bytes:
+    """The contents of a model file whose weights may be read too.
 
-    A file without external tensors is not checked further here.
+    Raises `ModelError` unless the files of the model are regular, lie in one folder and have at
+    most `MODEL_LIMIT` bytes.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_bytes(path, MODEL_LIMIT, ModelError)
+    total = len(data) + sum(_file_sizes(path, data))
+    if total > MODEL_LIMIT:
+        raise ModelError(
+            f"{path}: expected a model of at most {MODEL_LIMIT / 2**20:.0f} MiB, "
+            f"but with its weights it has {total / 2**20:.0f} MiB"
+        )
+    return data
+
+
+def stored_bytes(path: Path) -> int:
+    """The bytes of a model file and of the files in its folder that hold its weights.
+
+    Raises `ModelError` as `read_model` does.
+    """
+    data = read_model(path)
+    return len(data) + sum(_file_sizes(path, data))
+
+
+def _file_sizes(path: Path, data: bytes) -> list[int]:
+    """The sizes of the files in the model's folder that hold its weights."""
     if _MARK not in data:
-        return
-    folder = Path(os.path.realpath(path.parent))
+        return []
     try:
-        for location in _locations(memoryview(data), "model"):
-            target = Path(os.path.realpath(folder / location))
-            if folder not in target.parents:
-                raise ModelError(
-                    f"{path}: its weights lie in {location}, outside of its own folder; "
-                    f"expected all files of a model in one folder"
-                )
+        names = set(_locations(memoryview(data), "model"))
+        return [_size_of_weights(path, name) for name in sorted(names)]
     except (IndexError, ValueError, RecursionError) as error:
         # Refuse what this parser cannot follow, because ONNX Runtime might.
         raise ModelError(f"{path}: not a usable ONNX model: the file is damaged") from error
 
 
-def stored_bytes(path: Path) -> int:
-    """The bytes of a model file and of the files in its folder that hold its weights."""
-    data = path.read_bytes()
-    names = set(_locations(memoryview(data), "model")) if _MARK in data else set()
-    return len(data) + sum((path.parent / name).stat().st_size for name in names)
+def _size_of_weights(path: Path, name: str) -> int:
+    folder = Path(os.path.realpath(path.parent))
+    target = Path(os.path.realpath(folder / name))
+    if folder not in target.parents:
+        raise ModelError(
+            f"{path}: its weights lie in {name}, outside of its own folder; "
+            f"expected all files of a model in one folder"
+        )
+    with open_regular(target, ModelError, f"{path}: its weights in {name}") as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:

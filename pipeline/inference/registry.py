@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pipeline.errors import ModelError
+from pipeline.inference.external import MODEL_LIMIT
 from pipeline.inference.manifest import converted, manifest_spec, read_toml
 from pipeline.paths import sha256_of, share_dirs
+from pipeline.text.files import open_regular, read_bytes
 
 if TYPE_CHECKING:
     from pipeline.inference.spec import ModelSpec
@@ -187,11 +189,11 @@ def registered_as(path: Path) -> Registered | None:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's contents. Raises `ModelError` if it cannot be read."""
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    """The SHA-256 of a file's contents.
+
+    Raises `ModelError` if it cannot be read, or is larger than a model may be.
+    """
+    return sha256_of(read_bytes(path, MODEL_LIMIT, ModelError))
 
 
 def find_spec(path: Path) -> ModelSpec:
@@ -235,15 +237,17 @@ def is_name(model: str | Path) -> bool:
 def find_model(model: str | Path) -> Path:
     """The file of a model given by name (`yolov4-tiny-int8`) or by path (`./mine.onnx`).
 
-    Raises `ModelError` with the nearest known name if there is no such file.
+    Raises `ModelError` with the nearest known name if there is no such file, and if it is not a
+    regular file that can be read.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise ModelError(f"model: expected a name or the path of a file, but got {model!r}")
     path = Path(os.path.expanduser(model))
     if not is_name(model):
-        if os.path.isfile(path):
-            return path
-        raise ModelError(f"model {path}: no such file")
+        if not os.path.exists(path):
+            raise ModelError(f"model {path}: no such file")
+        open_regular(path, ModelError, f"model {path}").close()
+        return path
     models = installed_models()
     if path.name in models:
         return models[path.name]

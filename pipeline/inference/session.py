@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from pipeline.errors import ConfigError, ModelError, RunError, one_line
-from pipeline.inference.external import refuse_outside_data
+from pipeline.inference.external import read_model
 from pipeline.inference.interface import fit_interface
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.preprocess import Convert, converter
@@ -134,7 +134,7 @@ def open_model(
     path = find_model(model)
     runtime = runtime or Runtime()
     _check_provider(runtime.provider)
-    refuse_outside_data(path)
+    read_model(path)  # which checks it
     options = _options(runtime.threads or available_threads())
     try:
         session = ort.InferenceSession(

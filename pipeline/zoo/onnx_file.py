@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import DependencyError, ModelError, OutputError, one_line
-from pipeline.inference.external import refuse_outside_data
+from pipeline.inference.external import read_model
 from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
 from pipeline.text.native import utf8
@@ -72,10 +72,9 @@ def load_graph(path: Path) -> ModelProto:
     """
     onnx = require_onnx()
     decode_error = import_module("google.protobuf.message").DecodeError  # comes with onnx
-    refuse_outside_data(path)
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(read_model(path))
         onnx.external_data_helper.load_external_data_for_model(model, utf8(path.parent, ModelError))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error

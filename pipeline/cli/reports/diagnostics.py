@@ -16,7 +16,6 @@ import psutil
 
 from pipeline.cli import console
 from pipeline.errors import ModelError, one_line
-from pipeline.paths import sha256_of
 
 PACKAGES = (
     "numpy",
@@ -204,7 +203,7 @@ def compiled_kernels() -> Iterator[Finding]:
 
 def models() -> Iterator[Finding]:
     """The checksum of each model, and whether it can be opened."""
-    from pipeline.inference.registry import installed_models
+    from pipeline.inference.registry import file_sha256, installed_models
     from pipeline.inference.session import open_model
 
     found = installed_models()
@@ -216,11 +215,10 @@ def models() -> Iterator[Finding]:
             advice="set VISION_MODELS to the folder of the models, or reinstall the package",
         )
     for name, path in sorted(found.items()):
-        digest = sha256_of(path)
         try:
             open_model(path)
-            yield _finding(f"model {name}", f"sha256 {digest[:16]}..., {path}")
-        except ModelError as error:
+            yield _finding(f"model {name}", f"sha256 {file_sha256(path)[:16]}..., {path}")
+        except ModelError as error:  # noqa: PERF203 - the others are listed
             yield _finding(f"model {name}", str(error), good=False, advice="replace the file")
 
 

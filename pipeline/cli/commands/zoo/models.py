@@ -203,5 +203,5 @@ def _size(path: Path) -> str:
 
     try:
         return size_of(stored_bytes(path))
-    except (OSError, ValueError, IndexError):  # a damaged file, whose weights cannot be found
+    except ModelError:  # a damaged file, whose weights cannot be found
         return size_of(path.stat().st_size)
