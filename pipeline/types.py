@@ -110,7 +110,6 @@ class Frame:
         if not (  # a fast check of the usual types
             type(self.camera) is str
             and type(self.seq) is type(self.stamp_ns) is type(self.read_ns) is int
-            and self.camera
             and 0 <= self.seq <= MAX_INT64
             and 0 <= self.stamp_ns <= MAX_INT64
             and 0 <= self.read_ns <= MAX_INT64
@@ -130,7 +129,7 @@ class Frame:
                     f"but got {described(value)}"
                 )
             object.__setattr__(self, name, int(value))
-        if not isinstance(self.camera, str) or not self.camera:
+        if not isinstance(self.camera, str):  # may be empty, as a ROS frame_id is by default
             raise ValueError(
                 f"Frame.camera must be a text that names the camera, "
                 f"but got {described(self.camera)}"

@@ -27,7 +27,6 @@ BAD_FRAMES = {
     "late-stamp": ({"stamp_ns": 2**63}, f"Frame.stamp_ns {WHOLE}, but got int {2**63}"),
     "no-read-time": ({"read_ns": None}, f"Frame.read_ns {WHOLE}, but got None"),
     "number-for-camera": ({"camera": 3}, "Frame.camera must be a text that names the camera"),
-    "empty-camera": ({"camera": ""}, "Frame.camera must be a text that names the camera"),
     "list-of-planes": ({"planes": [IMAGE]}, "Frame.planes must map names to arrays, but got list"),
     "no-plane": (
         {"planes": {"depth": None}},
