@@ -22,7 +22,8 @@ FILE = ROOT / "launch" / "detect.launch.py"
 ARGUMENTS = {
     *("source", "image_topic", "composed", "detector", "classifier", "score_threshold"),
     *("nms_threshold", "threads", "image_transport", "reliability", "namespace", "params_file"),
-    *("use_sim_time", "log_level", "autostart", "respawn"),
+    *("use_sim_time", "log_level", "autostart", "respawn", "rviz", "width", "height", "fps"),
+    *("frame_id", "camera_info_url", "retry", "loop", "max_rate", "cameras"),
 }
 
 
@@ -51,10 +52,17 @@ def started(launch_file):
 
 
 def given_parameters(node: Node) -> dict[str, object]:
-    """The parameters from the arguments, which follow those of the file."""
-    file, *given = evaluate_parameters(LaunchContext(), node._Node__parameters)
-    assert Path(file) == ROOT / "config" / "vision.yaml" or Path(file).name == "mine.yaml"
-    return {n: getattr(value, "value", value) for values in given for n, value in values.items()}
+    """The parameters from the arguments, which follow those of a file."""
+    given = evaluate_parameters(LaunchContext(), node._Node__parameters)
+    files = [part for part in given if isinstance(part, Path)]
+    assert all(file.name == "mine.yaml" for file in files)
+    values = [part for part in given if not isinstance(part, Path)]
+    return {n: getattr(value, "value", value) for one in values for n, value in one.items()}
+
+
+def remappings_of(node: Node) -> list[tuple[str, str]]:
+    rules = node.expanded_remapping_rules or node._Node__remappings
+    return [tuple(perform_substitutions(LaunchContext(), list(part)) for part in r) for r in rules]
 
 
 def test_every_argument_has_a_description_and_a_default(launch_file):
@@ -102,13 +110,50 @@ def test_not_composed_starts_three_nodes_each_with_its_own_parameters(started):
 def test_image_topic_needs_no_camera_node_and_none_no_classifier_node(started):
     nodes = started(composed="false", image_topic="/camera/image_raw", classifier="none")
     assert list(nodes) == ["detector_node"]
-    remappings = (
-        nodes["detector_node"].expanded_remapping_rules or nodes["detector_node"]._Node__remappings
-    )
-    texts = [
-        tuple(perform_substitutions(LaunchContext(), list(part)) for part in r) for r in remappings
+    assert remappings_of(nodes["detector_node"]) == [("image_raw", "/camera/image_raw")]
+
+
+def test_not_composed_ends_on_the_topic_of_composed(started):
+    nodes = started(composed="false", source="scene:")
+    first = ("detections", "unclassified_detections")
+    assert remappings_of(nodes["detector_node"]) == [first]
+    assert remappings_of(nodes["classifier_node"]) == [
+        first,
+        ("classified_detections", "detections"),
     ]
-    assert texts == [("image_raw", "/camera/image_raw")]
+
+
+def test_defaults_leave_parameters_to_the_user(started):
+    assert given_parameters(started(image_topic="/images")["vision_node"]) == {}
+
+
+def test_capture_arguments_go_to_the_node_that_captures(started):
+    nodes = started(source="rtsp://camera/1", fps="15", cameras="front, rear", retry="false")
+    assert given_parameters(nodes["vision_node"]) == {
+        "source": "rtsp://camera/1",
+        "fps": 15.0,
+        "cameras": ("front", "rear"),
+        "retry": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "0", "image_topic": "/images"}, "exclude each other"),
+        ({"params_file": "/nowhere/mine.yaml"}, "no such file: /nowhere/mine.yaml"),
+        ({"params_file": "~/no/mine.yaml"}, f"no such file: {Path.home()}/no/mine.yaml"),
+    ],
+    ids=["two-sources", "missing-file", "missing-file-at-home"],
+)
+def test_arguments_without_effect_are_errors(started, arguments, message):
+    with pytest.raises(RuntimeError, match=message):
+        started(**arguments)
+
+
+def test_rviz_shows_the_drawn_images(started):
+    nodes = started(source="scene:", namespace="/robot", rviz="true")
+    assert remappings_of(nodes["rviz2"]) == [("/detections/image", "/robot/detections/image")]
 
 
 def test_error_without_camera_says_what_to_pass(started, monkeypatch):
@@ -123,8 +168,10 @@ def test_default_camera_has_the_lowest_number(started, monkeypatch):
     assert given_parameters(started()["vision_node"])["source"] == "/dev/video2"
 
 
-def test_own_file_of_parameters_replaces_the_default_camera(started):
-    assert given_parameters(started(params_file="/mine.yaml")["vision_node"]) == {}
+def test_own_file_of_parameters_replaces_the_default_camera(started, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("{}")
+    assert given_parameters(started(params_file=str(file))["vision_node"]) == {}
 
 
 @pytest.mark.parametrize(

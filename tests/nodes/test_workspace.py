@@ -155,7 +155,7 @@ def test_launch_file_runs_all_nodes(start_installed, observer, namespace, compos
     ros2 = shutil.which("ros2", path=os.pathsep.join([str(PREFIX / "bin"), os.environ["PATH"]]))
     if ros2 is None or importlib.util.find_spec("ros2launch") is None:
         pytest.skip("needs ros2 launch, of a ROS 2 distribution")
-    topic = "detections" if composed == "true" else "classified_detections"
+    topic = "detections"
     found = observer.subscribe(Detection2DArray, topic)
     launch = start_installed(
         *(ros2, "launch", "vision", "detect.launch.py"),
