@@ -5,8 +5,8 @@ from __future__ import annotations
 from nodes.engine_node import EngineNode
 from nodes.parameters import LOOP, MAX_RATE, PUBLICATION
 from nodes.process import run
-from pipeline.capture.stream import check_address
 from pipeline.errors import ConfigError
+from pipeline.text.display import shown_source
 
 
 class CameraNode(EngineNode):
@@ -25,7 +25,7 @@ class CameraNode(EngineNode):
             raise ConfigError(
                 "parameter source is empty; expected a camera number, a file, rtsp://... or scene:"
             )
-        self.info = {"source": check_address(source)}  # without a password
+        self.info = {"source": shown_source(source)}
         super().configure()
 
 

@@ -16,6 +16,7 @@ from pipeline.capture.files import Paced
 from pipeline.capture.live import Backoff
 from pipeline.errors import SourceError
 from pipeline.source import Source, SourceKind, SourceOptions, check_camera_name
+from pipeline.text.display import shown_source
 from pipeline.transport.zmq import frames as subscriptions
 from pipeline.types import Frame, described
 
@@ -80,7 +81,9 @@ def open_source(text: SourceName, /, options: SourceOptions) -> Source[Frame]:
     kind = kind_of(text)
     unused = _unused(kind, options)
     if unused:
-        log.warning("%s: without effect on %s: %s", text, kind.name, ", ".join(unused))
+        log.warning(
+            "%s: without effect on %s: %s", shown_source(text), kind.name, ", ".join(unused)
+        )
     source = kind.open(text, options)
     return Paced(source) if options.real_time and not source.live else source
 
@@ -93,9 +96,13 @@ def kind_of(text: str) -> SourceKind:
     for kind in KINDS:
         if kind.accepts(text):
             return kind
-    scheme, separator, _ = text.partition("://")
-    why = f"unknown kind '{scheme}://'" if separator else files.why_missing(text)
-    raise SourceError(f"source {text!r}: {why}; expected {FORMS}")
+    shown = shown_source(text)
+    scheme, separator, _ = shown.partition("://")
+    if separator:
+        why = f"unknown kind '{scheme}://'"
+    else:
+        why = files.why_missing(text) if shown == text else "no such file"
+    raise SourceError(f"source '{shown}': {why}; expected {FORMS}")
 
 
 def may_appear(text: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import socket
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
@@ -15,9 +15,10 @@ from pipeline.capture.live import open_live
 from pipeline.capture.opencv import open_parameters
 from pipeline.capture.readers import Request
 from pipeline.capture.video import Video
-from pipeline.errors import CaptureError, SourceError
+from pipeline.errors import CaptureError, InputError, SourceError
 from pipeline.opencv_logging import quiet_opening
 from pipeline.source import Source, SourceKind, SourceOptions, safe_name
+from pipeline.text.display import shown_source
 from pipeline.text.native import utf8
 from pipeline.types import Frame
 
@@ -68,16 +69,22 @@ def is_stream(text: str) -> bool:
 
 
 def check_address(url: str) -> str:
-    """The address of a stream without its user name and password, for messages.
+    """Scheme, host and port of a stream, for messages: all else may hold a password.
 
     Raises `SourceError` if it is not an address.
     """
+    subject = shown_source(url)
     try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise SourceError(f"source '{url}': not a valid address: {error}") from error
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        is_valid = bool(urlsplit(utf8(url)).hostname)
+        _ = urlsplit(url).port
+    except (ValueError, InputError):  # whose messages repeat parts of the address
+        is_valid = False
+    if not is_valid:
+        raise SourceError(
+            f"{subject}: not a valid address; expected SCHEME://HOST[:PORT]/PATH, with / # ? @ in "
+            f"a user name or password written as %2F %23 %3F %40"
+        )
+    return subject
 
 
 def open_stream(text: str, options: SourceOptions) -> Source[Frame]:
@@ -108,7 +115,7 @@ def connect(request: Request) -> Stream:
     kind = url.lower()[:4]
     environment = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if kind == "rtsp" else {}
     with quiet_opening(**environment):
-        capture = cv2.VideoCapture(utf8(url, SourceError), cv2.CAP_FFMPEG, parameters)
+        capture = cv2.VideoCapture(utf8(url), cv2.CAP_FFMPEG, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")
     source = Stream(
@@ -138,14 +145,16 @@ def _why_not(url: str, waited_s: float) -> str:
                 f"the server answers, but no video came within {waited_s:.1f} s; check the path, "
                 f"the user name and the password"
             )
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return f"nothing answers at {parts.hostname}:{port} ({reason}); check the address"
+    except (OSError, UnicodeError) as error:  # UnicodeError: too long for the name of a host
+        reason = getattr(error, "strerror", None) or "not the name of a host"
+        return f"nothing answers on port {port} ({reason}); check the address"
 
 
 def _name_of(url: str) -> str:
-    parts = urlsplit(url)
-    return safe_name(f"{parts.hostname or ''}_{Path(parts.path).stem}")
+    """The host; if it is not clear which part of the address that is, the scheme."""
+    scheme, _, rest = shown_source(url).partition("://")
+    host = re.sub(r":\d*$", "", rest).strip("[].")
+    return safe_name(host or scheme)
 
 
 KIND = SourceKind(

@@ -12,8 +12,9 @@ _UNSAFE = re.compile(
 )
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _BYTES = range(0xDC80, 0xDD00)  # how Python stores a byte that is not UTF-8 (PEP 383)
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\W_]([\w.-]*\w)?)(:\d{1,5})?")
-_NO_SCHEME = re.compile(r"([^/:@]*:)/{0,2}[^@]*@")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\]|\*|\w([\w.-]*\w)?)(:\d{1,5})?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_USER = re.compile(r"([^:/@]*[:/])(?=.*@)")
 
 
 def printable(text: object) -> str:
@@ -39,10 +40,10 @@ def shown_source(text: str) -> str:
     Everything else in an address may hold a password, also where a mistake in it hides which part
     is the password. Then the host is left out too.
     """
-    scheme, mark, rest = text.partition("://")
-    if not mark:
-        found = _NO_SCHEME.match(text)
-        return f"{found[1]}..." if found and not os.path.lexists(text) else text
+    scheme, _, rest = text.partition("://")
+    if not rest or not _SCHEME.fullmatch(scheme):
+        user = _USER.match(text) if ":" in text.rpartition("@")[0] else None
+        return f"{user[0]}..." if user and not os.path.lexists(text) else text
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     host = authority.rpartition("@")[2]
     is_clear = "@" not in rest[len(authority) :] and _HOST.fullmatch(host)

@@ -10,13 +10,15 @@ from urllib.parse import parse_qsl, urlsplit
 import zmq
 
 from pipeline.errors import ConfigError
+from pipeline.text.display import shown_source
 from pipeline.text.native import utf8
 from pipeline.transport.wire.schema import (
     CAMERA_PATTERN,
     MAX_CAMERA,
 )
 
-PREFIXES = ("zmq+tcp://", "zmq+ipc://")
+TCP, IPC = "zmq+tcp://", "zmq+ipc://"
+PREFIXES = (TCP, IPC)
 FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc:///PATH[?camera=CAMERA]"
 
 
@@ -51,61 +53,65 @@ def parse_address(text: str) -> Address:
 
     Raises `ConfigError` if it is invalid.
     """
-    utf8(text, ConfigError)
+    is_ipc = text.lower().startswith(IPC)
+    shown = text if is_ipc else shown_source(text)  # it may be one with a password by mistake
     if not is_address(text):
-        raise ConfigError(f"address '{text}': expected {FORMS}")
+        raise ConfigError(f"address '{shown}': expected {FORMS}")
+    if not is_ipc and "@" in text:
+        raise ConfigError(f"address '{shown}': has a user name; expected {FORMS}, and --key FILE")
+    utf8(text, ConfigError)
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"address '{text}': {error}; expected {FORMS}") from error
+        raise ConfigError(f"address '{shown}': {error}; expected {FORMS}") from error
     if parts.fragment:
-        raise ConfigError(f"address '{text}': contains '#'; expected {FORMS}")
-    camera, bind = _options(text, parts.query)
+        raise ConfigError(f"address '{shown}': contains '#'; expected {FORMS}")
+    camera, bind = _options(shown, parts.query)
     if parts.scheme == "zmq+ipc":
-        return Address(text, _ipc(text, parts.netloc + parts.path), "", camera, bind, True)
+        return Address(text, _ipc(shown, parts.netloc + parts.path), "", camera, bind, True)
     host = parts.netloc.rpartition(":")[0]
-    if not host or port is None or parts.username is not None:
-        raise ConfigError(f"address '{text}': has no host or no port; expected {FORMS}")
+    if not host or port is None:
+        raise ConfigError(f"address '{shown}': has no host or no port; expected {FORMS}")
     in_path = parts.path.strip("/")
     if in_path:
         if camera not in {None, in_path}:
-            raise ConfigError(f"address '{text}': names two cameras; remove one of them")
-        camera = _camera(text, in_path)
+            raise ConfigError(f"address '{shown}': names two cameras; remove one of them")
+        camera = _camera(shown, in_path)
     return Address(text, f"tcp://{host}:{port}", host, camera, bind, is_loopback(host))
 
 
-def _ipc(text: str, path: str) -> str:
+def _ipc(shown: str, path: str) -> str:
     # The path of the socket's file; a leading @ makes it an abstract name without a file.
     if not path.startswith(("/", "@")) or len(path) < 2:
-        raise ConfigError(f"address '{text}': has no absolute path; expected {FORMS}")
+        raise ConfigError(f"address '{shown}': has no absolute path; expected {FORMS}")
     longest = int(zmq.IPC_PATH_MAX_LEN)
     if len(path.encode()) > longest:
-        raise ConfigError(f"address '{text}': has a path longer than {longest} bytes")
+        raise ConfigError(f"address '{shown}': has a path longer than {longest} bytes")
     return f"ipc://{path}"
 
 
-def _options(text: str, query: str) -> tuple[str | None, bool | None]:
+def _options(shown: str, query: str) -> tuple[str | None, bool | None]:
     camera: str | None = None
     bind: bool | None = None
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name == "camera":
-            camera = _camera(text, value)
+            camera = _camera(shown, value)
         elif name in {"bind", "connect"} and not value:
             if bind is not None:
-                raise ConfigError(f"address '{text}': expected bind or connect, and only once")
+                raise ConfigError(f"address '{shown}': expected bind or connect, and only once")
             bind = name == "bind"
         else:
             raise ConfigError(
-                f"address '{text}': unknown setting '{name}'; known are camera, bind and connect"
+                f"address '{shown}': unknown setting '{name}'; known are camera, bind and connect"
             )
     return camera, bind
 
 
-def _camera(text: str, name: str) -> str:
+def _camera(shown: str, name: str) -> str:
     if len(name) > MAX_CAMERA or not re.search(CAMERA_PATTERN, name):
         raise ConfigError(
-            f"address '{text}': '{name}' cannot be a camera's name; letters, digits and _ are "
+            f"address '{shown}': '{name}' cannot be a camera's name; letters, digits and _ are "
             f"allowed, parts are separated by / and none begins with a digit"
         )
     return name

@@ -55,7 +55,7 @@ SOURCES = {
     "unknown-scheme": (["gopher://robot/cam"], "unknown kind 'gopher://'"),
     "nothing-listens": (
         ["http://127.0.0.1:9/stream", "--open-timeout", "1"],
-        "nothing answers at 127.0.0.1:9",
+        "http://127.0.0.1:9: nothing answers on port 9",
     ),
     "scene-misspelled": (["scene:?siez=640x480"], "siez"),
 }

@@ -131,11 +131,11 @@ def test_password_of_a_stream_is_never_shown(start_node, observer, namespace):
     statuses = observer.subscribe(DiagnosticArray, "/diagnostics")
     source = "rtsp://somebody:secret@127.0.0.1:1/video"
     node = start_node("camera_node", {"source": source, "retry": True})
-    node.wait_for_log("rtsp://127.0.0.1:1/video: nothing answers")
+    node.wait_for_log("rtsp://127.0.0.1:1: nothing answers")
     name = f"{namespace.lstrip('/')}/camera_node: image_raw"
     message = statuses.wait_for(lambda m: m.status[0].name == name and len(m.status[0].values) > 6)
     values = {value.key: value.value for value in message.status[0].values}
-    assert values["source"] == "rtsp://127.0.0.1:1/video"
+    assert values["source"] == "rtsp://127.0.0.1:1"
     assert node.stop() == 0
     assert "secret" not in node.log
 
