@@ -284,7 +284,8 @@ PUBLICATION = (
     Parameter(
         "camera_info_url",
         "",
-        "calibration file to publish as camera_info: a path, file:// or package://; empty for none",
+        "calibration file to publish as camera_info and to store one in: a path, file:// or "
+        "package://; empty for none",
     ),
     Parameter(
         "jpeg_quality",

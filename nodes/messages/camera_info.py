@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from sensor_msgs.msg import CameraInfo
 
@@ -34,7 +35,7 @@ def read_camera_info(url: str) -> CameraInfo:
     `url` is a path, `file://PATH` or `package://PACKAGE/PATH`. Raises `ConfigError` if the file
     does not exist or is not a calibration.
     """
-    path = _local_path(url)
+    path = local_path(url)
     subject = f"camera_info_url: {path}"
     text = read_text(path, kind=ConfigError, subject=subject)
     content = parse_yaml(text, subject, ConfigError).content
@@ -53,7 +54,34 @@ def read_camera_info(url: str) -> CameraInfo:
     return message
 
 
-def _local_path(url: str) -> Path:
+def write_camera_info(path: Path, info: CameraInfo) -> None:
+    """Write a calibration so that `read_camera_info` reads it.
+
+    Raises `ConfigError` if the file cannot be written.
+    """
+    content: dict[str, Any] = {
+        "image_width": int(info.width),
+        "image_height": int(info.height),
+        "camera_name": info.header.frame_id or path.stem,
+        "distortion_model": info.distortion_model,
+        "distortion_coefficients": _matrix(info.d, 1),
+    }
+    for key, (field, _) in _MATRICES.items():
+        content[key] = _matrix(getattr(info, field), 3)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"camera_info_url: cannot write {path}: {error}") from error
+
+
+def _matrix(values: Any, rows: int) -> dict[str, Any]:
+    data = [float(value) for value in values]
+    return {"rows": rows, "cols": len(data) // rows, "data": data}
+
+
+def local_path(url: str) -> Path:
+    """The path that a URL of a calibration names. Raises `ConfigError` for an unknown package."""
     parts = urlsplit(url)
     if parts.scheme == "package":
         try:

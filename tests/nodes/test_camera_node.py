@@ -10,6 +10,7 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.srv import SetCameraInfo
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Detection2DArray
 
@@ -106,7 +107,7 @@ def test_scene_is_published_pixel_for_pixel_and_can_pause(start_node, observer):
     ("parameters", "reason"),
     [
         pytest.param({"source": ""}, "source is empty", id="no_source"),
-        pytest.param({"source": "/nowhere.mp4"}, "/nowhere.mp4", id="no_such_file"),
+        pytest.param({"source": "/nowhere.mp4"}, "/nowhere.mp4': no such file", id="no_such_file"),
         pytest.param(
             {"source": SCENE, "camera_info_url": "package://nobody/front.yaml"},
             "no package 'nobody'",
@@ -138,6 +139,22 @@ def test_password_of_a_stream_is_never_shown(start_node, observer, namespace):
     assert values["source"] == "rtsp://127.0.0.1:1"
     assert node.stop() == 0
     assert "secret" not in node.log
+
+
+def test_uncalibrated_camera_publishes_its_size_and_takes_a_calibration(
+    start_node, observer, tmp_path
+):
+    infos = observer.subscribe(CameraInfo, "camera_info")
+    start_node("camera_node", {"source": "scene:?size=320x240"})
+    info = infos.wait()[0]
+    assert (info.width, info.height, info.k[0]) == (320, 240, 0.0)
+    calibrated = CameraInfo(width=320, height=240, distortion_model="plumb_bob", d=[0.0] * 5)
+    calibrated.k[0] = calibrated.k[4] = 300.0
+    request = SetCameraInfo.Request(camera_info=calibrated)
+    answer = observer.call(SetCameraInfo, "set_camera_info", request)
+    assert answer.success
+    assert "not stored" in answer.status_message
+    assert infos.wait_for(lambda message: message.k[0] == 300.0).header.frame_id
 
 
 def test_stream_that_is_not_up_yet_is_tried_again_by_default(start_node):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from nodes.messages.camera_info import read_camera_info
+from nodes.messages.camera_info import read_camera_info, write_camera_info
 from pipeline.errors import ConfigError
 
 CALIBRATION = {
@@ -56,3 +56,12 @@ def test_error_names_the_wrong_entry(tmp_path, wrong):
 def test_calibration_in_an_unknown_home_folder_is_an_error():
     with pytest.raises(ConfigError, match="cannot be read"):
         read_camera_info("~nobody-has-this-name/front.yaml")
+
+
+def test_written_calibration_is_read_again(tmp_path):
+    file = tmp_path / "front.yaml"
+    file.write_text(yaml.safe_dump(CALIBRATION))
+    info = read_camera_info(str(file))
+    copy = tmp_path / "folder" / "copy.yaml"
+    write_camera_info(copy, info)
+    assert read_camera_info(str(copy)) == info
