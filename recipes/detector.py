@@ -15,12 +15,12 @@ from pipeline.images import read_image
 from pipeline.inference.spec import InputSpec
 from pipeline.zoo.darknet.importer import ImportSummary, import_model
 from pipeline.zoo.datasets.image_folders import list_images
-from pipeline.zoo.download import WheelMember, default_work_dir, fetch_members
 from pipeline.zoo.graphs.rewrites import heads_as_products, widen_stem
 from pipeline.zoo.onnx_file import load_model, save_model
 from pipeline.zoo.quantization.calibration import Batch
 from pipeline.zoo.quantization.quantize import quantize_model
 from pipeline.zoo.quantization.quantize_file import detector_input
+from pipeline.zoo.wheels import WheelMember, default_work_dir, fetch_members
 
 NAME = "yolov4-tiny-int8"
 FLOAT_NAME = "yolov4-tiny"

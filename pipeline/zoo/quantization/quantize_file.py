@@ -7,7 +7,6 @@ in canonical form, with the same uint8 input, so that the difference is the effe
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.inference.external import stored_bytes
 from pipeline.inference.preprocess import place, resize_into
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import InputSpec, ModelSpec
+from pipeline.scratch import scratch_folder
 from pipeline.types import Image
 from pipeline.zoo import Report
 from pipeline.zoo.datasets.image_folders import ReadableImages, find_images, spread
@@ -114,8 +114,8 @@ def quantize_file(request: Request, report: Report) -> QuantizeReport:
         named_layers(QuantizationPlan(rewritten, keep_float).layers, request.keep_float)
     batches = _batches(request.images, images.calibrate, spec, report)
     calibrated = _calibrate(rewritten, batches, keep_float, request.method, report)
-    with tempfile.TemporaryDirectory(prefix="vision-") as name:
-        bench = _Bench(Path(name), canonical.spec, calibrated, report)
+    with scratch_folder() as folder:
+        bench = _Bench(folder, canonical.spec, calibrated, report)
         save_model(canonical.model, canonical.spec, bench.float32)
         bench.choose_metric(labelled, request.images, images.measure)
         kept = bench.choose_layers(request, batches)
