@@ -28,7 +28,7 @@ from pipeline.settings.setting import (
 )
 
 NO_MODEL = "none"
-ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc:///PATH"
+ADDRESSES = "zmq+tcp://HOST:PORT or zmq+ipc://NAME"
 
 RUN, DEMO, CAMERA, DETECT, VIEW = "run", "demo", "camera", "detect", "view"
 PIPELINES = (RUN, DEMO, CAMERA, DETECT, VIEW)

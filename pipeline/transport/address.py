@@ -1,4 +1,4 @@
-"""Addresses as users write them: `zmq+tcp://host:port/camera`, `zmq+ipc:///path?camera=name`."""
+"""Addresses as users write them: `zmq+tcp://host:port/camera`, `zmq+ipc://name?camera=camera`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import zmq
 
 from pipeline.errors import ConfigError
+from pipeline.paths import runtime_folder
 from pipeline.text.display import shown_source
 from pipeline.text.native import utf8
 from pipeline.transport.wire.schema import (
@@ -19,7 +20,9 @@ from pipeline.transport.wire.schema import (
 
 TCP, IPC = "zmq+tcp://", "zmq+ipc://"
 PREFIXES = (TCP, IPC)
-FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc:///PATH[?camera=CAMERA]"
+FORMS = "zmq+tcp://HOST:PORT[/CAMERA] or zmq+ipc://NAME[?camera=CAMERA]"
+
+_IPC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,14 @@ def parse_address(text: str) -> Address:
 
 
 def _ipc(shown: str, path: str) -> str:
-    # The path of the socket's file; a leading @ makes it an abstract name without a file.
+    # A name of a socket in this user's own folder, the path of a socket, or behind an @ an abstract
+    # name, which has no file.
+    if _IPC_NAME.fullmatch(path):
+        path = str(runtime_folder() / path)
     if not path.startswith(("/", "@")) or len(path) < 2:
-        raise ConfigError(f"address '{shown}': has no absolute path; expected {FORMS}")
+        raise ConfigError(
+            f"address '{shown}': has neither a name nor an absolute path; expected {FORMS}"
+        )
     longest = int(zmq.IPC_PATH_MAX_LEN)
     if len(path.encode()) > longest:
         raise ConfigError(f"address '{shown}': has a path longer than {longest} bytes")

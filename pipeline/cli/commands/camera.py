@@ -17,8 +17,8 @@ def camera(settings: Settings, signals: StopSignals) -> None:
 
     \b
     Examples:
-      vision camera 0 --publish zmq+ipc:///tmp/front
-      vision camera drive.mp4 --publish zmq+ipc:///tmp/front --await-subscriber
+      vision camera 0 --publish zmq+ipc://front
+      vision camera drive.mp4 --publish zmq+ipc://front --await-subscriber
     Over a network, with the keys of 'vision keys':
       vision camera 0 --publish 'zmq+tcp://*:5555' \\
           --key drone.key_secret --peer ground.key

@@ -17,14 +17,13 @@ def detect(settings: Settings, signals: StopSignals) -> None:
 
     \b
     Examples:
-      vision detect --subscribe zmq+ipc:///tmp/front --jsonl found.jsonl
-      vision detect --subscribe zmq+ipc:///tmp/front \\
-          --publish zmq+ipc:///tmp/found
+      vision detect --subscribe zmq+ipc://front --jsonl found.jsonl
+      vision detect --subscribe zmq+ipc://front --publish zmq+ipc://found
     Several detectors that share the frames of one camera, each started with:
-      vision detect --group crew --subscribe zmq+ipc:///tmp/front --jsonl -
+      vision detect --group crew --subscribe zmq+ipc://front --jsonl -
     A detector that several cameras connect to:
-      vision detect --subscribe 'zmq+ipc:///tmp/hub?bind' --jsonl -
-      vision camera 0 --publish 'zmq+ipc:///tmp/hub?connect'
+      vision detect --subscribe 'zmq+ipc://hub?bind' --jsonl -
+      vision camera 0 --publish 'zmq+ipc://hub?connect'
     """
     if settings.group and settings.every_frame:
         raise ConfigError("--group: its members share the frames; leave out --every-frame")

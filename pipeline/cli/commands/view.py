@@ -18,8 +18,8 @@ def view(settings: Settings, signals: StopSignals) -> None:
 
     \b
     Examples:
-      vision view --subscribe zmq+ipc:///tmp/found
-      vision view --subscribe zmq+ipc:///tmp/found --record found.mp4
+      vision view --subscribe zmq+ipc://found
+      vision view --subscribe zmq+ipc://found --record found.mp4
     Over a network, with the keys of 'vision keys':
       vision view --subscribe zmq+tcp://drone:5555 \\
           --key ground.key_secret --peer drone.key

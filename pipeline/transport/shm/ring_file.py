@@ -29,6 +29,7 @@ from pipeline.transport.wire.schema import (
 
 FOLDER = "/dev/shm"  # noqa: S108 - where Linux has POSIX shared memory
 PREFIX = "vision-"
+NOTIFY_SUFFIX = ".notify"
 MAX_SLOTS = 256
 PAGE = 4096
 
@@ -56,10 +57,15 @@ def is_available() -> bool:
 
 
 def remove_leftovers() -> int:
-    """Remove the rings of this user's dead writers; returns how many there were."""
+    """Remove the rings of this user's dead writers; returns how many there were.
+
+    With a ring its socket for notifications is removed, and so is such a socket without a ring.
+    """
     removed = 0
     for name in os.listdir(FOLDER):
         ring = name.removeprefix(PREFIX)
+        if ring.endswith(NOTIFY_SUFFIX) and not os.path.lexists(_without_suffix(name)):
+            _unlink_socket(f"{FOLDER}/{name}")
         if ring == name or not re.search(RING_PATTERN, ring):
             continue
         with contextlib.suppress(OSError, Gone):
@@ -67,12 +73,23 @@ def remove_leftovers() -> int:
             try:
                 if lock(fd, fcntl.F_WRLCK, _LIFE):
                     os.unlink(path_of(ring))
+                    _unlink_socket(notify_path_of(ring))
                     removed += 1
             finally:
                 os.close(fd)
     if removed:
         log.info("%s: removed %d rings of processes that had died", FOLDER, removed)
     return removed
+
+
+def _without_suffix(name: str) -> str:
+    return f"{FOLDER}/{name.removesuffix(NOTIFY_SUFFIX)}"
+
+
+def _unlink_socket(path: str) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
 
 
 def create(size: int) -> tuple[int, str]:
@@ -123,6 +140,11 @@ def space() -> tuple[int, int]:
 def path_of(ring: str) -> str:
     """The path of a ring's file."""
     return f"{FOLDER}/{PREFIX}{ring}"
+
+
+def notify_path_of(ring: str) -> str:
+    """The path of the socket that readers of a ring are notified by."""
+    return path_of(ring) + NOTIFY_SUFFIX
 
 
 def open_ring(ring: str, mode: int = os.O_RDONLY) -> int:

@@ -7,8 +7,8 @@ a message from ZeroMQ; both processes must run on one machine as one user. If it
 messages continue to come through ZeroMQ.
 
 The writer never waits: notifications that a slow reader has no room for are dropped, as ZeroMQ
-drops messages. Sockets close with the process at either end, and their names (Linux's abstract
-ones) leave no file behind.
+drops messages. Sockets close with the process at either end. The socket's file is beside the ring's
+and as private, so that no other user can connect to it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import struct
 from collections.abc import Sequence
 
 from pipeline.transport.shm.ring import DEFAULT_SLOTS, RingReader, RingWriter
+from pipeline.transport.shm.ring_file import notify_path_of
 
 MAX_READERS = 64
 MAX_PACKET = 8192
@@ -33,11 +34,8 @@ class NotifyServer:
 
     def __init__(self, ring: str) -> None:
         self._readers: list[socket.socket] = []
-        self._listener: socket.socket | None = None
-        with contextlib.suppress(OSError):  # without it, all messages go through ZeroMQ
-            self._listener = _socket()
-            self._listener.bind(_name(ring))
-            self._listener.listen(MAX_READERS)
+        self._path = notify_path_of(ring)
+        self._listener = _listen(self._path)  # without it, all messages go through ZeroMQ
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -71,6 +69,9 @@ class NotifyServer:
         self._readers.clear()
         if self._listener is not None:
             self._listener.close()
+            self._listener = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
 
 
 class NotifyClient:
@@ -111,7 +112,7 @@ def connect(ring: str) -> NotifyClient | None:
     with contextlib.suppress(OSError):
         connected = _socket()
         try:
-            connected.connect(_name(ring))
+            connected.connect(notify_path_of(ring))
             if _is_own(connected):
                 return NotifyClient(connected)
         except OSError:
@@ -126,8 +127,19 @@ def _socket() -> socket.socket:
     return made
 
 
-def _name(ring: str) -> str:
-    return f"\0vision-{ring}"
+def _listen(path: str) -> socket.socket | None:
+    """A socket that listens at a path, for this user only; None if that is impossible."""
+    with contextlib.suppress(OSError):
+        listener = _socket()
+        try:
+            os.fchmod(listener.fileno(), 0o600)  # before the file exists
+            listener.bind(path)
+            listener.listen(MAX_READERS)
+        except OSError:
+            listener.close()
+        else:
+            return listener
+    return None
 
 
 def _is_sent(connection: socket.socket, packet: bytes) -> bool:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import resource
-import socket as unix
-import stat
 import time
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport.address import Address
+from pipeline.transport.zmq.ipc_path import IN_USE, SocketFile, free_path
 from pipeline.transport.zmq.keys import Security, check_peers, protect
 
 FEW_FILES = 16
@@ -100,7 +97,7 @@ E_ = TypeVar("E_", bound="Endpoint")
 
 _READABLE = int(zmq.POLLIN)  # an int, because arithmetic on enumerations is slow
 _WHY = {
-    errno.EADDRINUSE: "is in use by another process",
+    errno.EADDRINUSE: IN_USE,
     errno.EADDRNOTAVAIL: "is not an address of this machine",
     errno.ENODEV: "is not an address or interface of this machine",
     errno.EACCES: "requires rights that this user does not have",
@@ -122,6 +119,7 @@ class Endpoint:
         self.socket = self._context.socket(kind)
         self.addresses: list[Address] = []
         self._opened: list[tuple[str, bool]] = []
+        self._files: list[SocketFile] = []
         queued = QUEUED * streams
         self.socket.sndhwm = self.socket.rcvhwm = queued
         self.socket.maxmsgsize = max_part_bytes
@@ -161,14 +159,14 @@ class Endpoint:
             self.connections.add(self.last_endpoint())
 
     def _bind(self, address: Address) -> None:
-        """Bind; over ipc, check first that the path is free, because libzmq would replace it."""
+        """Bind; a path must be free, because libzmq would replace its file, and becomes private."""
         path = address.endpoint.removeprefix("ipc://")
         if path == address.endpoint or path.startswith("@"):
             self.socket.bind(address.endpoint)
             return
-        with _alone_at(path, address):
-            check_ipc_path(path, address)
+        with free_path(path, address):
             self.socket.bind(address.endpoint)
+            self._files.append(SocketFile(path, private=not self._security.insecure))
 
     def last_endpoint(self) -> str:
         """The endpoint that was opened last, with its real port."""
@@ -178,6 +176,8 @@ class Endpoint:
         """Close; messages that cannot be sent within `flush_s` are dropped. Idempotent."""
         if self.socket.closed:
             return
+        for file in self._files:
+            file.remove()
         self.socket.close(int(flush_s * 1000))
         if self._peer_check is not None:
             self._peer_check.stop()
@@ -240,45 +240,6 @@ def _check_destination(address: Address) -> None:
             f"address '{address.text}': can only be bound, as it has no definite host and port; "
             f"name the host and port of the other end, or append ?bind to bind here"
         )
-
-
-@contextlib.contextmanager
-def _alone_at(path: str, address: Address) -> Iterator[None]:
-    """Lock the path, so that two processes that start at once do not both bind it.
-
-    Raises `ConfigError` if another process is binding it. The lock is an abstract socket name,
-    which ends with its process; systems without such names do not lock.
-    """
-    digest = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()
-    with contextlib.closing(unix.socket(unix.AF_UNIX)) as lock:
-        try:
-            lock.bind(f"\0vision-bind-{digest[:32]}")
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(f"address '{address.text}': {_WHY[error.errno]}") from error
-        yield
-
-
-def check_ipc_path(path: str, address: Address) -> None:
-    """Raise `ConfigError` if the path is a socket in use, or a file that is not a socket.
-
-    Binding removes the file at the path.
-    """
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:
-        return  # binding reports the error
-    if not is_socket:
-        raise ConfigError(f"address '{address.text}': a file that is not a socket exists there")
-    with contextlib.closing(unix.socket(unix.AF_UNIX)) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:
-            pass  # a stopped process, with a full queue of connections
-        except OSError:
-            return  # the file of a process that died
-    raise ConfigError(f"address '{address.text}': {_WHY[errno.EADDRINUSE]}")
 
 
 def _why(error: zmq.ZMQError) -> str:
