@@ -52,6 +52,9 @@ _SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))  # starts of frames that may have al
 _START_OF_SCAN = 0xDA
 _LOST_PIXELS = re.compile("premature end|bad (Huffman|arithmetic) code|instead of RST", re.I)
 """What libjpeg says of data that it fills with grey."""
+_LONGEST_PNM_HEADER = 65536
+_PNM_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_PNM_HEADER = re.compile(rb"P[1-6]" + 2 * (_PNM_GAP + rb"(\d{1,9})") + rb"\s")
 
 log = logging.getLogger(__name__)
 
@@ -74,29 +77,37 @@ def read_image(path: Path) -> Image:
     return decode_image(data, str(path))
 
 
+def size_problem(width: int, height: int) -> str:
+    """Why an image, or a frame of a video, of this size is refused; empty if it is not."""
+    if width * height <= MAX_PIXELS:
+        return ""
+    return (
+        f"{width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are read, "
+        f"so scale it down"
+    )
+
+
 def decode_image(data: bytes, subject: str = "image") -> Image:
     """The pixels of an encoded image, rotated as its EXIF data say.
 
-    Raises `FrameError` that begins with `subject` if the data are damaged, or if their header
-    states more than `MAX_PIXELS` or a JPEG has more than `MAX_SCANS`.
+    Raises `FrameError` that begins with `subject` if the data are damaged or of a format whose
+    size is not known beforehand, or if their header states more than `MAX_PIXELS` or a JPEG has
+    more than `MAX_SCANS`.
     """
     size = image_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        raise FrameError(
-            f"{subject}: an image of {size[0]} x {size[1]} pixels; "
-            f"at most {MAX_PIXELS // 1_000_000} million pixels are read, so scale it down"
-        )
+    if size is None:
+        raise FrameError(f"{subject}: not a readable image; the data are damaged or unknown")
+    if problem := size_problem(*size):
+        raise FrameError(f"{subject}: {problem}")
     _check_scans(data, subject)
     return _decode(data, cv2.IMREAD_COLOR, subject)
 
 
 def _decode(data: bytes, flags: int, subject: str) -> Image:
     """Decode with OpenCV, which by itself returns what libjpeg made of damaged data."""
-    image, said = None, []
     try:
-        if data:
-            with quiet_opencv(), caught_messages() as said:
-                image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with quiet_opencv(), caught_messages() as said:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise FrameError(f"{subject}: does not decode: {error.err}") from error
     if image is None:
@@ -173,7 +184,7 @@ def encode_image(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> byte
 def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels that the header states, None for an unknown format.
 
-    Knows JPEG, PNG, BMP, WebP, TIFF and PNM. OpenCV limits the size of other formats.
+    Knows JPEG, PNG, BMP, WebP, TIFF and PNM. If a header is ambiguous, decoders find at most this.
     """
     readers = {
         _JPEG_MAGIC: jpeg_size,
@@ -256,7 +267,8 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from("<ii", data, 18)
+    is_old = struct.unpack_from("<I", data, 14)[0] == 12  # OS/2 has 16 bits for each
+    width, height = struct.unpack_from("<HH" if is_old else "<ii", data, 18)
     return abs(width), abs(height)  # a negative height means that rows start at the top
 
 
@@ -276,20 +288,25 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    """Tags 256 and 257 of the first directory (TIFF 6.0, section 2)."""
+    """Tags 256 and 257 of the first directory, 322 and 323 if it has tiles (TIFF 6.0)."""
     order = "<" if data[:2] == b"II" else ">"
-    at = struct.unpack_from(order + "I", data, 4)[0]
-    size = {}
+    version, at = struct.unpack_from(order + "HI", data, 2)
+    if version != 42:  # 43, with files of more than 4 GB, has another layout
+        return None
+    size: dict[int, int] = {}
     for entry in range(struct.unpack_from(order + "H", data, at)[0]):
         tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
-        if tag in {256, 257} and kind in {3, 4}:
+        if tag in {256, 257, 322, 323} and kind in {3, 4}:
             form = order + ("H" if kind == 3 else "I")
-            size[tag] = struct.unpack_from(form, data, at + 10 + 12 * entry)[0]
-    return (size[256], size[257]) if len(size) == 2 else None
+            number = struct.unpack_from(form, data, at + 10 + 12 * entry)[0]
+            size[tag] = max(size.get(tag, 0), number)
+    if 256 not in size or 257 not in size:
+        return None
+    return max(size[256], size.get(322, 0)), max(size[257], size.get(323, 0))
 
 
 def _pnm_size(data: bytes) -> tuple[int, int] | None:
-    found = re.match(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s+(\d{1,9})\s", data)
+    found = _PNM_HEADER.match(data, 0, _LONGEST_PNM_HEADER)
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 
 from pipeline.capture.live import open_live
-from pipeline.capture.opencv import OpenCVSource
+from pipeline.capture.opencv import OpenCVSource, size_of
 from pipeline.capture.readers import Request
 from pipeline.errors import CaptureError, SourceError
 from pipeline.opencv_logging import quiet_opencv, quiet_opening
@@ -55,7 +55,7 @@ class Camera(OpenCVSource):
         super().__init__(capture, camera)
         self._device = device
         self._read_timeout_s = read_timeout_s
-        self._size = _size_of(capture)
+        self._size = size_of(capture)
 
     def await_frame(self, timeout_s: float) -> str | None:
         """Wait for the next frame, or until closed; returns why none came, None if one did."""
@@ -94,12 +94,6 @@ class Camera(OpenCVSource):
         width, height = self._size
         is_packed = image.ndim == 2 and len(image) == 1 and image.size == height * width * 3
         return image.reshape(height, width, 3) if is_packed else image
-
-
-def _size_of(capture: cv2.VideoCapture) -> tuple[int, int]:
-    """Width and height in pixels."""
-    width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
-    return int(capture.get(width)), int(capture.get(height))
 
 
 def driver_stamp_ns(position_ms: float, wall_ns: int, monotonic_ns: int) -> int:
@@ -217,7 +211,7 @@ def _apply(capture: cv2.VideoCapture, options: SourceOptions) -> None:
 
 def _report(camera: str, capture: cv2.VideoCapture, options: SourceOptions) -> None:
     """Log what the camera delivers, since drivers choose the nearest that they can."""
-    width, height = _size_of(capture)
+    width, height = size_of(capture)
     fps = capture.get(cv2.CAP_PROP_FPS)
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
     fourcc = code.decode("ascii", "replace")

@@ -8,19 +8,17 @@ suspicious frame is retrieved once more while its log is read.
 from __future__ import annotations
 
 import ctypes
-import functools
 import threading
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from pipeline.ffmpeg import libavutil
 from pipeline.types import Image
 
 ROWS = 8  # that are compared with those of the frame before
 _ERROR = 16  # AV_LOG_ERROR; lower levels are worse
-_MAPS = Path("/proc/self/maps")
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _lock = threading.Lock()  # FFmpeg has one log callback for the process
 _levels: dict[int, list[int]] = {}
@@ -48,7 +46,7 @@ class ConversionCheck:
 
 def _logs_errors(capture: cv2.VideoCapture) -> bool:
     """Whether FFmpeg logs an error when the grabbed frame is retrieved."""
-    library, thread = _libavutil(), threading.get_ident()
+    library, thread = libavutil(), threading.get_ident()
     if library is None:
         return False
     with _lock:
@@ -68,17 +66,3 @@ def _note(_: Any, level: int, *__: Any) -> None:
 
 
 _callback = _Callback(_note)  # never freed, because another thread may be about to call it
-
-
-@functools.cache
-def _libavutil() -> ctypes.CDLL | None:
-    """FFmpeg's library that this process has loaded; None if it cannot be found."""
-    try:
-        lines = _MAPS.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        path = line.rpartition(" ")[2]
-        if Path(path).name.startswith("libavutil"):
-            return ctypes.CDLL(path)
-    return None

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import FrameError
+from pipeline.images import size_problem
 from pipeline.opencv_logging import quiet_opencv
 from pipeline.source import Source
 from pipeline.types import Frame, Image
@@ -65,6 +66,8 @@ class OpenCVSource(Source[Frame]):
         if not ok or image is None or image.size == 0:
             raise FrameError(f"{self.camera}: frame {seq} does not decode")
         image = self._arrange(image)
+        if problem := size_problem(image.shape[1], image.shape[0]):
+            raise FrameError(f"{self.camera}: frame {seq} has {problem}")
         channels = 1 if image.ndim == 2 else image.shape[2]
         if channels not in {1, 3} or image.dtype != np.uint8:
             raise FrameError(
@@ -77,6 +80,12 @@ class OpenCVSource(Source[Frame]):
     def _arrange(self, image: Image) -> Image:
         """The image as rows and columns, if OpenCV returns something else."""
         return image
+
+
+def size_of(capture: cv2.VideoCapture) -> tuple[int, int]:
+    """Width and height in pixels, as the device or the file states them."""
+    width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+    return int(capture.get(width)), int(capture.get(height))
 
 
 def open_parameters(**properties: float) -> list[int]:

@@ -16,7 +16,7 @@ from pipeline.capture.opencv import open_parameters
 from pipeline.capture.readers import Request
 from pipeline.capture.video import Video
 from pipeline.errors import CaptureError, InputError, SourceError
-from pipeline.opencv_logging import quiet_opening
+from pipeline.ffmpeg import open_address
 from pipeline.source import Source, SourceKind, SourceOptions, safe_name
 from pipeline.text.display import shown_source
 from pipeline.text.native import utf8
@@ -24,11 +24,6 @@ from pipeline.types import Frame
 
 log = logging.getLogger(__name__)
 
-# TCP, because a lost UDP packet smears the image until the next key frame; frames in the order in
-# which they arrive. Not FFmpeg's `nobuffer`: it discards what it read to detect the format,
-# including the first key frame, and a reader that never waits drains that much in no time.
-# And no frames read ahead only to estimate the rate, which saves 0.3 s of a second of opening.
-_RTSP_OPTIONS = "rtsp_transport;tcp|flags;low_delay|fpsprobesize;0"
 _DEFAULT_PORT = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _PROBE_TIMEOUT_S = 1.0
 _BACKLOG_LIMIT_S = {"rtsp": 3.0, "http": 1.0}
@@ -113,9 +108,7 @@ def connect(request: Request) -> Stream:
     )
     started = time.monotonic()
     kind = url.lower()[:4]
-    environment = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": _RTSP_OPTIONS} if kind == "rtsp" else {}
-    with quiet_opening(**environment):
-        capture = cv2.VideoCapture(utf8(url), cv2.CAP_FFMPEG, parameters)
+    capture = open_address(url, parameters)
     if not capture.isOpened():
         raise SourceError(f"{subject}: {_why_not(url, time.monotonic() - started)}")
     source = Stream(

@@ -11,17 +11,19 @@ from pathlib import Path
 import cv2
 
 from pipeline.capture.conversion import ConversionCheck
-from pipeline.capture.opencv import OpenCVSource, open_parameters
+from pipeline.capture.opencv import OpenCVSource, open_parameters, size_of
 from pipeline.errors import CaptureError, FrameError, SourceError
-from pipeline.opencv_logging import quiet_opencv, quiet_opening
+from pipeline.ffmpeg import PLAYLISTS, open_file
+from pipeline.images import size_problem
+from pipeline.opencv_logging import quiet_opencv
 from pipeline.source import DEFAULT_FPS, safe_name
-from pipeline.text.native import utf8
 from pipeline.types import Frame, Image
 
 MAX_LOST = 100
 """After this many undecodable frames in a row, the rest of the file counts as damaged."""
 
-_TEXT_FORMATS = (b"v=0", b"#EXTM3U", b"ffconcat")
+_PLAYLIST_HEADS = (b"v=0", b"#EXTM3U", b"ffconcat")
+_HEADS_LIKE_TEXT = (b"YUV4MPEG2",)  # videos that begin with a line of text
 _SILENCE_S = 1.0  # a grab that fails sooner did not fail for lack of data
 _DELAY = 32  # frames that a decoder still gives after its data have ended
 _MP4_EPOCH_S = -2_082_844_800  # 1904-01-01, in seconds since the Unix epoch
@@ -65,7 +67,8 @@ class Video(OpenCVSource):
     """A video whose frames all count, or a live stream.
 
     A stream of unknown length is live. `fps` replaces the rate and the positions that the file
-    states; `start_ns` is the stamp of the first frame.
+    states; `start_ns` is the stamp of the first frame. Raises `SourceError` if the frames are too
+    large.
     """
 
     def __init__(
@@ -80,6 +83,9 @@ class Video(OpenCVSource):
         start_ns: int | None = None,
     ) -> None:
         super().__init__(capture, camera)
+        if problem := size_problem(*size_of(capture)):
+            self.close()
+            raise SourceError(f"{subject}: {problem}")
         self._silence_s = min(_SILENCE_S, 0.8 * read_timeout_s)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if count > 0 else None
@@ -174,11 +180,9 @@ def open_video(path: Path, *, camera: str | None = None, fps: float | None = Non
     Raises `SourceError` if the file cannot be read or is not a video.
     """
     _check_readable(path)
-    name = utf8(os.path.abspath(path), SourceError)
-    with quiet_opening():
-        # An absolute path cannot be mistaken for a protocol. One thread decodes with less CPU time
-        # than several and, at the sizes that detectors use, no slower.
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, open_parameters(N_THREADS=1))
+    # One thread decodes with less CPU time than several and, at the sizes that detectors use, no
+    # slower.
+    capture = open_file(path, open_parameters(N_THREADS=1))
     if not capture.isOpened():
         raise SourceError(
             f"{path}: not a video that can be read; its format is unknown, or the file is cut off"
@@ -226,8 +230,15 @@ def _check_readable(path: Path) -> None:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     if not head:
         raise SourceError(f"{path}: the file is empty; expected a video")
-    # FFmpeg would play some text files as images of a terminal.
-    if not head.startswith(_TEXT_FORMATS) and _is_text(head):
+    if path.suffix.lower() in PLAYLISTS or head.startswith(_HEADS_LIKE_TEXT):
+        return
+    if head.startswith(_PLAYLIST_HEADS):
+        suffixes = ", ".join(PLAYLISTS)
+        raise SourceError(
+            f"{path}: the file is a playlist, which names other files; expected a video. "
+            f"A playlist is opened if its name ends in one of {suffixes}"
+        )
+    if _is_text(head):
         raise SourceError(f"{path}: the file is text; expected a video")
 
 

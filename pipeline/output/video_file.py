@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError, OutputError
+from pipeline.ffmpeg import open_file
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
@@ -237,8 +238,8 @@ def _codecs_here(suffix: str) -> tuple[str, ...]:
 
 
 def _is_readable(path: Path) -> bool:
+    video = open_file(path)
     with quiet_opening():
-        video = cv2.VideoCapture(utf8(os.path.abspath(path)), cv2.CAP_FFMPEG)
         readable = bool(video.isOpened() and video.read()[0])
         video.release()
     return readable
