@@ -15,11 +15,11 @@ import numpy as np
 
 from pipeline.errors import InputError, OutputError
 from pipeline.ffmpeg import open_file
+from pipeline.files.scratch import scratch_folder
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
 from pipeline.output.output import Output, OutputKind
-from pipeline.scratch import scratch_folder
 from pipeline.settings import Settings
 from pipeline.source import Source
 from pipeline.text.native import utf8

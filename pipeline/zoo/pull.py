@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
+from pipeline.files.scratch import scratch_folder
 from pipeline.inference.registry import (
     ModelFile,
     Registered,
@@ -25,7 +26,6 @@ from pipeline.inference.registry import (
     registered_models,
 )
 from pipeline.paths import PACKAGE
-from pipeline.scratch import scratch_folder
 from pipeline.zoo.download import download
 from pipeline.zoo.onnx_file import require_onnx, write_atomically
 from pipeline.zoo.wheels import WheelMember, fetch_members

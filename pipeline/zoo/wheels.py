@@ -21,9 +21,9 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, RunError, one_line
+from pipeline.files.scratch import scratch_folder
 from pipeline.inference.external import MODEL_LIMIT
 from pipeline.inference.registry import file_sha256
-from pipeline.scratch import scratch_folder
 from pipeline.zoo.download import checked
 from pipeline.zoo.onnx_file import write_atomically
 

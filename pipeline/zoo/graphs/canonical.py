@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from pipeline.errors import ModelError, one_line
+from pipeline.files.scratch import scratch_folder
 from pipeline.inference.session import ORT_ERRORS
 from pipeline.inference.spec import InputSpec, ModelSpec
-from pipeline.scratch import scratch_folder
 from pipeline.zoo.graphs.edit import GraphBuilder, clone, consumers_of
 from pipeline.zoo.graphs.uint8_input import take_uint8_input
 from pipeline.zoo.onnx_file import OPSET, ModelProto, require_onnx

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.files.scratch import scratch_folder
 from pipeline.inference.classifier import crop_into
 from pipeline.inference.external import stored_bytes
 from pipeline.inference.preprocess import place, resize_into
 from pipeline.inference.session import open_model
 from pipeline.inference.spec import InputSpec, ModelSpec
-from pipeline.scratch import scratch_folder
 from pipeline.types import Image
 from pipeline.zoo import Report
 from pipeline.zoo.datasets.image_folders import ReadableImages, find_images, spread
