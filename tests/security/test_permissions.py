@@ -131,7 +131,7 @@ def test_the_lock_of_a_path_is_as_private_as_its_folder(tmp_path):
     probe = """
 import sys
 from pipeline.transport.address import parse_address
-from pipeline.transport.zmq.ipc_path import free_path
+from pipeline.transport.access.socket_files import free_path
 path = sys.argv[1]
 with free_path(path, parse_address("zmq+ipc://" + path)):
     print("held", flush=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.transport import Publisher, Subscriber
+from pipeline.transport.access.socket_files import free_path
 from pipeline.transport.address import is_address, parse_address
-from pipeline.transport.zmq.ipc_path import free_path
 from pipeline.transport.zmq.keys import KeyPair, Security, check_policy
 from pipeline.types import Frame
 

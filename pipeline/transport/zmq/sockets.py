@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import zmq
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.transport.access.socket_files import IN_USE, SocketFile, free_path
 from pipeline.transport.address import Address
-from pipeline.transport.zmq.ipc_path import IN_USE, SocketFile, free_path
 from pipeline.transport.zmq.keys import Security, check_peers, protect
 
 FEW_FILES = 16
