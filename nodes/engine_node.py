@@ -22,13 +22,13 @@ from nodes.messages.diagnostics import Activity, model_info
 from nodes.messages.headers import origin_of, stamp_ns
 from nodes.parameters import Parameter, Value
 from nodes.throttle import WARN_AGAIN_S, Throttle
-from pipeline.capture.stream import check_address
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, one_line
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
 from pipeline.inference.session import Runtime
 from pipeline.settings import NO_MODEL
+from pipeline.text.display import shown_source
 from pipeline.types import Result
 
 IMAGES = "image_raw"
@@ -102,7 +102,7 @@ class EngineNode(ManagedNode):
     def _described_topics(self) -> str:
         """What the node reads and publishes, with the topics after all remappings."""
         if self._captures:
-            origin = f"captures {check_address(self.parameters['source'])}"  # without a password
+            origin = f"captures {shown_source(self.parameters['source'])}"  # without a password
         else:
             topics = (f"{one.topic} ({one.reliability.name.lower()})" for one in self._inputs)
             origin = f"subscribes to {', '.join(topics)}"

@@ -83,6 +83,7 @@ class Mailbox(Generic[T]):
         """End it from the reader's side: returns the items inside; both sides get `Closed`."""
         with self._lock:
             self._is_closed = True
+            self._failure = None  # its traceback refers to the stage, and so to the models
             left = list(self._items)
             self._items.clear()
             self._changed_for_readers.notify_all()

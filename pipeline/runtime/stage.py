@@ -160,7 +160,8 @@ class Stage(Generic[In, Out]):
                 self._running -= 1
                 is_last = self._running == 0
             if is_last:
-                self._outbox.close(self._failure)
+                failure, self._failure = self._failure, None  # its traceback refers to this
+                self._outbox.close(failure)
 
     def _process_next(self) -> None:
         item = self._inbox.get()

@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 import pytest
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import Image
@@ -27,27 +26,6 @@ ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 CLEANUP = Transition.TRANSITION_CLEANUP
 SHUTDOWN = Transition.TRANSITION_UNCONFIGURED_SHUTDOWN
-
-
-@pytest.fixture
-def state(observer):
-    def ask(node):
-        answer = observer.call(GetState, f"{node}/get_state", GetState.Request())
-        return answer.current_state.label
-
-    return ask
-
-
-@pytest.fixture
-def change(observer, state):
-    def ask(node, transition):
-        request, before = ChangeState.Request(), state(node)
-        request.transition.id = transition
-        answer = observer.call_once(ChangeState, f"{node}/change_state", request, timeout_s=20)
-        # If the answer got lost, the state shows the outcome; a second request would fail.
-        return answer.success if answer is not None else state(node) != before
-
-    return ask
 
 
 def threads_of(process):

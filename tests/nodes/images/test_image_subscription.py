@@ -15,6 +15,7 @@ from vision_msgs.msg import Detection2DArray
 
 from nodes.images.image_messages import compressed_message, image_message
 from nodes.messages.headers import header_message
+from nodes.middleware import PROFILES
 
 BLANK = np.zeros((120, 160, 3), np.uint8)
 PERIOD_S = 0.1
@@ -87,6 +88,23 @@ def test_warning_names_publishers_of_another_type(start_node, observer):
     observer.publisher(String, "image_raw", heard_by=0)
     process = start_node("detector_node", {"image_timeout": 1.0})
     process.wait_for_log("sends std_msgs/msg/String, expected sensor_msgs/msg/Image")
+
+
+def test_warning_names_the_shared_memory_of_a_best_effort_publisher(start_node, observer):
+    observer.publisher(Image, "image_raw", reliable=False, heard_by=0)
+    process = start_node("detector_node", {"image_timeout": 1.0})
+    line = process.wait_for_log("/observer .best_effort. sends nothing, or its images are larger")
+    assert f"_DEFAULT_PROFILES_FILE={PROFILES}" in line
+    assert PROFILES.is_absolute()
+
+
+def test_warning_says_how_to_subscribe_to_compressed_images(start_node, observer, namespace):
+    observer.publisher(CompressedImage, "image_raw/compressed", heard_by=0)
+    process = start_node("detector_node", {"image_timeout": 1.0})
+    process.wait_for_log(
+        f"it has no publisher; {namespace}/image_raw/compressed has one: set the parameter "
+        f"image_transport to compressed"
+    )
 
 
 def test_warning_is_repeated_only_if_the_reason_changes(
