@@ -156,12 +156,20 @@ class Stage(Generic[In, Out]):
             for item in self._inbox.cancel():  # which wakes the other workers
                 self._lose(item, False)
         finally:
-            with self._lock:
-                self._running -= 1
-                is_last = self._running == 0
-            if is_last:
-                failure, self._failure = self._failure, None  # its traceback refers to this
-                self._outbox.close(failure)
+            self._end_worker()
+
+    def _end_worker(self) -> None:
+        """Close the outbox behind the last worker.
+
+        The failure is kept neither here nor in the frame of `_run`: its traceback refers to both,
+        and to the models, which such a cycle would keep until a garbage collection.
+        """
+        with self._lock:
+            self._running -= 1
+            is_last = self._running == 0
+        if is_last:
+            failure, self._failure = self._failure, None
+            self._outbox.close(failure)
 
     def _process_next(self) -> None:
         item = self._inbox.get()
