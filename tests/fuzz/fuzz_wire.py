@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["pipeline.transport"]):
     from pipeline.transport.shm import rings
     from pipeline.transport.shm.ring import Gone, RingReader
     from pipeline.transport.wire import frames, messages, results, schema
-    from pipeline.transport.zmq import subscriptions
+    from pipeline.transport.zmq import worker_groups
     from pipeline.transport.zmq.reorder import ResultOrder
     from pipeline.transport.zmq.stream_counts import MAX_STREAMS, Streams
 
@@ -104,14 +104,14 @@ def read_jpeg(data: bytes) -> None:
 
 def read_subscriptions(data: bytes) -> None:
     """What a publisher receives: subscriptions, their ends, and requests for frames."""
-    group = subscriptions.WorkerGroups()
-    for message in [*split(data, 30), subscriptions.ready_message(MEMBER, len(data) % 7)]:
+    group = worker_groups.WorkerGroups()
+    for message in [*split(data, 30), worker_groups.ready_message(MEMBER, len(data) % 7)]:
         if message[:1] == b"\1":
-            group.join(message[1:])
+            group.join("c", message[1:])
         elif message[:1] == b"\0":
-            group.leave(message[1:])
+            group.leave("c", message[1:])
         else:
-            group.note_ready(message)
+            group.note_ready("c", message)
         for name, topic in group.choose(b"frame/c"):
             expect(not topic or topic.startswith(f"turn/{name}/".encode()))
             expect(not topic or topic.endswith(b"/frame/c"))
@@ -207,7 +207,7 @@ def seeds() -> list[bytes]:
         b"\1" + end,
         b"\1" + result,
         b"\2" + jpeg_image,
-        b"\3" + join([b"\1" + MEMBER, subscriptions.ready_message(MEMBER, 0), b"\0" + MEMBER]),
+        b"\3" + join([b"\1" + MEMBER, worker_groups.ready_message(MEMBER, 0), b"\0" + MEMBER]),
         b"\4" + b"".join(CLAIM.pack(seq % 2, 0, seq, seq) for seq in (0, 2, 1, 3)),
         b"\5" + question,
         b"\5" + join([answer, answer]),

@@ -90,7 +90,7 @@ class Publisher:
         socket = self._endpoint.socket
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # report every subscriber of the same topic
         socket.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)  # later parts of a message are none
-        self._subscriptions = Subscriptions(socket, self._forget_counts)
+        self._subscriptions = Subscriptions(self._endpoint, self._forget_counts)
         try:
             bind = parsed.bind is not False
             self._endpoint.open(parsed, bind)
@@ -205,7 +205,6 @@ class Publisher:
 
     def _update(self) -> None:
         self._check_thread()
-        self._endpoint.connections.check()
         self._subscriptions.update()
 
     def _is_wanted(self, topic: bytes) -> bool:

@@ -4,76 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
-import resource
-import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import zmq
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.transport.access.socket_files import IN_USE, SocketFile, free_path
 from pipeline.transport.address import Address
-from pipeline.transport.zmq.keys import Security, check_peers, protect
-
-FEW_FILES = 16
-LAST_FILES = 6
-"""Descriptors kept for the connections that arrive between two checks."""
-
-CHECK_S = 0.05
-
-log = logging.getLogger(__name__)
-
-
-class ConnectionLimit:
-    """Checks the file descriptors left for connections to the endpoints that a socket has bound.
-
-    Each connection uses one or two. If none is left for the next, it waits over TCP until there is
-    one, but over ipc libzmq 4.3.5 aborts the process (`ipc_listener.cpp` regards that as
-    impossible). No setting of libzmq refuses connections, so the socket's owner ends with an error
-    before that.
-    """
-
-    def __init__(self) -> None:
-        self._endpoints: list[str] = []
-        self._has_warned = False
-        self._next_check_s = 0.0
-
-    def add(self, endpoint: str) -> None:
-        """Add an endpoint that the socket has bound."""
-        self._endpoints.append(endpoint)
-
-    def check(self) -> None:
-        """Check, at most once per `CHECK_S`, and warn once if few descriptors are left.
-
-        Raises `RunError` if fewer than `LAST_FILES` are left.
-        """
-        now_s = time.monotonic()
-        if not self._endpoints or now_s < self._next_check_s:
-            return
-        self._next_check_s = now_s + CHECK_S
-        spare = spare_files()
-        places = ", ".join(self._endpoints)
-        if spare < LAST_FILES and "ipc://" in places:
-            raise RunError(
-                f"{places}: too few file descriptors are left; raise the limit (ulimit -n)"
-            )
-        if spare < FEW_FILES and not self._has_warned:
-            log.warning("%s: file descriptors run short; raise the limit (ulimit -n)", places)
-        self._has_warned = spare < FEW_FILES
-
-
-def spare_files() -> int:
-    """How many more files this process may open."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return FEW_FILES
-    try:
-        return limit - len(os.listdir("/dev/fd"))
-    except OSError:  # not even one to count them
-        return 0
-
+from pipeline.transport.zmq.keys import Security, protect
+from pipeline.transport.zmq.peers.connections import HANDSHAKE_MS, Connections
 
 QUEUED = 2
 """Messages that may wait for one subscriber, per stream; further ones are dropped."""
@@ -87,7 +27,6 @@ IDLE_S, PROBE_S, PROBES = 1, 1, 3
 UNACKNOWLEDGED_MS = 3000
 CONNECT_MS = 2000
 RECONNECT_MS = (100, 1000)  # the first wait and the longest
-HANDSHAKE_MS = 5000
 FILES_NEEDED = 16  # by a context with a socket, two connections and the check of peers
 LOCAL_BUFFER = 4 << 20  # a whole raw image
 REMOTE_BUFFER = 256 << 10  # small, because images in it grow old on a slow link
@@ -115,7 +54,7 @@ class Endpoint:
     def __init__(self, kind: int, security: Security, max_part_bytes: int, streams: int) -> None:
         self._security = security
         self._context = new_context()
-        self._peer_check: Any = None
+        self._connections: Connections | None = None
         self.socket = self._context.socket(kind)
         self.addresses: list[Address] = []
         self._opened: list[tuple[str, bool]] = []
@@ -127,7 +66,6 @@ class Endpoint:
         # A publisher that connects to its subscriber queues nothing while that is away. Otherwise
         # the first message after its return would be an old one.
         self.socket.immediate = kind == zmq.XPUB
-        self.connections = ConnectionLimit()
 
     def open(self, address: Address, bind: bool) -> None:
         """Bind or connect; a socket may have several addresses, all with the same security.
@@ -142,10 +80,12 @@ class Endpoint:
         # them, while the other end listens on the other.
         self.socket.ipv6 = address.host.startswith("[")
         protect(self.socket, address, self._security, bind)
-        if bind and self._security.keys is not None and self._peer_check is None:
-            self._peer_check = check_peers(self._context, self._security.peers)
         if not bind:
             _check_destination(address)
+        if self._connections is None and (bind or self.socket.type == zmq.XPUB):
+            keys = self._security.peers if self._security.keys is not None else None
+            is_publisher = self.socket.type == zmq.XPUB
+            self._connections = Connections(self._context, self.socket, keys, numbered=is_publisher)
         try:
             if bind:
                 self._bind(address)
@@ -155,8 +95,21 @@ class Endpoint:
             raise ConfigError(f"address '{address.text}': {_why(error)}") from error
         self.addresses.append(address)
         self._opened.append((address.endpoint, bind))
-        if bind:
-            self.connections.add(self.last_endpoint())
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether connections may be closed from which no message is noted."""
+        return self._connections is not None and self._connections.is_crowded
+
+    def note_message(self, message: zmq.Frame) -> None:
+        """Note that a message has come, so that its connection is kept."""
+        if self._connections is not None:
+            self._connections.note_message(message)
+
+    def disconnect(self, message: zmq.Frame, why: str) -> None:
+        """Close the connection that a message came from."""
+        if self._connections is not None:
+            self._connections.disconnect(message, why)
 
     def _bind(self, address: Address) -> None:
         """Bind; a path must be free, because libzmq would replace its file, and becomes private."""
@@ -178,9 +131,9 @@ class Endpoint:
             return
         for file in self._files:
             file.remove()
+        if self._connections is not None:
+            self._connections.stop()
         self.socket.close(int(flush_s * 1000))
-        if self._peer_check is not None:
-            self._peer_check.stop()
         self._context.term()
 
     def __enter__(self: E_) -> E_:

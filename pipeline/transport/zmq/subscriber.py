@@ -39,12 +39,12 @@ from pipeline.transport.wire.schema import (
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.sockets import Endpoint, is_readable, peer_of
 from pipeline.transport.zmq.stream_counts import LATE_NS, LogLimit, Stream, Streams
-from pipeline.transport.zmq.subscriptions import end_receipt, member_prefix, ready_message
+from pipeline.transport.zmq.subscriptions import end_receipt
+from pipeline.transport.zmq.worker_groups import QUEUED_REQUESTS, REPEAT_S, Requests, member_prefix
 from pipeline.types import ClockOffset, Frame, Image, Result
 
 MAX_DRAIN = 100  # messages read at once; a flood must not delay the newest
 MAX_HELD = 16
-REPEAT_S = 0.1  # how often a group's member repeats that it is ready
 FRESHER_S = 0.1  # how long to wait for the fresher message behind one that was long on its way
 LATE_S = LATE_NS / 1e9
 STEP_S = 0.02  # longer waits are not counted, because the process was stopped meanwhile
@@ -115,6 +115,7 @@ class Subscriber:
         self._member = member_prefix(group)
         self._name = secrets.token_hex(8)
         self._frames_had = 0
+        self._requests = Requests([self._member + topic for topic in self._topics])
         self._rings = ReaderRings(self._limits.max_frame_bytes, notify=not self._member)
         self._clocks = RemoteClocks(parsed[0], security)
         self._log_limit = LogLimit()
@@ -134,7 +135,6 @@ class Subscriber:
 
         The next `receive` returns it, or a newer one if it is called later than `LATE_S`.
         """
-        self._endpoint.connections.check()
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
             self._drain(left_s)
@@ -148,7 +148,6 @@ class Subscriber:
 
     def receive(self, timeout_s: float) -> Received | None:
         """The newest message of the camera that waits longest; None if none came in time."""
-        self._endpoint.connections.check()
         awaited_s, self._awaited_s = self._awaited_s, None
         if awaited_s is not None and time.monotonic() - awaited_s > LATE_S:
             self._discard_pending()
@@ -205,6 +204,8 @@ class Subscriber:
             if not is_readable(socket):
                 return
             parts = socket.recv_multipart(copy=False)
+            if self._endpoint.is_crowded:
+                self._endpoint.note_message(parts[0])
             self._accept([part.buffer for part in parts], partial(peer_of, parts[0]))
 
     def _read_notifications(self) -> None:
@@ -231,10 +232,8 @@ class Subscriber:
             self._endpoint.socket.setsockopt(zmq.SUBSCRIBE if on else zmq.UNSUBSCRIBE, topic)
 
     def _send_ready(self) -> None:
-        """Ask for the next frame; repeated, because a publisher may have just started."""
         if not self._pending:
-            for topic in self._topics:
-                message = ready_message(self._member + topic, self._frames_had)
+            for message in self._requests.due(self._frames_had):
                 self._endpoint.socket.send(message, zmq.NOBLOCK)
 
     def _accept(
@@ -386,6 +385,8 @@ def _open_socket(
     """The socket of a subscriber at all of the addresses, without a subscription."""
     # A member of a group sends requests to the publisher, which only XSUB can.
     endpoint = Endpoint(zmq.XSUB if member else zmq.SUB, security, limits.max_part_bytes, streams)
+    if member:
+        endpoint.socket.sndhwm = QUEUED_REQUESTS * streams
     try:
         for address in addresses:
             endpoint.open(address, address.bind is True)

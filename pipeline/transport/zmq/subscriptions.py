@@ -1,127 +1,33 @@
-"""Follows what the subscribers of a publisher want, and which member of a group gets each frame.
+"""Follows what the subscribers of a publisher want, per connection.
 
-A group's members share the frames of a stream: each frame goes to one that is ready for it. A
-member subscribes to a topic of its own, `turn/GROUP/MEMBER/frame/CAMERA` (without the camera for
-all), and says that it is ready with a message to the publisher: `READY`, its subscription, and how
-many frames it has received, in 8 bytes. It repeats this as long as it waits, so that a publisher
-that starts later receives it too; the number tells a repetition from the next request. ZeroMQ
-unsubscribes a member that dies, which loses the frame that it was processing and no other.
+libzmq keeps for each connection the set of its subscriptions, and sends a message to those
+connections that have a matching one. It reports each message of a connection with the
+connection's number (see `Connections`), also one that repeats a subscription or takes back what the
+connection never had. When a connection ends, it reports each subscription of its set, without a
+number. The same set is kept here per connection, so that no report of one connection changes what
+the others have.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-import struct
+import os
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 import zmq
 
-from pipeline.errors import ConfigError
-from pipeline.transport.zmq.sockets import is_readable
+from pipeline.transport.zmq.sockets import Endpoint, is_readable
+from pipeline.transport.zmq.worker_groups import WorkerGroups
 
-READY = b"\x02"
-FORGET_S = 2.0  # a frame sent so long ago to a member that still asks was lost
-MAX_MEMBERS = 256
-
-_NAME = r"[A-Za-z0-9_-]{1,32}"
-_SUBSCRIPTION = re.compile(rb"turn/(" + _NAME.encode() + rb")/[0-9a-f]{16}/frame/")
-_NUMBER = struct.Struct("<Q")
-
-
-def member_prefix(group: str | None) -> bytes:
-    """The beginning of the topics of a new member of a group; empty without a group.
-
-    Raises `ConfigError` if the group's name is invalid.
-    """
-    if group is None:
-        return b""
-    if not re.fullmatch(_NAME, group):
-        raise ConfigError(f"group '{group}': expected at most 32 letters, digits, _ and -")
-    return f"turn/{group}/{secrets.token_hex(8)}/".encode()
-
-
-def ready_message(subscription: bytes, frames: int) -> bytes:
-    """The request for a frame of a member that has received `frames` frames."""
-    return READY + subscription + _NUMBER.pack(frames)
-
-
-@dataclass(slots=True)
-class _Member:
-    """Its group, and which of its requests was served last, and when."""
-
-    group: str
-    served: int = -1
-    served_at_s: float = 0.0
-
-
-class WorkerGroups:
-    """Chooses at the publisher which member of each group receives a frame."""
-
-    def __init__(self) -> None:
-        self._members: dict[bytes, _Member] = {}
-        self._waiting: dict[bytes, int] = {}  # the ready members, longest first, by request number
-
-    def __bool__(self) -> bool:
-        return bool(self._members)
-
-    def join(self, subscription: bytes) -> None:
-        """Add a member, if the subscription is one of a member."""
-        found = _SUBSCRIPTION.match(subscription)
-        if found and len(self._members) < MAX_MEMBERS:
-            self._members[subscription] = _Member(found[1].decode())
-
-    def leave(self, subscription: bytes) -> None:
-        """Remove a member."""
-        self._members.pop(subscription, None)
-        self._waiting.pop(subscription, None)
-
-    def note_ready(self, message: bytes) -> None:
-        """Read a member's request; any other message is ignored."""
-        if len(message) <= _NUMBER.size or not message.startswith(READY):
-            return
-        subscription = message[len(READY) : -_NUMBER.size]
-        (frames,) = _NUMBER.unpack(message[-_NUMBER.size :])
-        member = self._members.get(subscription)
-        if member is None:
-            return
-        if subscription in self._waiting:  # another publisher may have served the earlier request
-            self._waiting[subscription] = max(self._waiting[subscription], frames)
-        elif frames > member.served or time.monotonic() - member.served_at_s > FORGET_S:
-            self._waiting[subscription] = frames
-
-    def choose(self, topic: bytes) -> list[tuple[str, bytes]]:
-        """Each group that wants `topic`, and the topic of the member that gets the next message.
-
-        The member's topic is empty if all members of the group are busy.
-        """
-        chosen: dict[str, bytes] = {}
-        for subscription in self._waiting:
-            group = self._members[subscription].group
-            if group not in chosen and _is_for(topic, subscription):
-                chosen[group] = subscription
-        for subscription in chosen.values():
-            member = self._members[subscription]
-            member.served, member.served_at_s = self._waiting.pop(subscription), time.monotonic()
-        groups = {m.group for s, m in self._members.items() if _is_for(topic, s)}
-        return [(g, _own_topic(topic, chosen[g]) if g in chosen else b"") for g in sorted(groups)]
-
-
-def _own_topic(topic: bytes, subscription: bytes) -> bytes:
-    return b"/".join(subscription.split(b"/", 3)[:3]) + b"/" + topic
-
-
-def _is_for(topic: bytes, subscription: bytes) -> bool:
-    """Whether a member wants the topic: exactly, or as a prefix if it ends with a slash."""
-    wanted = subscription.split(b"/", 3)[3]
-    return topic == wanted or (wanted.endswith(b"/") and topic.startswith(wanted))
-
-
-MAX_SUBSCRIPTION = 1024  # bytes; subscribers send nothing longer
-MAX_SUBSCRIPTIONS = 1000
+MAX_SUBSCRIPTION = 512  # bytes; subscribers send nothing longer
+MAX_TOPICS = 128
+"""Subscriptions of one connection; one that has more is closed."""
+MAX_TOPIC_BYTES = 16384  # of all of them; libzmq needs up to 50 times as much
+READ_S = 0.001  # for reading messages at once; a flood must not delay the frame
+FLOOD = 1000
+"""Messages of one connection within a second that are a flood if not all can be read."""
 
 _END = b"end/"
 
@@ -134,59 +40,198 @@ def end_receipt(sender: int, subscriber: str, topic: bytes) -> bytes:
     return _END + f"{sender:016x}/{subscriber}/".encode() + topic
 
 
+@dataclass(eq=False)
+class Connection:
+    """The subscriptions of one connection.
+
+    `name` is empty for those that have no number: the publisher connected to them, with keys, so
+    they are trusted.
+    """
+
+    name: str
+    fd: int = -1
+    inode: int = 0
+    topics: Counter[bytes] = field(default_factory=Counter)
+    nbytes: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection's socket still exists."""
+        return bool(self.inode) and _inode(self.fd) == self.inode
+
+    def wants(self, topic: bytes) -> bool:
+        return any(topic.startswith(prefix) for prefix in self.topics)
+
+
+@dataclass
+class _Recent:
+    """What a connection sent within this second: how many parts, and the first of them."""
+
+    message: zmq.Frame
+    parts: int = 0
+    is_refused: bool = False
+
+
 class Subscriptions:
     """The subscriptions at an XPUB socket, and the worker groups among them.
 
-    `forget` is called with the topic prefix of a group's member that has left.
+    `prefixes` holds how many connections subscribe to what. `forget` is called with the topic
+    prefix of a group's member that has left.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], forget: Callable[[bytes], object]) -> None:
-        self._socket = socket
+    def __init__(self, endpoint: Endpoint, forget: Callable[[bytes], object]) -> None:
+        self._endpoint = endpoint
+        self._socket = endpoint.socket
         self._forget = forget
         self.prefixes: Counter[bytes] = Counter()
         self.groups = WorkerGroups()
-        self._receipts: set[bytes] | None = None
+        self._connections: dict[str, Connection] = {}
+        self._counts: dict[bytes, int] = {}  # of the topics asked for, until something changes
+        self._receipts: dict[bytes, set[str]] | None = None
+        self._receipts_for = b""
+        self._recent: dict[str, _Recent] = {}
+        self._second = 0
 
     def wants(self, topic: bytes) -> bool:
         """Whether any subscriber wants the topic."""
-        return any(topic.startswith(prefix) for prefix in self.prefixes)
+        return self.count(topic) > 0
 
     def count(self, topic: bytes) -> int:
         """How many subscribers want the topic."""
-        return sum(n for prefix, n in self.prefixes.items() if topic.startswith(prefix))
+        found = self._counts.get(topic)
+        if found is None:
+            found = sum(self.prefixes[topic[:size]] for size in range(len(topic) + 1))
+            self._counts[topic] = found
+        return found
 
-    def unconfirmed(self, sender: int, topics: list[bytes]) -> list[bytes]:
+    def unconfirmed(self, sender: int, topics: Collection[bytes]) -> list[bytes]:
         """Those of the topics whose end has not reached all their subscribers."""
         if self._receipts is None:
-            self._receipts = set()
+            self._receipts = {topic: set() for topic in topics}
+            self._receipts_for = _END + f"{sender:016x}/".encode()
         self.update()
-        own = f"{_END.decode()}{sender:016x}/".encode()
-        confirmed = Counter(r.split(b"/", 3)[3] for r in self._receipts if r.startswith(own))
-        return [topic for topic in topics if confirmed[topic] < self.count(topic)]
+        return [topic for topic in topics if self._waits(topic, self._receipts.get(topic, set()))]
+
+    def _waits(self, topic: bytes, confirmed: Collection[str]) -> bool:
+        return any(
+            name not in confirmed and connection.wants(topic)
+            for name, connection in self._connections.items()
+        )
 
     def update(self) -> None:
         """Process what subscribers have sent: subscriptions, their ends, and members' requests."""
-        for _ in range(MAX_SUBSCRIPTIONS):  # a flood must not delay the frame
+        if not is_readable(self._socket):
+            return
+        end_s = time.monotonic() + READ_S
+        while time.monotonic() < end_s:
             if not is_readable(self._socket):
                 return
-            message, *more = self._socket.recv_multipart()
+            first, *more = self._socket.recv_multipart(copy=False)
+            connection = self._sender(first, 1 + len(more))
             if not more:  # messages of several parts mean nothing here
-                self._process(message)
+                self.process(first.bytes, connection)
+        self._end_flood()
 
-    def _process(self, message: bytes) -> None:
+    def process(self, message: bytes, connection: Connection | None) -> None:
+        """Process a message of a connection, or (None) libzmq's report that one has ended."""
         kind, topic = message[:1], message[1:]
-        if kind in {b"\x00", b"\x01"} and topic.startswith(_END):
-            if self._receipts is not None and topic.count(b"/") >= 3:
-                self._receipts.add(topic)
-        elif kind == b"\x01" and len(self.prefixes) < MAX_SUBSCRIPTIONS:
-            self.prefixes[topic] += 1
-            self.groups.join(topic)
-        elif kind == b"\x00":
-            self.prefixes[topic] -= 1
-            if self.prefixes[topic] <= 0:
-                del self.prefixes[topic]
-                self.groups.leave(topic)
-                if topic.startswith(b"turn/"):  # a member that returns has another name
-                    self._forget(topic)
-        else:
-            self.groups.note_ready(message)
+        if kind == b"\x00":
+            self._remove(topic, connection or self._ended(topic))
+        elif connection is not None and kind == b"\x01":
+            self._add(topic, connection)
+        elif connection is not None:
+            self.groups.note_ready(connection.name, message)
+
+    # --- what each connection wants ---------------------------------------------------------
+
+    def _add(self, topic: bytes, connection: Connection) -> None:
+        if connection.name and connection.topics[topic]:
+            return  # the set has it already
+        self._connections[connection.name] = connection
+        connection.topics[topic] += 1
+        connection.nbytes += len(topic)
+        if topic.startswith(_END):
+            self._note_receipt(topic, connection)
+            return
+        self.prefixes[topic] += 1
+        self._counts.clear()
+        self.groups.join(connection.name, topic)
+
+    def _remove(self, topic: bytes, connection: Connection | None) -> None:
+        if connection is None or not connection.topics[topic]:
+            return  # it never had it
+        connection.topics[topic] -= 1
+        connection.nbytes -= len(topic)
+        if not connection.topics[topic]:
+            del connection.topics[topic]
+            self.groups.leave(connection.name, topic)
+        if not connection.topics:
+            del self._connections[connection.name]
+        if topic.startswith(_END):
+            return
+        self.prefixes[topic] -= 1
+        self._counts.clear()
+        if not self.prefixes[topic]:
+            del self.prefixes[topic]
+            if topic.startswith(b"turn/"):  # a member that returns has another name
+                self._forget(topic)
+
+    def _ended(self, topic: bytes) -> Connection | None:
+        """A connection that has ended and had this subscription."""
+        having = [c for c in self._connections.values() if c.topics[topic]]
+        return next((c for c in having if not c.is_open), having[0] if having else None)
+
+    def _note_receipt(self, topic: bytes, connection: Connection) -> None:
+        if self._receipts is not None and topic.startswith(self._receipts_for):
+            confirmed = self._receipts.get(topic.split(b"/", 3)[-1])
+            if confirmed is not None:
+                confirmed.add(connection.name)
+
+    # --- who sends ----------------------------------------------------------------------------
+
+    def _sender(self, message: zmq.Frame, parts: int) -> Connection | None:
+        """The connection that sent a message; None if libzmq itself reports an end."""
+        try:
+            name = str(message.get("User-Id"))
+        except zmq.ZMQError:
+            try:
+                message.get("Socket-Type")
+            except zmq.ZMQError:
+                return None
+            return self._connections.get("") or Connection("")
+        connection = self._connections.get(name)
+        if connection is None:
+            fd = int(message.get(zmq.SRCFD))
+            connection = Connection(name, fd, _inode(fd))
+            self._endpoint.note_message(message)
+        self._limit(message, connection, parts)
+        return connection
+
+    def _limit(self, message: zmq.Frame, connection: Connection, parts: int) -> None:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._recent.clear()
+        recent = self._recent.setdefault(connection.name, _Recent(message))
+        recent.parts += parts
+        if len(connection.topics) > MAX_TOPICS or connection.nbytes > MAX_TOPIC_BYTES:
+            self._refuse(recent, f"has more than {MAX_TOPICS} subscriptions or too long ones")
+
+    def _end_flood(self) -> None:
+        """Close the connection that sent most, if it sent so much that others have to wait."""
+        busiest = max(self._recent.values(), key=lambda recent: recent.parts, default=None)
+        if busiest is not None and busiest.parts > FLOOD:
+            self._refuse(busiest, "sends more messages than can be read")
+
+    def _refuse(self, recent: _Recent, why: str) -> None:
+        if not recent.is_refused:
+            recent.is_refused = True
+            self._endpoint.disconnect(recent.message, why)
+
+
+def _inode(fd: int) -> int:
+    """The number of an open file, which no later one has; 0 if there is none."""
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return 0

@@ -1,0 +1,332 @@
+"""Authenticates, numbers and limits the connections of a socket, in a thread of its own.
+
+libzmq asks here about each connection (RFC 27/ZAP) and reports what becomes of it (its monitor).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import logging
+import os
+import random
+import resource
+import socket as unix
+import struct
+import sys
+import termios
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from pipeline.transport.zmq.peers.listener import Listener
+from pipeline.transport.zmq.stream_counts import LogLimit
+
+MAX_CONNECTIONS = 256
+MAX_SILENT = 32
+"""Connections that have sent no message yet."""
+SPARE_FILES = 16
+"""File descriptors kept for the rest of the process."""
+
+_DOMAIN = b"vision"
+_ZAP = "inproc://zeromq.zap.01"
+_EVENTS = (
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
+    | zmq.EVENT_ACCEPT_FAILED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_MONITOR_STOPPED
+)
+HANDSHAKE_MS = 5000  # libzmq closes a connection whose handshake takes longer
+PENALTY_S = 1.0  # how long a source may not connect after it was disconnected
+MAX_UNREAD = 65536
+"""Bytes that wait for a publisher, whose subscribers send little."""
+PAUSE_S = 0.01  # after such an attempt, so that many of them cost little
+SOON_MS, WATCH_MS = 10, 100
+_EVENT = struct.Struct("=hi")  # what happened, and the file descriptor
+_TCP_INFO, _RECEIVED_AT = 11, 128  # Linux: the option, and the offset of tcpi_bytes_received
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Accepted:
+    """A connection that libzmq has accepted, by its source: a network address or a process."""
+
+    source: str
+    accepted_s: float = field(default_factory=time.monotonic)
+    has_sent: bool = False
+    is_refused: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it may not have finished its handshake."""
+        return not self.has_sent and time.monotonic() - self.accepted_s < HANDSHAKE_MS / 1000
+
+
+class Connections:
+    """Decides who may connect to a socket.
+
+    - `keys`: the public keys that are let in; None: no keys are used
+    - `numbered`: give each connection a number of its own as `User-Id` of its messages, instead of
+      its key
+
+    At most `MAX_CONNECTIONS` may be open, and only as many as leave `SPARE_FILES` file descriptors;
+    half of them from one network address or process. Further ones are closed at once. If there is
+    no room, the one that has sent least is closed for the next, unless a message has come from it
+    (see `note_message`), so that those that never finish their handshake keep nobody out.
+    Create it before the socket is bound or connected, and `stop` it before the socket is closed.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        socket: zmq.Socket[bytes],
+        keys: Collection[bytes] | None,
+        *,
+        numbered: bool,
+    ) -> None:
+        self._socket = socket
+        self._keys = keys
+        self._numbered = numbered
+        self._number = 0
+        self._accepted: dict[int, _Accepted] = {}
+        self._listeners: list[Listener] = []
+        self._new: list[Listener] = []
+        self._is_admitting = False
+        self._paused_until_s = 0.0
+        self._banned: dict[str, float] = {}  # until when, by source
+        self.is_crowded = False
+        """Whether connections that have sent no message may be closed."""
+        self._random = random.SystemRandom()
+        self._log_limit = LogLimit()
+        socket.zap_domain = _DOMAIN
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self._zap = context.socket(zmq.REP)
+        self._zap.linger = 0
+        self._zap.bind(_ZAP)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+        self._thread = threading.Thread(target=self._run, name="connections", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Admit nobody any more."""
+        self._socket.disable_monitor()
+        self._thread.join()
+
+    def note_message(self, message: zmq.Frame) -> None:
+        """Note that a message of a connection has come; for the thread that uses the socket."""
+        accepted = self._accepted.get(int(message.get(zmq.SRCFD)))
+        if accepted is not None:
+            accepted.has_sent = True
+
+    def disconnect(self, message: zmq.Frame, why: str) -> None:
+        """Close the connection that a message came from; for the thread that uses the socket."""
+        peer = str(message.get("Peer-Address"))
+        self._ban(source_of(peer), why)
+        close_connection(int(message.get(zmq.SRCFD)), peer)
+
+    def _ban(self, source: str, why: str) -> None:
+        now_s = time.monotonic()
+        banned = {other: end_s for other, end_s in self._banned.items() if end_s > now_s}
+        self._banned = {**banned, source: now_s + PENALTY_S}
+        self._warn("disconnected %s: it %s", source, why)
+
+    # --- in the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        finally:
+            for listener in [*self._new, *self._listeners]:
+                listener.close()
+            self._monitor.close(0)
+            self._zap.close(0)
+
+    def _step(self) -> bool:
+        """Wait for something to happen, and handle it; False at the end."""
+        is_paused = self._is_admitting or time.monotonic() < self._paused_until_s
+        waiting = [] if is_paused else self._listeners
+        sockets: list[Any] = [self._monitor, self._zap, *waiting]
+        wait_ms = SOON_MS if is_paused or self._new else self._watch_ms()
+        ready = zmq.zmq_poll([(one, zmq.POLLIN) for one in sockets], wait_ms)
+        if not ready:
+            self._is_admitting = False  # the newcomer has gone
+        if self._zap.poll(0):
+            self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
+        while self._monitor.poll(0):
+            event, *_ = self._monitor.recv_multipart()
+            if not self._note(*_EVENT.unpack(event)):
+                return False
+        for listener in tuple(self._new):
+            self._take_over(listener)
+        for listener in waiting:
+            if any(one in {listener, listener.fileno()} for one, _ in ready):
+                self._decide(listener)
+        return True
+
+    def _is_banned(self, source: str) -> bool:
+        return self._banned.get(source, 0.0) > time.monotonic()
+
+    def _watch_ms(self) -> int:
+        """Close connections that send more than is read; returns when to look again.
+
+        A publisher's thread may be busy in libzmq with such a connection, so that it cannot do it.
+        """
+        if not self._numbered or not self._accepted:
+            return -1
+        for fd, one in self._accepted.items():
+            if not one.is_refused and unread_bytes(fd) > MAX_UNREAD:
+                self._ban(one.source, "sends more than is read")
+                self._close(fd)
+        return WATCH_MS
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        """Whether a connection is let in, and the `User-Id` of its messages."""
+        version, number, _, address, _, mechanism, *credentials = request
+        peer = address.decode()
+        if self._is_banned(source_of(peer)):  # a temporary error, after which it tries again
+            return [version, number, b"300", b"", b"", b""]
+        self._number += 1
+        user = str(self._number).encode()
+        if mechanism == b"CURVE" or self._keys is not None:
+            key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
+            if self._keys is None or key not in self._keys:
+                self._warn("refused %s: its key %s is unknown", peer, key.decode())
+                return [version, number, b"400", b"unknown key", b"", b""]
+            if not self._numbered:
+                user = key
+        for one in self._accepted.values():  # over ipc the address is that of a process
+            one.has_sent |= one.source == peer
+        return [version, number, b"200", b"OK", user, b""]
+
+    def _note(self, event: int, fd: int) -> bool:
+        """Note what became of a connection or a listening socket; False at the end."""
+        if event == zmq.EVENT_MONITOR_STOPPED:
+            return False
+        if event == zmq.EVENT_LISTENING:
+            with suppress(OSError):
+                self._new.append(Listener(fd))
+            return True
+        self._is_admitting = False
+        if event == zmq.EVENT_DISCONNECTED:
+            self._accepted.pop(fd, None)
+        elif event == zmq.EVENT_ACCEPTED:
+            self._accepted[fd] = newcomer = _Accepted(source_of(peer_at(fd)))
+            if self._is_banned(newcomer.source):
+                self._close(fd)
+                self._paused_until_s = time.monotonic() + PAUSE_S
+            elif self._count(newcomer.source) > self._room() // 2:
+                self._close(fd)
+                self._warn("refused %s: it has too many connections", newcomer.source)
+        return True
+
+    def _take_over(self, listener: Listener) -> None:
+        if listener.take_over():
+            self._listeners.append(listener)
+        elif listener.is_given_up:
+            listener.close()
+        else:
+            return  # libzmq does not wait for connections yet
+        self._new.remove(listener)
+
+    def _decide(self, listener: Listener) -> None:
+        """Admit a newcomer, make room for it, or turn it away."""
+        silent = [fd for fd, one in self._accepted.items() if one.is_silent]
+        has_room = len(self._accepted) < self._room() and len(silent) < MAX_SILENT
+        self.is_crowded = not has_room
+        if has_room:
+            listener.admit()
+            self._is_admitting = True
+        elif silent:
+            self._random.shuffle(silent)
+            self._close(min(silent, key=received_bytes))
+            self._is_admitting = True  # once that has gone
+        elif listener.turn_away():
+            self._warn("refused a connection: %d are open", len(self._accepted))
+
+    def _room(self) -> int:
+        """How many connections there may be, with those that are open."""
+        spare = spare_files() - SPARE_FILES
+        return min(MAX_CONNECTIONS, max(len(self._accepted) + spare, 0))
+
+    def _count(self, source: str) -> int:
+        return sum(one.source == source and not one.is_refused for one in self._accepted.values())
+
+    def _close(self, fd: int) -> None:
+        self._accepted[fd].is_refused = True
+        close_connection(fd)
+
+    def _warn(self, text: str, *arguments: object) -> None:
+        if self._log_limit.allows(text):
+            log.warning(text, *arguments)
+
+
+def spare_files() -> int:
+    """How many more files this process may open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS + SPARE_FILES
+    try:
+        return limit - len(os.listdir("/dev/fd"))
+    except OSError:  # not even one to count them
+        return 0
+
+
+def peer_at(fd: int) -> str:
+    """Who is at the other end of a socket, in libzmq's form; empty if nobody is."""
+    with suppress(OSError), borrowed(fd) as socket:
+        if socket.family == unix.AF_UNIX:
+            credentials = socket.getsockopt(unix.SOL_SOCKET, unix.SO_PEERCRED, _CREDENTIALS.size)
+            process, user, group = _CREDENTIALS.unpack(credentials)
+            return f"localhost:{user}:{group}:{process}"
+        return str(socket.getpeername()[0])
+    return ""
+
+
+def received_bytes(fd: int) -> int:
+    """How much a TCP connection has received; 0 if that is not known."""
+    with suppress(OSError), borrowed(fd) as socket:
+        info = socket.getsockopt(unix.IPPROTO_TCP, _TCP_INFO, _RECEIVED_AT + 8)
+        return int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
+    return 0
+
+
+def unread_bytes(fd: int) -> int:
+    """How much of what a connection has received was not read yet."""
+    with suppress(OSError):
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return 0
+
+
+def source_of(peer: str) -> str:
+    """What one sender can have many of: a process, an IPv4 address, an IPv6 network."""
+    try:
+        return str(ipaddress.ip_network(f"{peer}/{64 if ':' in peer else 32}", strict=False))
+    except ValueError:
+        return peer
+
+
+def close_connection(fd: int, peer: str | None = None) -> None:
+    """Close a connection of libzmq, unless its descriptor is no longer that of `peer`."""
+    if peer is None or peer_at(fd) == peer:
+        with suppress(OSError), borrowed(fd) as socket:
+            socket.shutdown(unix.SHUT_RDWR)
+
+
+@contextmanager
+def borrowed(fd: int) -> Iterator[unix.socket]:
+    """A socket of libzmq, which stays open; raises `OSError` if there is none."""
+    socket = unix.socket(fileno=fd)
+    try:
+        yield socket
+    finally:
+        socket.detach()

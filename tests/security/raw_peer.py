@@ -1,0 +1,108 @@
+"""A peer that sends what it likes: ZMTP 3.0 (RFC 23) on a plain socket, without libzmq."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB"
+LONG, COMMAND = 2, 4
+
+
+def zmtp_frame(body, flags=0):
+    """A part of a message, or a command, as it travels."""
+    if len(body) < 256:
+        return bytes([flags, len(body)]) + body
+    return bytes([flags | LONG]) + len(body).to_bytes(8, "big") + body
+
+
+def plain_socket(endpoint):
+    """A socket that is connected to an endpoint as ZeroMQ writes it."""
+    kind, place = endpoint.split("://")
+    if kind == "tcp":
+        host, port = place.rsplit(":", 1)
+        return socket.create_connection((host, int(port)))
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(place.replace("@", "\0", 1))
+    return connected
+
+
+class RawPeer:
+    """A connection that has shaken hands as a subscriber."""
+
+    def __init__(self, endpoint):
+        self._socket = plain_socket(endpoint)
+        self._socket.sendall(GREETING + zmtp_frame(READY, COMMAND))
+        self._receive(len(GREETING))
+        _, size = self._receive(2)
+        self._receive(size)  # its READY; a message before that ends the connection
+
+    def _receive(self, size):
+        received = b""
+        while len(received) < size:
+            part = self._socket.recv(size - len(received))
+            if not part:
+                raise ConnectionError("the other end closed the connection")
+            received += part
+        return received
+
+    def send(self, *messages):
+        """Send messages of one part, all at once."""
+        self._socket.sendall(b"".join(map(zmtp_frame, messages)))
+
+    def is_closed(self):
+        """Whether the other end has closed the connection; discards what has come."""
+        self._socket.settimeout(0.01)
+        with contextlib.suppress(TimeoutError):
+            try:
+                while self._socket.recv(1 << 16):
+                    pass
+            except ConnectionError:
+                return True
+            return True
+        return False
+
+    def close(self):
+        self._socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *reason):
+        self.close()
+
+
+FLOODS = {
+    "new topics": lambda n: [b"\1%d" % (n + i) for i in range(1000)],
+    "long topics": lambda n: [b"\1%d" % (n + i) + bytes(450) for i in range(1000)],
+    "one topic": lambda n: [b"\1a", b"\0a"] * 500,
+    "taken back": lambda n: [b"\0a"] * 1000,
+    "requests": lambda n: [b"\2turn/crew/0123456789abcdef/frame/" + bytes(8)] * 1000,
+}
+
+
+def flood(endpoint, kind):
+    """Send messages as fast as possible, also after the connection was closed, until killed."""
+    number = 0
+    while True:
+        with contextlib.suppress(OSError), RawPeer(endpoint) as peer:
+            print("flooding", flush=True)  # noqa: T201 - the test waits for it
+            while True:
+                peer.send(*FLOODS[kind](number))
+                number += 1000
+
+
+def connect_many(endpoint, count):
+    """Connect many times and shake hands, or only connect; hold all until killed."""
+    held = []
+    for _ in range(int(count)):
+        with contextlib.suppress(OSError):
+            held.append(RawPeer(endpoint))
+    print("connected", len(held), flush=True)  # noqa: T201 - the test waits for it
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    {"flood": flood, "connect": connect_many}[sys.argv[1]](*sys.argv[2:])
