@@ -226,7 +226,11 @@ class Connections:
                 self._paused_until_s = time.monotonic() + PAUSE_S
             elif self._count(newcomer.source) > self._room() // 2:
                 self._close(fd)
-                self._warn("refused %s: it has too many connections", newcomer.source)
+                self._warn(
+                    "refused %s: it has half of all connections, and %s",
+                    newcomer.source,
+                    self._why_full(),
+                )
         return True
 
     def _take_over(self, listener: Listener) -> None:
@@ -251,7 +255,12 @@ class Connections:
             self._close(min(silent, key=received_bytes))
             self._is_admitting = True  # once that has gone
         elif listener.turn_away():
-            self._warn("refused a connection: %d are open", len(self._accepted))
+            self._warn("refused a connection: %s", self._why_full())
+
+    def _why_full(self) -> str:
+        if self._room() < MAX_CONNECTIONS:
+            return "too few file descriptors are left; raise the limit (ulimit -n)"
+        return f"{len(self._accepted)} connections are open"
 
     def _room(self) -> int:
         """How many connections there may be, with those that are open."""
