@@ -170,7 +170,7 @@ def test_a_reader_that_starts_late_begins_with_a_new_frame(opened, monkeypatch):
 
 
 def test_unreadable_frames_do_not_open_a_source(address, monkeypatch):
-    def out_of_reach(ring):
+    def out_of_reach(ring, _):
         raise OutOfReach(f"ring {ring}: is in another container")
 
     monkeypatch.setattr(rings, "RingReader", out_of_reach)
