@@ -140,7 +140,10 @@ WRONG = {
     "empty-folder": (lambda root: root / "photos/blue", "expected one sub-folder of images"),
     "no-class": (lambda root: write(root, "photos/blue/0.png\n"), "line 1: expected an image and"),
     "empty-list": (lambda root: write(root, "\n# x\n"), "but it has none"),
-    "binary-list": (lambda root: write(root, "\udcff"), "expected text in UTF-8, but byte 0 is not"),
+    "binary-list": (
+        lambda root: write(root, "\udcff"),
+        "expected text in UTF-8, but byte 0 is not",
+    ),
     "unknown-class": (
         lambda root: write(root, "photos/blue/0.png,bleu\n"),
         "1 of its 1 classes are not among the model's 3 labels: bleu; did you mean blue",
