@@ -1,4 +1,4 @@
-"""RTSP from a real server: GStreamer's, in a process of its own that can be killed."""
+"""RTSP from servers in processes that can be killed: GStreamer's if it is here, and a small one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pipeline.source import Source
 from pipeline.sources import open_source
 from pipeline.types import Frame
 
-PROGRAM = Path(__file__).with_name("rtsp_server.py")
+GSTREAMER = Path(__file__).with_name("rtsp_server.py")
+SMALL = Path(__file__).with_name("jpeg_rtsp_server.py")
 NEEDS = """
 import gi
 gi.require_version("GstRtspServer", "1.0")
@@ -29,10 +30,6 @@ Gst.init(None)
 missing = [e for e in ("appsrc", "x264enc", "rtph264pay") if not Gst.ElementFactory.find(e)]
 raise SystemExit(" ".join(missing) or 0)
 """
-PACKAGES = (
-    "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
-    "gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
-)
 FRESH_MS = 1000.0
 """Older than that is what a server had kept; the frames of these tests are 33 ms apart."""
 
@@ -52,15 +49,15 @@ def python_of_the_bindings() -> str | None:
 class RtspServer:
     """`rtsp://127.0.0.1:PORT/cam`, which can be killed and started again."""
 
-    def __init__(self, python: str) -> None:
-        self._python = python
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.start()
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [self._python, "-I", str(PROGRAM), str(self.port)],
+            [*self._command, str(self.port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -129,12 +126,14 @@ class Proxy:
             end.close()
 
 
-@pytest.fixture
-def rtsp() -> Iterator[RtspServer]:
-    python = python_of_the_bindings()
-    if python is None:
-        pytest.skip(f"needs GStreamer's RTSP server; on Debian: apt install {PACKAGES}")
-    server = RtspServer(python)
+COMMANDS = {"jpeg": [sys.executable, str(SMALL)]}
+if (bindings := python_of_the_bindings()) is not None:
+    COMMANDS["h264"] = [bindings, "-I", str(GSTREAMER)]
+
+
+@pytest.fixture(params=COMMANDS.values(), ids=COMMANDS)
+def rtsp(request: pytest.FixtureRequest) -> Iterator[RtspServer]:
+    server = RtspServer(request.param)
     yield server
     server.kill()
 
