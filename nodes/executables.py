@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+from pipeline.runtime.signals import caught_signals
+
 
 def vision_node() -> None:
     """Capture or subscribe, detect and classify in one process."""
@@ -38,6 +40,6 @@ def _run(name: str) -> None:
             "or apt install ros-DISTRIBUTION-vision-msgs"
         )
     # While modules load there is nothing to close. The node replaces these handlers.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in caught_signals():
         signal.signal(number, lambda *_: os._exit(0))
     importlib.import_module(f"nodes.{name}").main()

@@ -1,7 +1,7 @@
 """Runs a node as a process, from its arguments to its exit code.
 
-The main thread only waits for SIGINT and SIGTERM, and the node runs on a thread of its own. So no
-signal interrupts a callback, nothing has to handle `KeyboardInterrupt`, and the context is valid
+The main thread only waits for a signal that stops it, and the node runs on a thread of its own. So
+no signal interrupts a callback, nothing has to handle `KeyboardInterrupt`, and the context is valid
 until the node has closed. Further signals are ignored, since closing takes at most `CLOSE_S`: after
 Ctrl-C a node gets two signals, from the terminal and from the launch file.
 """
@@ -27,7 +27,7 @@ from rclpy.task import Future
 
 from nodes.middleware import make_room_for_images
 from pipeline.errors import ConfigError, InputError, VisionError, one_line
-from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe
+from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe, caught_signals
 
 if TYPE_CHECKING:
     from nodes.lifecycle import ManagedNode
@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def hold_signals() -> SignalPipe:
-    """Keep SIGINT and SIGTERM for `run` from now on."""
+    """Keep the signals that stop the process for `run` from now on."""
     pipe = SignalPipe()
-    for number in STOP_SIGNALS:
+    for number in caught_signals():
         signal.signal(number, lambda *_: None)
     return pipe
 

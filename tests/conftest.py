@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -9,12 +10,25 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipeline.runtime.signals import STOP_SIGNALS
+
 from . import footage, parts
 from .faults import processes
 
 # The time that an example takes depends on the machine more than on the tested code.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+def pytest_configure():
+    """Let processes that tests start have default signals, also if this one ignores some.
+
+    A script ignores SIGINT for what it runs in the background, and `nohup` ignores SIGHUP; both are
+    inherited. A handler that does nothing is not: a new program gets the default in its place.
+    """
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config, items):

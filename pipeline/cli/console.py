@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -52,7 +53,7 @@ def finish() -> None:
 def report(error: BaseException) -> int:
     """Print an error on one line, with its traceback under `--debug`; returns the exit code."""
     if logging.getLogger(_PACKAGES[0]).isEnabledFor(logging.DEBUG):
-        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
+        _tell(printable_lines("".join(traceback.format_exception(error))))
     while isinstance(error, StageError) and isinstance(error.__cause__, VisionError):
         error = error.__cause__  # it names its subject, and the stage adds nothing
     message = one_line(error)
@@ -121,7 +122,13 @@ def size_of(count: int) -> str:
 
 def say(message: str) -> None:
     """Print one line on standard error that begins with the name of the command."""
-    print(f"vision: {printable(message)}", file=sys.stderr)
+    _tell(f"vision: {printable(message)}")
+
+
+def _tell(lines: str) -> None:
+    """Print on standard error. If that has gone, as with a terminal that was closed, go on."""
+    with contextlib.suppress(OSError):
+        print(lines, file=sys.stderr)
 
 
 class _StandardError(logging.Handler):
@@ -146,7 +153,7 @@ class _StandardError(logging.Handler):
                 return
             kind.shown += 1
         self.print_hidden()
-        print(self.format(record), file=sys.stderr)
+        _tell(self.format(record))
 
     def print_hidden(self) -> None:
         """Print one line for each kind of warning that was left out."""

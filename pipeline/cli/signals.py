@@ -1,4 +1,6 @@
-"""Makes the first SIGINT or SIGTERM stop a run, and a second one end the process at once.
+"""Makes the first SIGINT, SIGTERM or SIGHUP stop a run, and a second one end the process at once.
+
+A second SIGHUP does not: when a terminal closes, both the kernel and the shell may send one.
 
 A node has its main thread wait for signals and works on another one (`nodes.process`). A command
 cannot: windows have to be drawn on the main thread, and a write to a pipe that is never read ends
@@ -20,8 +22,10 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import VisionError
-from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe, catch_once
+from pipeline.runtime.signals import STOP_SIGNALS, SignalPipe, catch_once, caught_signals
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Those of which a second one ends the process at once."""
 PATIENCE_S = 1.0  # how long writing may delay the stop
 BEGIN_S = 1.3  # how long after the signal closing may begin; then the main thread is given up
 CLOSE_S = 1.5  # how long closing may take once it has begun
@@ -81,9 +85,10 @@ class StopSignals:
         self._pipe = SignalPipe()
         self._before[NUDGE] = signal.signal(NUDGE, self._nudged)
         self._thread.start()
-        for number in STOP_SIGNALS:
+        for number in caught_signals():
             self._before[number] = signal.signal(number, self._handle)
-            catch_once(number)
+            if number in ENDING_SIGNALS:
+                catch_once(number)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, *traceback: object) -> bool:
@@ -136,8 +141,9 @@ class StopSignals:
         return is_interruptible and not self._is_closing and self._waited_s >= PATIENCE_S
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        for stopping in STOP_SIGNALS:
-            signal.signal(stopping, signal.SIG_DFL)
+        for caught in self._before.keys() - {NUDGE}:
+            is_ending = caught in ENDING_SIGNALS
+            signal.signal(caught, signal.SIG_DFL if is_ending else signal.SIG_IGN)
         self._is_noticed = True
         if self._is_closing:
             return
@@ -155,7 +161,7 @@ class StopSignals:
             pass
         while not self._has_ended.is_set():
             number = self._pipe.wait(NUDGE_EVERY_S)
-            if number in STOP_SIGNALS:
+            if number in ENDING_SIGNALS:
                 os._exit(EXIT_BY_SIGNAL + number)
             if number is None:
                 self._waited_s += NUDGE_EVERY_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -60,13 +61,18 @@ class Progress(Output):
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + _REFRESH_S
-            self._display.show(result, self._stats())
+            try:
+                self._display.show(result, self._stats())
+            except OSError:  # the terminal was closed, which does not end the run
+                self._display = None
 
     def close(self) -> None:
         display, self._display = self._display, None
         if display is not None:
-            display.show(self._last, self._stats())
-            display.stop()
+            with contextlib.suppress(OSError):
+                display.show(self._last, self._stats())
+            with contextlib.suppress(OSError):
+                display.stop()
 
 
 class _Bar:

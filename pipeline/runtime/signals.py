@@ -1,4 +1,4 @@
-"""Receives SIGINT and SIGTERM in a pipe, so that a thread can wait for them.
+"""Receives SIGINT, SIGTERM and SIGHUP in a pipe, so that a thread can wait for them.
 
 Python runs signal handlers on the main thread only, between two of its steps: one that waits in a
 call may notice a signal late or never. The pipe is written to within the signal itself.
@@ -14,7 +14,7 @@ import signal
 
 from pipeline.errors import RunError
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalPipe:
@@ -54,6 +54,14 @@ class SignalPipe:
         signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
         os.close(self._reader)
         os.close(self._writer)
+
+
+def caught_signals() -> list[signal.Signals]:
+    """The signals that stop this process: all but those that it was started to ignore.
+
+    `nohup` has SIGHUP ignored, and a script SIGINT for what it runs in the background.
+    """
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def catch_once(number: signal.Signals) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -22,8 +25,8 @@ START_S = 120.0  # a cold cache is compiled first
 TICK_S = 0.05
 LIMIT_S = 60.0  # for runs without an end
 
-STOPPING = [signal.SIGINT, signal.SIGTERM]
-IDS = ["SIGINT", "SIGTERM"]
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+IDS = ["SIGINT", "SIGTERM", "SIGHUP"]
 
 
 @pytest.fixture
@@ -67,6 +70,63 @@ def test_a_signal_ends_a_run_in_time_and_its_files_can_be_read(
     assert figures["processed"] == len(lines)
     assert figures["captured"] == sum(figures[what] for what in ("processed", "dropped", "failed"))
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).read()[0]
+
+
+def test_a_terminal_that_closes_ends_a_run_and_its_files_can_be_read(start, tmp_path, end_in_time):
+    """The shell passes the signal on that the kernel has already sent."""
+    ours, theirs = pty.openpty()
+    process = start(
+        *("run", "scene:", "--jsonl", "-", "--record", "a.mp4", "--stats", "a.json"),
+        stdin=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    for _ in range(5):
+        process.stdout.readline()
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    end_in_time(process)
+    assert process.returncode == 0
+    assert json.loads((tmp_path / "a.json").read_text())["processed"] >= 5
+    assert cv2.VideoCapture(str(tmp_path / "a.mp4")).read()[0]
+
+
+IGNORING = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+from pipeline.cli.__main__ import main
+main()
+"""
+
+
+def test_signals_that_a_program_was_started_to_ignore_do_not_stop_it(start, end_in_time):
+    process = start("run", "scene:", "--jsonl", "-", program=("-c", IGNORING))
+    process.stdout.readline()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+    for _ in range(5):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    errors = end_in_time(process)[1]
+    assert process.returncode == 0, errors
+
+
+def test_children_of_tests_do_not_inherit_ignored_signals():
+    """As when the suite runs under `nohup`, or in the background of a script."""
+    ignoring = ("sh", "-c", 'trap "" INT HUP; exec "$@"', "sh")
+    suite = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__)
+    ended = subprocess.run(
+        [*ignoring, *suite, "-k", "wait_for_a_source"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
 
 
 @pytest.mark.parametrize("number", STOPPING, ids=IDS)
