@@ -11,8 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, ModelError, RunError
-from pipeline.inference.kernels import is_compiled
+from pipeline.errors import ConfigError, ModelError
 from pipeline.inference.nms import Limits
 from pipeline.inference.preprocess import BoxMapping, inverse, place, resize_into
 from pipeline.inference.session import ModelStep, Runtime
@@ -112,22 +111,6 @@ class Detector(ModelStep):
             detections=self.infer(prepared),
             stage_ns={**result.stage_ns, "preprocess": preprocess_ns},
         )
-
-    def warm_up(self, threads: int | None = None) -> None:
-        """Run once on a blank image, so that nothing is compiled or allocated on the first frame.
-
-        Sets the number of cores per call if `threads` is given. Raises `RunError` if the disk has
-        no room for the compiled kernels.
-        """
-        if not is_compiled(self._head.kernel):
-            logger.info("compiling the detection kernels, once per machine (about 10 s)")
-        try:
-            super().warm_up(threads)
-        except OSError as error:
-            raise RunError(
-                f"compiled kernels cannot be written: {error}; "
-                f"make room, or set NUMBA_CACHE_DIR to another folder"
-            ) from error
 
     def prepare(self, image: Image) -> Prepared:
         """Resize an image to the network's size: the first half of a call.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 
 DARKNET_DISTANCE_EXPONENT = 0.6
 _FIRST_CAPACITY = 256

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 from pipeline.types import Image
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def _fill_planes(pixels, order, gain, offset, out):
             a, b, source = gain[channel], offset[channel], order[channel]
             for y in range(pixels.shape[1]):
                 for x in range(pixels.shape[2]):
-                    out[n, channel, y, x] = numba.float32(pixels[n, y, x, source]) * a + b
+                    out[n, channel, y, x] = np.float32(pixels[n, y, x, source]) * a + b
 
 
 @kernel
@@ -144,5 +143,5 @@ def _fill_pixels(pixels, order, gain, offset, out):
         for y in range(pixels.shape[1]):
             for x in range(pixels.shape[2]):
                 for channel in range(3):
-                    value = numba.float32(pixels[n, y, x, order[channel]])
+                    value = np.float32(pixels[n, y, x, order[channel]])
                     out[n, y, x, channel] = value * gain[channel] + offset[channel]

@@ -1,16 +1,19 @@
-"""Memory and threads of programs that open and close much, or forget to close.
+"""Memory of a run, and of programs that open and close much or forget to close.
 
 `make soak-memory` opens and closes 400 pipelines instead of `OPENED`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,10 +25,11 @@ from pipeline.source import SourceOptions
 from pipeline.sources import open_source
 from pipeline.transport import Publisher
 
-from .processes import ROOT, wait_for
+from .processes import ROOT, Command, wait_for
 
 OPENED = int(os.environ.get("VISION_PIPELINES", "25"))
 GROWTH_MB = 50
+WARM_MB, COMPILING_MB = 260, 320
 SCENE = "scene:?size=640x480&fps=0"
 
 OPEN_AND_CLOSE = """
@@ -56,6 +60,36 @@ def run(script, *arguments):
     return subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60 + OPENED
     )
+
+
+def peaks_mb(command):
+    """The largest resident memory of a command and of its child processes, until it ends."""
+    peaks = {}
+    while command.is_alive:
+        for process in (psutil.Process(command.process.pid), *children_of(command.process.pid)):
+            with contextlib.suppress(OSError, IndexError):  # it has just ended
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                peaks[process.pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        time.sleep(0.01)
+    return peaks.pop(command.process.pid), max(peaks.values(), default=0)
+
+
+def children_of(pid):
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).children()
+    return []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_run_stays_within_its_memory_and_so_does_the_one_that_compiles(tmp_path):
+    env = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    arguments = ("run", "scene:?size=1280x720&fps=0", "--max-frames", 40)
+    for limit_mb, childs_limit_mb in ((COMPILING_MB, COMPILING_MB), (WARM_MB, 0)):
+        command = Command(*arguments, folder=tmp_path, env=env)
+        peak, childs_peak = peaks_mb(command)
+        assert command.await_end() == 0, command.said
+        assert peak < limit_mb, (peak, childs_peak)
+        assert childs_peak <= childs_limit_mb, (peak, childs_peak)
 
 
 def test_a_program_that_opens_and_closes_pipelines_does_not_grow():

@@ -1,4 +1,4 @@
-"""Machine code that is kept on disk follows its sources."""
+"""Machine code that is kept on disk follows its sources, and is made where there is no room."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 INNER = """
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 
 @kernel
 def inner(x):
@@ -18,28 +20,67 @@ def inner(x):
 """
 OUTER = """
 import inner
-from pipeline.inference.kernels import is_compiled, kernel
+from pipeline.inference.kernels.kernel import kernel
 
 @kernel(uses=[inner])
 def outer(x):
     return 10 * inner.inner(x)
-
-print(is_compiled(outer), outer(1), is_compiled(outer))
 """
+CALL = """
+import sys
+from outer import outer
+
+print(outer.is_compiled, outer(1), outer.is_compiled)
+print(outer(1.5))
+misses = sum(outer._dispatcher.stats.cache_misses.values())
+print("compiled here" if misses else "loaded", "numba.np.linalg" in sys.modules)
+"""
+NO_ROOM = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+NO_PROCESS = "import sys; sys.executable = '/nonexistent'\n"
 
 
-def run(folder):
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": f"{folder}:{ROOT}"}
-    command = [sys.executable, "-c", "import outer"]
-    return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout.split()
-
-
-def test_a_kernel_is_compiled_again_if_a_module_that_it_uses_has_changed(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
     (tmp_path / "inner.py").write_text(INNER.format(1))
     (tmp_path / "outer.py").write_text(OUTER)
-    assert run(tmp_path) == ["False", "20", "True"]
-    assert run(tmp_path) == ["True", "20", "True"]
-    (tmp_path / "inner.py").write_text(INNER.format(5))
-    assert run(tmp_path) == ["False", "60", "True"]
+    return tmp_path
+
+
+def run(folder, script=CALL):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": f"{folder}:{ROOT}"}
+    command = [sys.executable, "-B", "-c", script]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_a_kernel_is_compiled_again_if_a_module_that_it_uses_has_changed(folder):
+    assert run(folder)[0][0] == "False 20 True"
+    assert run(folder)[0][0] == "True 20 True"
+    (folder / "inner.py").write_text(INNER.format(5))
+    assert run(folder)[0][0] == "False 60 True"
+
+
+def test_a_child_compiles_and_its_parent_loads_without_the_compiler(folder):
+    assert run(folder)[0] == ["False 20 True", "25.0", "compiled here True"]  # a second type
+    assert run(folder)[0] == ["True 20 True", "25.0", "loaded False"]
+
+
+def test_a_process_that_cannot_start_another_compiles_itself(folder):
+    assert run(folder, NO_PROCESS + CALL)[0] == ["False 20 True", "25.0", "compiled here True"]
+    assert run(folder)[0][-1] == "loaded False"
+
+
+def test_a_kernel_runs_if_nothing_can_be_written(folder):
+    said, errors = run(folder, NO_ROOM + CALL)
+    assert said == ["False 20 False", "25.0", "compiled here True"]
+    assert errors.count("kernels are compiled at every start") == 1
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_damaged_machine_code_is_compiled_again(folder, suffix):
+    run(folder)
+    for kept in folder.rglob(f"*.{suffix}"):
+        kept.write_bytes(b"damaged")
+    said, errors = run(folder)
+    assert said[0].split()[1:] == ["20", "True"]
+    assert "damaged, compiled again" in errors

@@ -105,7 +105,7 @@ def memory() -> Iterator[Finding]:
         "memory",
         f"{free_mb} MB free of {state.total // 2**20} MB",
         good=free_mb >= NEEDED_MB,
-        advice=f"a run needs about 300 MB; free at least {NEEDED_MB} MB",
+        advice=f"a run needs about 250 MB; free at least {NEEDED_MB} MB",
     )
 
 
@@ -187,12 +187,11 @@ def _build_line(text: str, name: str) -> str:
 def compiled_kernels() -> Iterator[Finding]:
     """Whether Numba's compiled kernels are cached, and whether they can be."""
     from pipeline.inference.heads.darknet import decode_darknet
-    from pipeline.inference.kernels import is_compiled
 
-    folder = Path(decode_darknet.stats.cache_path or os.devnull)
+    folder = decode_darknet.folder or Path(os.devnull)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     writable = folder != Path(os.devnull) and os.access(existing, os.W_OK)
-    warm = is_compiled(decode_darknet)
+    warm = decode_darknet.is_compiled
     yield _finding(
         "compiled kernels",
         f"{'cached' if warm else 'not compiled yet; the first start takes about 10 s'}: {folder}",

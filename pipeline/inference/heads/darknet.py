@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.errors import ModelError
 from pipeline.inference import nms
 from pipeline.inference.heads.family import Decoder, Family, Outputs, Positive, Shape
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 from pipeline.inference.nms import Decoded, Limits
 from pipeline.inference.preprocess import BoxMapping
 

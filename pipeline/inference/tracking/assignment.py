@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 
 
 @kernel

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 from pipeline.inference.tracking.assignment import assign
 
 _OTHER_CLASS = 0.9  # a detector that wavers between two classes still sees one object

@@ -15,7 +15,7 @@ from pipeline.inference import nms
 from pipeline.inference.detector import Detector
 from pipeline.inference.heads import Head
 from pipeline.inference.heads.family import Family
-from pipeline.inference.kernels import kernel
+from pipeline.inference.kernels.kernel import kernel
 from pipeline.inference.nms import Decoded
 from pipeline.inference.spec import InputSpec, ModelSpec, decode_spec, encode_spec
 

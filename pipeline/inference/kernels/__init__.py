@@ -1,0 +1,1 @@
+"""Functions that Numba compiles: how they are compiled, kept on disk and loaded."""
