@@ -78,6 +78,14 @@ class Header:
         return self.read_ns if self.recorded else self.stamp_ns
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Where a recorded frame is: its file, and the seconds from the first frame of a video."""
+
+    file: str
+    time_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One image from one camera.
@@ -91,6 +99,7 @@ class Frame:
     - `read_ns`: when this process read the frame, in ns since the Unix epoch; now by default
     - `recorded`: the frame comes from a recording, so its age counts from `read_ns`
     - `origin`: anything that the source wants back with the result, such as a ROS header
+    - `media`: the file that it comes from, None for other sources
 
     Raises `ValueError` if a field has another type, or the image or a plane another shape or dtype.
     """
@@ -103,6 +112,7 @@ class Frame:
     read_ns: int = field(default_factory=time.time_ns)
     recorded: bool = False
     origin: Any = None
+    media: Media | None = None
 
     def __post_init__(self) -> None:
         check_image("Frame.image", self.image)

@@ -17,7 +17,7 @@ from pipeline.capture.video import open_video
 from pipeline.errors import FrameError, SourceError
 from pipeline.images import IMAGE_SUFFIXES, is_image, read_image
 from pipeline.source import DEFAULT_FPS, Source, SourceKind, SourceOptions, SourceWrapper, safe_name
-from pipeline.types import Frame, Image
+from pipeline.types import Frame, Image, Media
 
 
 class ImageFiles(Source[Frame]):
@@ -47,7 +47,15 @@ class ImageFiles(Source[Frame]):
         if image is None:
             image = read_image(self._paths[seq])
         stamp_ns = self._start_ns + round(seq * 1e9 / (self.fps or DEFAULT_FPS))
-        return Frame(image, stamp_ns, seq, self.camera, read_ns=read_ns, recorded=True)
+        return Frame(
+            image,
+            stamp_ns,
+            seq,
+            self.camera,
+            read_ns=read_ns,
+            recorded=True,
+            media=Media(str(self._paths[seq])),
+        )
 
     def close(self) -> None:
         self._closed = True

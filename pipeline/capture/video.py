@@ -17,7 +17,7 @@ from pipeline.ffmpeg import PLAYLISTS, open_file
 from pipeline.images import size_problem
 from pipeline.opencv_logging import quiet_opencv
 from pipeline.source import DEFAULT_FPS, safe_name
-from pipeline.types import Frame, Image
+from pipeline.types import Frame, Image, Media
 
 MAX_LOST = 100
 """After this many undecodable frames in a row, the rest of the file counts as damaged."""
@@ -81,8 +81,10 @@ class Video(OpenCVSource):
         read_timeout_s: float = math.inf,
         fps: float | None = None,
         start_ns: int | None = None,
+        file: str | None = None,
     ) -> None:
         super().__init__(capture, camera)
+        self._file = file
         if problem := size_problem(*size_of(capture)):
             self.close()
             raise SourceError(f"{subject}: {problem}")
@@ -131,8 +133,11 @@ class Video(OpenCVSource):
             stamp_ns = self._start_ns + round(seq * 1e9 / self._fixed_fps)
         else:
             stamp_ns = self._clock.stamp_ns(seq, position_ms)
+        media = None
+        if self._file is not None:
+            media = Media(self._file, (stamp_ns - self._start_ns) / 1e9)
         image = self._retrieve(seq)
-        return Frame(image, stamp_ns, seq, self.camera, read_ns=read_ns, recorded=True)
+        return Frame(image, stamp_ns, seq, self.camera, read_ns=read_ns, recorded=True, media=media)
 
     def _retrieve(self, seq: int) -> Image:
         image = super()._retrieve(seq)
@@ -193,6 +198,7 @@ def open_video(path: Path, *, camera: str | None = None, fps: float | None = Non
         str(path),
         fps=fps,
         start_ns=recording_start_ns(path),
+        file=str(path),
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.output.files import check_target
 from pipeline.output.output import Output, OutputKind, Stop
 from pipeline.settings import Settings
 from pipeline.source import Source
-from pipeline.types import Classifications, Result
+from pipeline.types import Classifications, Frame, Result
 
 STDOUT = "-"
 
@@ -94,7 +94,8 @@ def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
 
     `box` is x1 y1 x2 y2 in pixels, rounded to hundredths; scores are rounded to four places;
     `age_ms` is the frame's age at `now_ns` (ns since the epoch, now if None); `track_id` is -1
-    without a track; `classes` is empty without a classifier.
+    without a track; `classes` is empty without a classifier. `file` and, for a video, `media_s`
+    (seconds from its first frame) say where a recorded frame is.
     """
     header, found = result.header, result.detections
     now_ns = time.time_ns() if now_ns is None else now_ns
@@ -121,11 +122,19 @@ def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
         "camera": header.camera,
         "seq": header.seq,
         "stamp_ns": header.stamp_ns,
+        **_media(result.frame),
         "width": header.width,
         "height": header.height,
         "age_ms": round(max(now_ns - header.age_start_ns, 0) / 1e6, 3),
         "objects": objects,
     }
+
+
+def _media(frame: Frame | None) -> dict[str, Any]:
+    if frame is None or frame.media is None:
+        return {}
+    file, time_s = frame.media.file, frame.media.time_s
+    return {"file": file} if time_s is None else {"file": file, "media_s": round(time_s, 6)}
 
 
 def _classes(found: Classifications | None) -> list[list[dict[str, Any]]]:

@@ -10,14 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from pipeline import Pipeline, open_source
 from pipeline.errors import InputError, OutputError
 from pipeline.output import Stop
 from pipeline.output.json_lines import JsonLines, result_to_dict
 from pipeline.types import Classifications, Detections, Header, Result
 
+from .. import footage
 from .conftest import FINER, LABELS, make_result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +46,18 @@ def test_line_has_the_documented_form_to_the_letter() -> None:
         '[{"label": "tabby, tabby cat", "class_id": 0, "score": 0.6124}, '
         '{"label": "espresso", "class_id": 1, "score": 0.2}]}]}'
     )
+
+
+def test_lines_of_files_name_the_file_and_the_time_in_a_video(tmp_path: Path) -> None:
+    clip = footage.make(tmp_path / "made.mp4", frames=4).path
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.zeros((8, 8, 3), np.uint8))
+    places = []
+    for source in (clip, photo):
+        with Pipeline(open_source(str(source))) as results:
+            lines = [result_to_dict(result) for result in results]
+        places += [(line["file"], line.get("media_s")) for line in lines]
+    assert places == [*((str(clip), number / 25) for number in range(4)), (str(photo), None)]
 
 
 def test_frame_without_objects_is_a_line_too() -> None:
