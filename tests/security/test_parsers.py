@@ -350,3 +350,23 @@ def test_a_torch_file_damaged_anywhere_is_read_or_refused(tmp_path):
         data[random.integers(len(data))] = random.integers(256)
         path.write_bytes(data)
         refused(load_state_dict, path)
+
+
+def test_reading_a_large_coco_file_shows_progress(tmp_path):
+    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
+    path = coco(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry] * 50_000
+    path.write_text(json.dumps(content))
+    (tmp_path / "a.jpg").touch()
+    reports = []
+    (image,) = read_boxes(path, COLOURS, report=lambda *report: reports.append(report))
+    assert len(image.boxes) == 50_000
+    assert reports[0] == ("reading boxes", 0, 50_000)
+    assert reports[-1] == ("reading boxes", 50_000, 50_000)
+    assert len(reports) == 11
+
+
+def test_reading_a_small_data_set_shows_none(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    read_boxes(coco(tmp_path / "a.json"), COLOURS, report=pytest.fail)

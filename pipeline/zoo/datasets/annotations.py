@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import xml.etree.ElementTree as ET
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ import numpy.typing as npt
 from pipeline.errors import InputError
 from pipeline.images import IMAGE_SUFFIXES, MAX_PIXELS
 from pipeline.text.files import TEXT_LIMIT, read_bytes
+from pipeline.zoo import Report, no_report
 from pipeline.zoo.datasets.classes import match_names, match_used_names
 from pipeline.zoo.datasets.image_folders import named_image
+from pipeline.zoo.datasets.progress import reported
 
 _COCO_LIMIT = 2 * 2**30
+_LARGE_FILE = 16 * 2**20
 _LARGEST_BOX = 10  # of the image's longer side; a larger number is damaged
 
 Corners = tuple[float, float, float, float]
@@ -91,14 +95,14 @@ def _touches(box: Corners, size: tuple[int, int]) -> bool:
 _Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)]
 
 
-class _CocoImage(msgspec.Struct):
+class _CocoImage(msgspec.Struct, gc=False):
     id: int | str
     file_name: str
     width: _Side
     height: _Side
 
 
-class _CocoBox(msgspec.Struct):
+class _CocoBox(msgspec.Struct, gc=False):
     image_id: int | str
     category_id: int | str
     bbox: Corners
@@ -117,13 +121,20 @@ class _CocoFile(msgspec.Struct):
     categories: list[_CocoCategory]
 
 
-def read_coco(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledImage]:
+def read_coco(
+    data: Path, labels: Sequence[str], images: Path | None, report: Report = no_report
+) -> list[LabelledImage]:
     """Read a COCO JSON file; see `read_boxes`."""
-    text = read_bytes(data, _COCO_LIMIT).removeprefix(b"\xef\xbb\xbf")  # the byte order mark
+    text = read_bytes(data, _COCO_LIMIT)
+    is_large = len(text) > _LARGE_FILE
+    if is_large:
+        report(f"reading {data.name}", 0, 1)
     try:
-        content = msgspec.json.decode(text, type=_CocoFile)
+        content = msgspec.json.decode(text.removeprefix(BOM_UTF8), type=_CocoFile)
     except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{data}: expected COCO's JSON of images and boxes: {error}") from error
+    if is_large:
+        report(f"reading {data.name}", 1, 1)
     if not content.images:
         raise InputError(f"{data}: expected images, but it lists none")
     categories = sorted(content.categories, key=lambda c: (isinstance(c.id, str), c.id))
@@ -131,7 +142,7 @@ def read_coco(data: Path, labels: Sequence[str], images: Path | None) -> list[La
     used = {names[box.category_id] for box in content.annotations if box.category_id in names}
     classes = match_used_names(list(dict.fromkeys(names.values())), used, labels, str(data))
     truths: dict[int | str, list[TrueBox]] = {image.id: [] for image in content.images}
-    for box in content.annotations:
+    for box in reported(content.annotations, "reading boxes", report):
         if box.image_id not in truths or box.category_id not in names:
             raise InputError(
                 f"{data}: expected boxes of listed images and categories, but one is of image "
@@ -147,7 +158,7 @@ def read_coco(data: Path, labels: Sequence[str], images: Path | None) -> list[La
             (image.width, image.height),
             truths[image.id],
         )
-        for image in content.images
+        for image in reported(content.images, "reading images", report)
     ]
 
 
@@ -168,7 +179,9 @@ class _VocImage(NamedTuple):
     objects: list[tuple[str, Corners, bool]]
 
 
-def read_voc(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledImage]:
+def read_voc(
+    data: Path, labels: Sequence[str], images: Path | None, report: Report = no_report
+) -> list[LabelledImage]:
     """Read a Pascal VOC folder; see `read_boxes`."""
     folder = data / "Annotations" if os.path.isdir(data / "Annotations") else data
     if images is None:
@@ -176,7 +189,7 @@ def read_voc(data: Path, labels: Sequence[str], images: Path | None) -> list[Lab
     files = sorted(folder.glob("*.xml"))
     if not files:
         raise InputError(f"{folder}: expected Pascal VOC's .xml files, found none")
-    read = [_read_file(path) for path in files]
+    read = [_read_file(path) for path in reported(files, "reading boxes", report)]
     names = sorted({name for image in read for name, _, _ in image.objects})
     classes = dict(zip(names, match_names(names, labels, str(data)), strict=True))
     return [

@@ -24,9 +24,11 @@ from pipeline.errors import InputError, one_line
 from pipeline.settings.setting import shown
 from pipeline.text.files import LIST_LIMIT, TEXT_LIMIT, read_text
 from pipeline.text.formats import parse_yaml
+from pipeline.zoo import Report, no_report
 from pipeline.zoo.datasets.annotations import LabelledImage, read_coco, read_voc
 from pipeline.zoo.datasets.classes import match_used_names
 from pipeline.zoo.datasets.image_folders import existing_folder, find_images, list_images
+from pipeline.zoo.datasets.progress import reported
 
 FORMS = "a COCO JSON file, a YOLO-format folder (images, labels) or a Pascal VOC folder"
 
@@ -34,11 +36,15 @@ _LARGEST_CLASS = 2**31
 
 
 def read_boxes(
-    data: str | Path, labels: Sequence[str], images: str | Path | None = None
+    data: str | Path,
+    labels: Sequence[str],
+    images: str | Path | None = None,
+    report: Report = no_report,
 ) -> list[LabelledImage]:
     """Read the images of `data`, in any of the formats, with boxes of classes among `labels`.
 
-    `images` is the folder of the images if it is not the usual one of the format.
+    `images` is the folder of the images if it is not the usual one of the format. `report` is
+    called meanwhile if the data set is large.
 
     Raises `InputError` if `data` has none of the formats, is damaged, or has a class that the model
     does not know.
@@ -46,11 +52,11 @@ def read_boxes(
     data = Path(data)
     folder = None if images is None else existing_folder(images)
     if os.path.isfile(data) and data.suffix == ".json":
-        return _each_once(data, read_coco(data, labels, folder))
+        return _each_once(data, read_coco(data, labels, folder, report))
     if os.path.isdir(data / "Annotations") or _has_xml(data):
-        return _each_once(data, read_voc(data, labels, folder))
+        return _each_once(data, read_voc(data, labels, folder, report))
     if os.path.isdir(data / "labels"):
-        return _read_yolo(data, labels, folder)
+        return _read_yolo(data, labels, folder, report)
     found = "it is none of them" if os.path.exists(data) else "it does not exist"
     raise InputError(f"{data}: expected {FORMS}, but {found}")
 
@@ -79,11 +85,13 @@ def read_yolo_folder(folder: str | Path) -> list[LabelledImage]:
     ]
 
 
-def _read_yolo(data: Path, labels: Sequence[str], images: Path | None) -> list[LabelledImage]:
+def _read_yolo(
+    data: Path, labels: Sequence[str], images: Path | None, report: Report
+) -> list[LabelledImage]:
     root = data / "images"
     names = _yolo_names(data)
     read = []
-    for path in find_images(images or root):
+    for path in reported(find_images(images or root), "reading boxes", report):
         top = root if root in path.parents else images or root
         text = (data / "labels" / path.relative_to(top)).with_suffix(".txt")
         class_ids, boxes = _read_yolo_boxes(text)

@@ -14,6 +14,7 @@ from pipeline.inference.detector import Detector
 from pipeline.inference.session import Model, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.types import Detections
+from pipeline.zoo import Report, no_report
 from pipeline.zoo.datasets.boxes import read_boxes
 from pipeline.zoo.datasets.classes import plain_name, read_classes
 from pipeline.zoo.datasets.image_folders import ReadableImages
@@ -32,14 +33,16 @@ class Metric(NamedTuple):
     measure: Callable[[Path], float]
 
 
-def metric_by_labels(spec: ModelSpec, data: Path, only: Collection[Path] | None = None) -> Metric:
+def metric_by_labels(
+    spec: ModelSpec, data: Path, only: Collection[Path] | None = None, report: Report = no_report
+) -> Metric:
     """Return AP over true boxes, or top-1 over true classes; with `only`, of these images.
 
     Raises `InputError` if `data` has an unknown format, unknown classes or missing images, and
     `DependencyError` if pycocotools is needed and not installed.
     """
     if spec.task == "detect":
-        boxes = read_boxes(data, spec.labels)
+        boxes = read_boxes(data, spec.labels, report=report)
         boxes = [image for image in boxes if only is None or image.path in only]
         check_measurable(boxes)
         readable = ReadableImages(data, [image.path for image in boxes])

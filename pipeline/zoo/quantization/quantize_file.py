@@ -107,7 +107,7 @@ def quantize_file(request: Request, report: Report) -> QuantizeReport:
     spec = opened.spec
     images = _choose_images(request.images, report, hold_out=request.test is None)
     canonical = canonical_form(load_graph(opened.path), spec)
-    labelled = _metric_by_labels(request, canonical.spec, images.measure)
+    labelled = _metric_by_labels(request, canonical.spec, images.measure, report)
     rewritten, heads = heads_as_products(widen_stem(canonical.model))
     keep_float = [*heads, *canonical.float_nodes]
     if request.keep_float != (AUTO,):  # report unknown names before the long work
@@ -198,12 +198,14 @@ class _Bench:
         return self._calibrated.quantize([n for layer in float_layers for n in layers[layer]])
 
 
-def _metric_by_labels(request: Request, spec: ModelSpec, images: Sequence[Path]) -> Metric | None:
+def _metric_by_labels(
+    request: Request, spec: ModelSpec, images: Sequence[Path], report: Report
+) -> Metric | None:
     """Return the metric over labelled data, or None without labels."""
     if request.test is not None:
-        return metric_by_labels(spec, request.test)
+        return metric_by_labels(spec, request.test, report=report)
     if spec.task == "detect" and os.path.isdir(request.images / "labels"):
-        return metric_by_labels(spec, request.images, images)
+        return metric_by_labels(spec, request.images, images, report)
     return None
 
 

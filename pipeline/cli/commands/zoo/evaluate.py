@@ -121,7 +121,7 @@ def _detector(
         threads=model.threads,
         spec=model.spec,
     )
-    labelled = read_boxes(data, model.spec.labels, images)
+    labelled = read_boxes(data, model.spec.labels, images, progress)
     readable = ReadableImages(data, [image.path for image in labelled])
     check_targets(readable.paths)
     found = evaluate_detector(detect, labelled, lambda: _shown(readable, "detecting", progress))
