@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import resource
+import select
 import socket
 import sys
 
@@ -95,14 +97,36 @@ def flood(endpoint, kind):
 
 
 def connect_many(endpoint, count):
-    """Connect many times and shake hands, or only connect; hold all until killed."""
+    """Subscribe on many connections, and hold those that stay until killed."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(count) + 100, int(count) + 100))
     held = []
     for _ in range(int(count)):
         with contextlib.suppress(OSError):
             held.append(RawPeer(endpoint))
-    print("connected", len(held), flush=True)  # noqa: T201 - the test waits for it
+            held[-1].send(b"\1frame/")
+    print("connected", flush=True)  # noqa: T201 - the test waits for it
     sys.stdin.read()
 
 
+def never_finish(endpoint, count):
+    """Keep many connections that do not shake hands, opened again when closed, until killed."""
+    held, said = [], False
+    while True:
+        while len(held) < int(count):
+            with contextlib.suppress(OSError):
+                held.append(plain_socket(endpoint))
+                held[-1].sendall(GREETING[:1])
+        if not said:
+            said = print("connected", flush=True) is None  # noqa: T201 - the test waits for it
+        closed, _, _ = select.select(held, [], [], 0.1)
+        for one in closed:
+            with contextlib.suppress(OSError):
+                if one.recv(1 << 10):
+                    continue
+            one.close()
+            held.remove(one)
+
+
 if __name__ == "__main__":
-    {"flood": flood, "connect": connect_many}[sys.argv[1]](*sys.argv[2:])
+    actions = {"flood": flood, "connect": connect_many, "never finish": never_finish}
+    actions[sys.argv[1]](*sys.argv[2:])

@@ -17,6 +17,7 @@ import sys
 import termios
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ _EVENTS = (
     | zmq.EVENT_MONITOR_STOPPED
 )
 HANDSHAKE_MS = 5000  # libzmq closes a connection whose handshake takes longer
+ADMITTED_SHARE = 0.5
+"""How many of many newcomers are admitted; the others leave their place in the queue at once."""
 PENALTY_S = 1.0  # how long a source may not connect after it was disconnected
 MAX_UNREAD = 65536
 """Bytes that wait for a publisher, whose subscribers send little."""
@@ -80,8 +83,8 @@ class Connections:
 
     At most `MAX_CONNECTIONS` may be open, and only as many as leave `SPARE_FILES` file descriptors;
     half of them from one network address or process. Further ones are closed at once. If there is
-    no room, the one that has sent least is closed for the next, unless a message has come from it
-    (see `note_message`), so that those that never finish their handshake keep nobody out.
+    no room, the one that has sent least is closed for some of the next, unless a message has come
+    from it (see `note_message`), so that those that never finish their handshake keep nobody out.
     Create it before the socket is bound or connected, and `stop` it before the socket is closed.
     """
 
@@ -250,12 +253,19 @@ class Connections:
         if has_room:
             listener.admit()
             self._is_admitting = True
-        elif silent:
-            self._random.shuffle(silent)
-            self._close(min(silent, key=received_bytes))
+        elif silent and self._random.random() < ADMITTED_SHARE:
+            self._close(self._least_useful(silent))
             self._is_admitting = True  # once that has gone
-        elif listener.turn_away():
+        elif listener.turn_away() and not silent:
             self._warn("refused a connection: %s", self._why_full())
+
+    def _least_useful(self, silent: list[int]) -> int:
+        """Of the source that has most of these connections, the one that has sent least."""
+        sources = Counter(self._accepted[fd].source for fd in silent)
+        most = max(sources, key=sources.__getitem__)
+        candidates = [fd for fd in silent if self._accepted[fd].source == most]
+        self._random.shuffle(candidates)
+        return min(candidates, key=received_bytes)
 
     def _why_full(self) -> str:
         if self._room() < MAX_CONNECTIONS:
