@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import VisionError
-from pipeline.inference.processor import processor
-from pipeline.inference.session import available_threads
+from pipeline.inference.processor import available_threads, processor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from benchmarks.tutorial import TutorialLoop
 from pipeline.engine import Pipeline
 from pipeline.inference.classifier import BATCH, Classifier, crop_into
 from pipeline.inference.detector import Detector
-from pipeline.inference.session import available_threads
+from pipeline.inference.processor import available_threads
 from pipeline.sources import open_source
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 
 from pipeline.errors import ConfigError, RunError
-from pipeline.inference.session import available_threads
+from pipeline.inference.processor import available_threads
 from pipeline.runtime.graph import Graph
 from pipeline.runtime.mailbox import Closed
 from pipeline.runtime.memory import trim
@@ -88,6 +88,7 @@ class Pipeline:
     def __enter__(self) -> Pipeline:
         if self._stats.has_started:
             raise RuntimeError("a Pipeline runs once; make another one")
+        trim()  # what was freed while models and sources were opened, before more is needed
         try:
             self._warm_up()
         except BaseException as error:

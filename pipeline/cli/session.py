@@ -7,16 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.signals import StopSignals
 from pipeline.cli.sources import check_addresses, open_from_settings
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError
-from pipeline.inference.classifier import Classifier
-from pipeline.inference.detector import Detector
 from pipeline.inference.manifest import manifest_for
-from pipeline.inference.session import Runtime
 from pipeline.output.files import check_target, write_stats
 from pipeline.output.json_lines import STDOUT
 from pipeline.output.output import Output
@@ -25,6 +22,10 @@ from pipeline.outputs import Outputs, deliver
 from pipeline.settings import NO_MODEL, Settings
 from pipeline.source import Source
 from pipeline.types import Result
+
+if TYPE_CHECKING:
+    from pipeline.inference.classifier import Classifier
+    from pipeline.inference.detector import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ def _models(settings: Settings) -> tuple[Detector | None, Classifier | None]:
         raise ConfigError(f"--manifest {named}: describes a classifier, but --classifier is none")
     if settings.detector == NO_MODEL:
         return None, None
+    from pipeline.inference.classifier import Classifier
+    from pipeline.inference.detector import Detector
+    from pipeline.inference.session import Runtime
+
     runtime = Runtime(threads=settings.threads)
     detector = Detector(
         settings.detector,

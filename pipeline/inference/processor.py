@@ -1,8 +1,9 @@
-"""The processor's name and features."""
+"""The processor's name, features and cores."""
 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import re
 from pathlib import Path
@@ -29,6 +30,11 @@ def processor() -> Processor:
     fields = dict(re.findall(r"^(model name|Model|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE))
     name = fields.get("model name") or fields.get("Model") or platform.machine()
     return Processor(name, frozenset((fields.get("flags") or fields.get("Features") or "").split()))
+
+
+def available_threads() -> int:
+    """Cores that this process may use (its affinity mask, which containers and taskset set)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def adds_int8_in_16_bits(features: frozenset[str]) -> bool:

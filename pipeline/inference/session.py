@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import functools
 import logging
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +19,11 @@ from pipeline.inference.external import read_model
 from pipeline.inference.interface import fit_interface
 from pipeline.inference.manifest import read_manifest
 from pipeline.inference.preprocess import Convert, converter
-from pipeline.inference.processor import adds_int8_in_16_bits, processor
+from pipeline.inference.processor import (
+    adds_int8_in_16_bits,
+    available_threads,
+    processor,
+)
 from pipeline.inference.registry import find_model, find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec
 from pipeline.settings import checked
@@ -58,11 +61,6 @@ ORT_ERRORS = tuple(
     for value in vars(onnxruntime_pybind11_state).values()
     if isinstance(value, type) and issubclass(value, Exception)
 )
-
-
-def available_threads() -> int:
-    """Cores that this process may use (its affinity mask, which containers and taskset set)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import cv2
 import pytest
 
 from pipeline.cli import session
+from pipeline.inference.detector import Detector
 
 FRAMES = 6
 CAT = Path(__file__).resolve().parents[2] / "models" / "samples" / "cat.jpg"
@@ -167,7 +168,7 @@ def test_a_run_interrupted_before_the_start_prints_no_summary(vision, tmp_path, 
 
     stats = tmp_path / "a.json"
     stats.write_text("earlier")
-    monkeypatch.setattr(session.Detector, "warm_up", interrupted)
+    monkeypatch.setattr(Detector, "warm_up", interrupted)
     outcome = vision("run", "scene:", "--jsonl", tmp_path / "a.jsonl", "--stats", stats)
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     assert os.listdir(tmp_path) == ["a.json"]

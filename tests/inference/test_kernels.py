@@ -76,6 +76,12 @@ def test_a_kernel_runs_if_nothing_can_be_written(folder):
     assert errors.count("kernels are compiled at every start") == 1
 
 
+def test_an_untested_version_of_numba_loads_in_its_own_way(folder):
+    untested = "from pipeline.inference.kernels import cache; cache.NEWEST_TESTED = (0, 0)\n"
+    assert run(folder, untested + CALL)[0] == ["True 20 True", "25.0", "compiled here True"]
+    assert run(folder, untested + CALL)[0] == ["True 20 True", "25.0", "loaded True"]
+
+
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 def test_damaged_machine_code_is_compiled_again(folder, suffix):
     run(folder)

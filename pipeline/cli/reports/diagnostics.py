@@ -81,8 +81,7 @@ def _finding(subject: str, found: str, *, good: bool = True, advice: str = "") -
 
 def cpu() -> Iterator[Finding]:
     """The processor, its instructions for int8 models, and the cores available to this process."""
-    from pipeline.inference.processor import has_int8_dot_products, processor
-    from pipeline.inference.session import available_threads
+    from pipeline.inference.processor import available_threads, has_int8_dot_products, processor
 
     name, features = processor()
     yield _finding("processor", name)

@@ -37,8 +37,11 @@ class LoadingCache(FunctionCache):  # type: ignore[misc]
     def holds(self, sig: Any = None, target_context: Any = None) -> bool:
         """Whether code for a signature, or any code, is on disk and not older than its source.
 
-        A damaged file is replaced and holds none.
+        A damaged file is replaced and holds none. With a version of Numba that is not tested, Numba
+        itself looks, and compiles in this process if there is none.
         """
+        if _version() > NEWEST_TESTED:
+            return True
         try:
             kept = self._cache_file._load_index()
         except Exception as error:  # whatever damaged bytes are taken for

@@ -117,7 +117,9 @@ def kernel(function: Any = None, *, uses: Sequence[ModuleType] = ()) -> Any:
 
 @functools.cache
 def _numba() -> Any:
-    return importlib.import_module("numba")
+    numba = importlib.import_module("numba")
+    process.drop_compiler_pages()
+    return numba
 
 
 def _keep_code_of(dispatcher: Any) -> None:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.inference.session import Runtime, available_threads, open_model
+from pipeline.inference.processor import available_threads
+from pipeline.inference.session import Runtime, open_model
 from pipeline.zoo import Report, no_report
 
 _ROUNDS = 40

@@ -90,7 +90,7 @@ def _measure(
     int8: bool,
     fresh: bool,
 ) -> ChoiceReport:
-    from pipeline.inference.session import available_threads
+    from pipeline.inference.processor import available_threads
     from pipeline.zoo.candidates import measure_all
     from pipeline.zoo.latency import LatencyCache, this_machine
 
