@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import struct
 import time
 from pathlib import Path
 
@@ -12,63 +12,32 @@ import cv2
 
 from pipeline.capture.conversion import ConversionCheck
 from pipeline.capture.opencv import OpenCVSource, open_parameters, size_of
+from pipeline.capture.recording import RecordingClock, movie_header
 from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.ffmpeg import PLAYLISTS, open_file
 from pipeline.images import size_problem
 from pipeline.opencv_logging import quiet_opencv
-from pipeline.source import DEFAULT_FPS, safe_name
+from pipeline.source import safe_name
 from pipeline.types import Frame, Image, Media
 
 MAX_LOST = 100
-"""After this many undecodable frames in a row, the rest of the file counts as damaged."""
+"""After this many undecodable frames in a row, the file has ended."""
+
+logger = logging.getLogger(__name__)
 
 _PLAYLIST_HEADS = (b"v=0", b"#EXTM3U", b"ffconcat")
 _HEADS_LIKE_TEXT = (b"YUV4MPEG2",)  # videos that begin with a line of text
 _SILENCE_S = 1.0  # a grab that fails sooner did not fail for lack of data
+_UNKNOWN_COUNT = 2**30  # of AVI files that were written to a pipe
 _DELAY = 32  # frames that a decoder still gives after its data have ended
-_MP4_EPOCH_S = -2_082_844_800  # 1904-01-01, in seconds since the Unix epoch
-_EARLIEST_S = 946_684_800  # 2000-01-01; an earlier start means a clock that was never set
-
-
-class RecordingClock:
-    """Stamps the frames of a recording: its start, plus the time of each frame in it.
-
-    The first frame has the stamp `start_ns`, whatever position the container states for it. Stamps
-    increase strictly: a position that is missing, or not after the one before, counts as one
-    period per frame, and the positions that follow keep their distances from it.
-
-    - `fps`: the rate that is assumed if positions are missing
-    """
-
-    def __init__(self, start_ns: int, fps: float | None = None) -> None:
-        self._start_ns = start_ns
-        self._period_ns = round(1e9 / (fps or DEFAULT_FPS))
-        self._last: tuple[int, int] | None = None
-        self._offset_ns = 0
-
-    def stamp_ns(self, seq: int, position_ms: float) -> int:
-        """The stamp of frame `seq`, at `position_ms` on the container's time line."""
-        position_ns = round(position_ms * 1e6) if math.isfinite(position_ms) else 0
-        if self._last is None:
-            stamp_ns = self._start_ns
-            self._offset_ns = stamp_ns - position_ns
-        else:
-            last_seq, last_ns = self._last
-            stamp_ns = position_ns + self._offset_ns
-            if stamp_ns <= last_ns:
-                stamp_ns = last_ns + (seq - last_seq) * self._period_ns
-                if position_ns:  # OpenCV states 0 if it does not know the position
-                    self._offset_ns = stamp_ns - position_ns
-        self._last = seq, stamp_ns
-        return stamp_ns
 
 
 class Video(OpenCVSource):
     """A video whose frames all count, or a live stream.
 
     A stream of unknown length is live. `fps` replaces the rate and the positions that the file
-    states; `start_ns` is the stamp of the first frame. Raises `SourceError` if the frames are too
-    large.
+    states; `start_ns` is the stamp of the first frame. `movie_s` is the duration of the file's
+    longest track, if it is known. Raises `SourceError` if the frames are too large.
     """
 
     def __init__(
@@ -81,6 +50,7 @@ class Video(OpenCVSource):
         read_timeout_s: float = math.inf,
         fps: float | None = None,
         start_ns: int | None = None,
+        movie_s: float | None = None,
         file: str | None = None,
     ) -> None:
         super().__init__(capture, camera)
@@ -90,9 +60,10 @@ class Video(OpenCVSource):
             raise SourceError(f"{subject}: {problem}")
         self._silence_s = min(_SILENCE_S, 0.8 * read_timeout_s)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frames = int(count) if count > 0 else None
+        self.frames = int(count) if 0 < count < _UNKNOWN_COUNT else None
         self.live = is_stream and self.frames is None
         self._duration_s = self.frames / self.fps if self.frames and self.fps else 0.0
+        self._movie_s = movie_s
         self._start_ns = start_ns or time.time_ns()
         self._clock = RecordingClock(self._start_ns, self.fps)
         self._fixed_fps = fps
@@ -102,26 +73,55 @@ class Video(OpenCVSource):
         self._silence = -_DELAY, 0.0  # the last wait for data: before which frame, how long
         self._first_ms: float | None = None
         self._last_ms = 0.0
-        self._lost = 0
+        self._lost = 0  # frames in front of the grabbed one that do not decode
+        self._is_ahead = False  # a frame is grabbed already
 
     def _grab(self) -> bool:
-        """Whether there is a next frame; a loss is raised as `_fail` does."""
+        """Whether there is a next frame. Raises `FrameError` for each frame that does not decode.
+
+        Counts and durations in headers are hints. Where one says that more should come, a few more
+        attempts find out whether something does.
+        """
+        if self._lost:
+            self._lost -= 1
+            raise self._loss()
+        if self._is_ahead:
+            self._is_ahead = False
+            return True
+        if self._grab_now():
+            return True
+        missing_s = self._missing_s(self._duration_s)
+        if missing_s <= 0:
+            return False
+        lost = next((lost for lost in range(MAX_LOST) if self._grab_now()), None)
+        if lost is None:
+            self._end_early(missing_s)
+            return False
+        self._lost, self._is_ahead = lost, True
+        raise self._loss()
+
+    def _grab_now(self) -> bool:
+        """Grab the next frame. Raises `CaptureError` at the end or the silence of a stream."""
         started = time.monotonic()
         with quiet_opencv():
             ok = self._capture.grab()
         waited_s = time.monotonic() - started
         if waited_s > self._silence_s:
             self._silence = self._seq, waited_s
-        if not ok:
-            self._fail(self._silence[1] if self._seq - self._silence[0] < _DELAY else waited_s)
-        return bool(ok)
+        if ok:
+            return True
+        if self._seq - self._silence[0] < _DELAY:
+            waited_s = self._silence[1]
+        if self.live or waited_s > self._silence_s:
+            why = f"sent nothing for {waited_s:.1f} s" if waited_s > self._silence_s else "ended"
+            raise CaptureError(f"{self._subject}: the stream {why}; after {self._seq} frames")
+        return False
 
     def _read(self) -> Frame | None:
         if not self._grab():
             return None
         read_ns = time.time_ns()
         seq, self._seq = self._seq, self._seq + 1
-        self._lost = 0
         position_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         if self._first_ms is None:
             self._first_ms = position_ms
@@ -151,32 +151,33 @@ class Video(OpenCVSource):
             )
         return image
 
-    def _fail(self, waited_s: float) -> None:
-        """Raise, after a failed grab, unless it was the end of a file."""
-        if self.live or waited_s > self._silence_s:
-            why = f"sent nothing for {waited_s:.1f} s" if waited_s > self._silence_s else "ended"
-            raise CaptureError(f"{self._subject}: the stream {why}; after {self._seq} frames")
-        missing_s = self._missing_s()
-        if missing_s <= 0:
-            return
-        self._lost += 1
-        if self._lost > MAX_LOST:
-            raise CaptureError(
-                f"{self._subject}: nothing decodes from frame {self._seq - self._lost + 1} on, "
-                f"{missing_s:.1f} s before the end; the file is cut off or damaged"
-            )
+    def _loss(self) -> FrameError:
         seq, self._seq = self._seq, self._seq + 1
-        raise FrameError(f"{self._subject}: frame {seq} does not decode")
+        return FrameError(f"{self._subject}: frame {seq} does not decode")
 
-    def _missing_s(self) -> float:
-        """Seconds of the video that are still to come, 0 within the inaccuracy of files.
+    def _end_early(self, missing_s: float) -> None:
+        """Raise `CaptureError` if the rest of the video is surely missing, else warn."""
+        if self._first_ms is None or (self._movie_s and self._missing_s(self._movie_s)):
+            raise CaptureError(
+                f"{self._subject}: nothing decodes from frame {self._seq} on, {missing_s:.1f} s "
+                f"before the end; the file is cut off or damaged"
+            )
+        logger.warning(
+            "%s: ends %.1f s before its header says; another stream of the file is longer, or it "
+            "is cut off",
+            self._subject,
+            missing_s,
+        )
+
+    def _missing_s(self, duration_s: float) -> float:
+        """Seconds of `duration_s` that are still to come, 0 within the inaccuracy of files.
 
         By time, not by count: for files with a variable rate the count is a guess.
         """
         if self._first_ms is None:
-            return self._duration_s
-        missing_s = self._duration_s - (self._last_ms - self._first_ms) / 1000
-        return missing_s if missing_s > max(1.0, 0.05 * self._duration_s) else 0.0
+            return duration_s
+        missing_s = duration_s - (self._last_ms - self._first_ms) / 1000
+        return missing_s if missing_s > max(1.0, 0.05 * duration_s) else 0.0
 
 
 def open_video(path: Path, *, camera: str | None = None, fps: float | None = None) -> Video:
@@ -192,38 +193,16 @@ def open_video(path: Path, *, camera: str | None = None, fps: float | None = Non
         raise SourceError(
             f"{path}: not a video that can be read; its format is unknown, or the file is cut off"
         )
+    header = movie_header(path)
     return Video(
         capture,
         camera or safe_name(path.stem),
         str(path),
         fps=fps,
-        start_ns=recording_start_ns(path),
+        start_ns=header.start_ns,
+        movie_s=header.duration_s,
         file=str(path),
     )
-
-
-def recording_start_ns(path: Path) -> int | None:
-    """When an MP4 or MOV recording began, in ns since the Unix epoch; None if it is not stated.
-
-    Reads the creation time of the movie header (ISO/IEC 14496-12, box `mvhd` in `moov`), which
-    OpenCV does not pass on. Many encoders leave it at 0.
-    """
-    with path.open("rb") as file:
-        while len(head := file.read(8)) == 8:
-            size, kind = struct.unpack(">I4s", head)
-            if kind == b"moov":
-                continue  # its first box is mvhd
-            if kind == b"mvhd":
-                is_long = file.read(4)[:1] == b"\1"
-                number = file.read(8 if is_long else 4)
-                start_s = int.from_bytes(number, "big") + _MP4_EPOCH_S
-                return start_s * 10**9 if _EARLIEST_S < start_s <= time.time() else None
-            if size == 1:
-                size = int.from_bytes(file.read(8), "big") - 8
-            if size < 8:
-                return None
-            file.seek(size - 8, os.SEEK_CUR)
-    return None
 
 
 def _check_readable(path: Path) -> None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.capture.video import RecordingClock, recording_start_ns
+from pipeline.capture.recording import RecordingClock, movie_header
 from pipeline.errors import FrameError
 from pipeline.source import Source
 from pipeline.sources import open_source
@@ -158,7 +158,7 @@ def test_recording_that_says_when_it_began_starts_then(tmp_path: Path) -> None:
     with open_source(str(path)) as source:
         frame = source.read()
     assert frame is not None
-    assert frame.stamp_ns == recording_start_ns(path)
+    assert frame.stamp_ns == movie_header(path).start_ns
     assert frame.stamp_ns == START_OF_2018_04_19_NS + 3600 * 10**9
     assert abs(time.time_ns() - frame.header.age_start_ns) < 60e9
 
@@ -179,9 +179,9 @@ def test_start_of_a_recording_is_used_if_it_is_plausible(
     path = tmp_path / "a.mp4"
     path.write_bytes(data + struct.pack(">I", len(movie) + 4) + movie)
     expected = None if expected_s is None else expected_s * 10**9
-    assert recording_start_ns(path) == expected
+    assert movie_header(path).start_ns == expected
     path.write_bytes(data[:-3])
-    assert recording_start_ns(path) is None
+    assert movie_header(path).start_ns is None
 
 
 def test_scene_without_a_rate_is_a_recording_of_30_fps() -> None:
