@@ -9,6 +9,7 @@ import sys
 from typing import Any, NoReturn
 
 STREAMS = 3
+EXIT_FAULT, EXIT_STOPPED = 1, 130  # as in `pipeline.cli.console`
 
 
 def main() -> NoReturn:
@@ -17,15 +18,17 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while importing
     _open_closed_streams()
     sys.unraisablehook = _log_unraisable
-    from pipeline.cli.console import EXIT_STOPPED
-    from pipeline.cli.main import main as run  # slow to import
-
     try:
+        from pipeline.cli.main import main as run  # slow to import
+
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         code = run()
     except KeyboardInterrupt:  # during the exit, after all cleaning up
         os._exit(EXIT_STOPPED)
+    except (ImportError, MemoryError, OSError) as error:  # not even enough to report one
+        os.write(2, f"vision: error: cannot be loaded: {type(error).__name__}: {error}\n".encode())
+        os._exit(EXIT_FAULT)
     sys.exit(code)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli.shortage import shortage
 from pipeline.errors import InputError, RunError, StageError, VisionError, one_line
 from pipeline.text.display import printable, printable_lines
 
@@ -59,6 +60,9 @@ def report(error: BaseException) -> int:
     message = one_line(error)
     if isinstance(error, BrokenPipeError):
         return EXIT_OK  # the reader of our output has gone, which is not an error
+    if lacking := shortage(error):
+        say(f"error: {lacking}")
+        return EXIT_FAULT
     if isinstance(error, (InputError, RunError)):
         say(f"error: {message}")
     elif isinstance(error, ImportError):

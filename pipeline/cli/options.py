@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from pipeline.cli import console
 from pipeline.cli.option_checks import check_output_paths, warn_of_unused_options
 from pipeline.cli.progress import interruptible, offer_models
+from pipeline.cli.shortage import check_limits
 from pipeline.cli.signals import StopSignals
 from pipeline.errors import ConfigError
 from pipeline.settings import SETTINGS, Setting, Settings, resolve, settings_of
@@ -169,6 +170,7 @@ def command(name: str, *own: click.Parameter) -> Decorator:
             for setting in applying:
                 if given[setting.name] is None:
                     given[setting.name] = setting.default_of(name)
+            check_limits()
             with interruptible(outcome=""):
                 function(**given)
 
@@ -190,6 +192,7 @@ def pipeline_command(name: str, *own: click.Parameter) -> Decorator:
 
     def decorate(function: Callable[..., None]) -> Command:
         def call(*, config: Path | None, yes: bool = False, **given: Any) -> None:
+            check_limits(models=uses_models)
             more = {one.name: given.pop(one.name) for one in own if one.name}
             settings = _load_settings(name, given, config, more.get("output"))
             if uses_models:
