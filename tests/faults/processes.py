@@ -9,6 +9,7 @@ scaled by `crowding`; all others are asserted once:
   `test_clock_set_back`): `TRIES` attempts
 - the time that a stop takes (`tests/cli/test_processes`, `tests/nodes/test_shutdown`) and the rate
   of a limited node (`tests/nodes/test_vision_node`): `TRIES` attempts or a scaled limit
+- the rate and the ages beside a stopped viewer (`tests/nodes/test_frozen_viewer`): `TRIES` attempts
 - the freshness of the first message after a stop (`tests/transport/zmq/test_stream_counts`,
   `tests/transport/zmq/test_processes`)
 """

@@ -192,9 +192,10 @@ def test_changed_threshold_applies_from_the_next_frame(ask, sample, set_paramete
         ("score_threshold", 1.5, r"out of range .*1\.0.*1\.5"),
         ("nms_threshold", float("nan"), r"nan"),
         ("score_threshold", "high", r"wrong parameter type"),
-        ("detector", "other.onnx", r"read-only"),
+        ("reliability", "reliable", r"read-only"),
+        ("detector", "other.onnx", r"deactivate first"),
     ],
-    ids=["too large", "not a number", "not of its type", "read-only"],
+    ids=["too large", "not a number", "not of its type", "read-only", "while active"],
 )
 def test_bad_value_is_rejected_with_a_reason(set_parameter, ask, sample, name, value, reason):
     outcome = set_parameter(name, value)

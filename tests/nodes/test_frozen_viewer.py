@@ -51,12 +51,16 @@ def test_a_stopped_viewer_does_not_slow_detections(
     detections = observer.subscribe(Detection2DArray, "detections", heard_from=1)
     viewer = start_process(sys.executable, "-c", VIEWER, f"{namespace}/{topic}")
     viewer.wait_for_log("seen")
-    rate, age_ms = rate_and_age_ms(detections)
-    viewer.send(signal.SIGSTOP)
-    try:
-        rate_and_age_ms(detections)  # until its buffers are full
-        frozen_rate, frozen_age_ms = rate_and_age_ms(detections)
-    finally:
-        viewer.send(signal.SIGCONT)
-    assert frozen_rate > 0.85 * rate
-    assert frozen_age_ms < 1.5 * age_ms + 10
+    measured = []
+    for _ in range(3):  # a busy machine may delay one measurement, but not three
+        rate, age_ms = rate_and_age_ms(detections)
+        viewer.send(signal.SIGSTOP)
+        try:
+            rate_and_age_ms(detections)  # until its buffers are full
+            frozen_rate, frozen_age_ms = rate_and_age_ms(detections)
+        finally:
+            viewer.send(signal.SIGCONT)
+        measured.append((rate, frozen_rate, age_ms, frozen_age_ms))
+        if frozen_rate > 0.85 * rate and frozen_age_ms < 1.5 * age_ms + 10:
+            return
+    pytest.fail(f"rates and ages, running and stopped: {measured}")

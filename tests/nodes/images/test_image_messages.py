@@ -140,7 +140,9 @@ def test_row_padding_is_removed(image_bgr, encoding):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"encoding": "32FC1"}, "encoding '32FC1' is not one of bgr8"),
+        ({"encoding": "32FC3"}, "encoding '32FC3' is not one of bgr8"),
+        ({"encoding": "16UC1"}, "encoding 16UC1 is that of depth images; expected .* colours"),
+        ({"encoding": "32FC1"}, "encoding 32FC1 is that of depth images; expected .* colours"),
         ({"encoding": "evil\n\x1b[31m" + "x" * 1000}, r"encoding 'evil\?\?\[31mx{30}' is not"),
         ({"step": 191}, "step must be at least 192 bytes for 64 pixels of bgr8, but got 191"),
         ({"step": 193}, "data must be 9264 bytes for 48 rows"),
