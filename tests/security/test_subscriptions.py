@@ -145,7 +145,7 @@ def test_a_connection_with_many_memberships_gets_one_turn(address):
         deadline = time.monotonic() + WAIT_S
         while sent < 60:
             assert time.monotonic() < deadline
-            greedy.send(*(ready_message(name, sent) for name in names))
+            greedy.send(*(ready_message(name, sent) for name in names[:10]))
             sent += sender.send_frame(frame(sent))
             got += honest.receive(0.02) is not None
         assert got >= sent // 3

@@ -26,7 +26,7 @@ MAX_TOPICS = 128
 """Subscriptions of one connection; one that has more is closed."""
 MAX_TOPIC_BYTES = 16384  # of all of them; libzmq needs up to 50 times as much
 READ_S = 0.001  # for reading messages at once; a flood must not delay the frame
-FLOOD = 1000
+FLOOD = 2000
 """Messages of one connection within a second that are a flood if not all can be read."""
 
 _END = b"end/"
