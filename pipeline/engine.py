@@ -16,9 +16,9 @@ import cv2
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.inference.processor import available_threads
+from pipeline.process.memory import trim
 from pipeline.runtime.graph import Graph
 from pipeline.runtime.mailbox import Closed
-from pipeline.runtime.memory import trim
 from pipeline.runtime.statistics import RunStatistics
 from pipeline.settings import checked
 from pipeline.settings.setting import Count, Seconds, Threads

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {"types", "errors", "source", "step", "images", "settings", "paths", "opencv_logging"} | {
-    *("ffmpeg", "files", "text", "unclosed"),
+    *("ffmpeg", "files", "process", "text", "unclosed"),
 }
 ROOMS = {"runtime", "inference", "capture", "transport", "output", "zoo"}
 HALL: dict[str, set[str]] = {

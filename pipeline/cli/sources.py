@@ -88,7 +88,7 @@ def open_results(settings: Settings) -> ResultSubscription:
 
 def limits_of(settings: Settings) -> Limits:
     """Limits for messages from other processes."""
-    return Limits(max_frame_mb=settings.max_frame_mb)
+    return Limits(settings.max_frame_mb, settings.max_cameras)
 
 
 def subscriber_security(settings: Settings) -> Security:

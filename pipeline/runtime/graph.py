@@ -22,8 +22,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from pipeline.process.memory import trim
 from pipeline.runtime.mailbox import Admission, InOrder, Mailbox, NewestOfEach
-from pipeline.runtime.memory import trim
 from pipeline.runtime.stage import Inbox, SourceReader, Stage
 from pipeline.runtime.statistics import RunStatistics
 from pipeline.source import Source

@@ -35,6 +35,7 @@ Payload = Annotated[
     Literal["auto", "raw", "jpeg", "shm"], Meta(description="auto, raw, jpeg or shm")
 ]
 Quality = Annotated[int, Meta(ge=1, le=100, description="a whole number from 1 to 100")]
+Cameras = Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")]
 MebiBytes = Annotated[int, Meta(ge=1, le=4096, description="a whole number from 1 to 4096")]
 
 

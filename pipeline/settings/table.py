@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import get_type_hints
 
 from pipeline.settings.setting import (
+    Cameras,
     Count,
     FourCC,
     Fraction,
@@ -198,6 +199,11 @@ class Settings:
     quality: Quality = setting(85, "JPEG quality of sent images", _SEND, metavar="1-100")
     max_frame_mb: MebiBytes = setting(
         32, "largest image in MiB to accept from other processes", _CONNECT, metavar="MIB"
+    )
+    max_cameras: Cameras = setting(
+        16,
+        "largest number of cameras to accept from other processes",
+        Place(_PROCESSES, (RUN, DETECT, VIEW)),
     )
     await_subscriber: Switch = setting(False, "wait for a subscriber before starting", _SEND)
     key: Text | None = setting(

@@ -62,6 +62,7 @@ publish: zmq+ipc:///tmp/out
 payload: raw
 quality: 70
 max_frame_mb: 8
+max_cameras: 4
 await_subscriber: true
 key: own.key
 peer: [one.key, two.key]

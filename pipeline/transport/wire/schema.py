@@ -27,6 +27,10 @@ MAX_PARTS = 3 + MAX_PLANES
 MAX_OBJECTS = 10_000
 MAX_TOP = 1_000
 MEBI = 1 << 20
+RECEIVED_FRAMES = 16
+"""The memory for all that is received, in frames of the largest size (--max-frame-mb)."""
+PENDING_SHARE = 4
+KEPT_SHARE = 6
 
 _INT64 = 2**63 - 1
 CAMERA_PATTERN = r"\A[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*\Z"
@@ -177,13 +181,31 @@ class SharedReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a receiver accepts: images of at most `max_frame_mb` MiB, planes included."""
+    """What a receiver accepts: images of at most `max_frame_mb` MiB, of `max_cameras` cameras.
+
+    The size of an image includes its planes. All that is received takes `RECEIVED_FRAMES` times
+    that size at most; of this, messages that wait to be read and frames that wait for their results
+    have fixed shares.
+    """
 
     max_frame_mb: int = Settings.max_frame_mb
+    max_cameras: int = Settings.max_cameras
 
     @property
     def max_frame_bytes(self) -> int:
         return self.max_frame_mb * MEBI
+
+    @property
+    def max_received_bytes(self) -> int:
+        return RECEIVED_FRAMES * self.max_frame_bytes
+
+    @property
+    def max_pending_bytes(self) -> int:
+        return PENDING_SHARE * self.max_frame_bytes
+
+    @property
+    def max_kept_bytes(self) -> int:
+        return KEPT_SHARE * self.max_frame_bytes
 
     @property
     def max_part_bytes(self) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -67,10 +67,10 @@ class ResultSubscription(Subscription[Result]):
         super().__init__(receiver, in_turn)
         self._images = images
         self._ready: deque[Result] = deque()
-        self._order = ResultOrder() if ordered else None
-        self._frames: defaultdict[str, deque[Frame]] = defaultdict(
-            lambda: deque(maxlen=KEPT_FRAMES)
-        )
+        limits = limits or Limits()
+        waiting_bytes = limits.max_pending_bytes
+        self._order = ResultOrder(max_bytes=waiting_bytes) if ordered else None
+        self._frames = KeptFrames(limits.max_kept_bytes)
         self._frames_alone = frames_alone
         # When the first frame came since a camera's last result, and the header of that result.
         self._unanswered_s: dict[str, float] = {}
@@ -137,14 +137,13 @@ class ResultSubscription(Subscription[Result]):
         if self._order is None:
             self._ready.append(received.item)
         else:
-            self._order.put(received.header.sender, received.item)
+            self._order.put(received.stream, received.item)
 
     def _take_frame(self, frame: Frame) -> None:
         """Store a frame for its result, or return it alone if no result comes."""
-        if len(self._frames) >= MAX_CAMERAS and frame.camera not in self._frames:
-            self._frames.clear()
+        self._frames.add(frame)
+        if len(self._unanswered_s) >= MAX_CAMERAS:
             self._unanswered_s.clear()
-        self._frames[frame.camera].append(frame)
         if frame.header == self._answered.get(frame.camera):
             return
         now_s = time.monotonic()
@@ -173,17 +172,52 @@ class ResultSubscription(Subscription[Result]):
 
     def _frame(self, result: Result) -> Frame | None:
         """The frame of a result, which was sent before it but may arrive after it."""
-        frame = self._kept_frame(result)
+        frame = self._frames.find(result.header)
         if frame is None and self._images:
             received = self._receiver.receive(BEHIND_S)
             if received is not None:
                 self._take(received)
-            frame = self._kept_frame(result)
+            frame = self._frames.find(result.header)
         return frame
 
-    def _kept_frame(self, result: Result) -> Frame | None:
-        wanted = result.header
-        for frame in self._frames[wanted.camera]:
-            if (frame.seq, frame.stamp_ns) == (wanted.seq, wanted.stamp_ns):
+
+class KeptFrames:
+    """The newest `KEPT_FRAMES` frames of each camera; at most `max_bytes` of all.
+
+    Beyond that, the oldest of the camera whose frames take the most are dropped.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._nbytes = 0
+        self._of_camera: dict[str, deque[Frame]] = {}
+
+    def add(self, frame: Frame) -> None:
+        """Add the newest frame of its camera."""
+        frames = self._of_camera.setdefault(frame.camera, deque())
+        frames.append(frame)
+        self._nbytes += _nbytes(frame)
+        if len(frames) > KEPT_FRAMES:
+            self._drop_oldest(frame.camera)
+        while self._nbytes > self._max_bytes and self._nbytes > _nbytes(frame):
+            self._drop_oldest(max(self._of_camera, key=self._nbytes_of))
+
+    def find(self, header: Header) -> Frame | None:
+        """The frame with this header's camera, number and time; None if it is not kept."""
+        for frame in self._of_camera.get(header.camera, ()):
+            if (frame.seq, frame.stamp_ns) == (header.seq, header.stamp_ns):
                 return frame
         return None
+
+    def _nbytes_of(self, camera: str) -> int:
+        return sum(_nbytes(frame) for frame in self._of_camera[camera])
+
+    def _drop_oldest(self, camera: str) -> None:
+        frames = self._of_camera[camera]
+        self._nbytes -= _nbytes(frames.popleft())
+        if not frames:
+            del self._of_camera[camera]
+
+
+def _nbytes(frame: Frame) -> int:
+    return frame.image.nbytes + sum(plane.nbytes for plane in frame.planes.values())

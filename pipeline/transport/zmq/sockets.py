@@ -47,6 +47,8 @@ _WHY = {
 class Endpoint:
     """One socket with a context of its own, used by one thread at a time.
 
+    `endpoints` are those that were opened, with their real ports.
+
     Raises `RunError` if too few file descriptors are left, `ConfigError` if an address cannot be
     used.
     """
@@ -57,6 +59,7 @@ class Endpoint:
         self._connections: Connections | None = None
         self.socket = self._context.socket(kind)
         self.addresses: list[Address] = []
+        self.endpoints: list[str] = []
         self._opened: list[tuple[str, bool]] = []
         self._files: list[SocketFile] = []
         queued = QUEUED * streams
@@ -95,6 +98,7 @@ class Endpoint:
             raise ConfigError(f"address '{address.text}': {_why(error)}") from error
         self.addresses.append(address)
         self._opened.append((address.endpoint, bind))
+        self.endpoints.append(self.last_endpoint())
 
     @property
     def is_crowded(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +18,7 @@ from pipeline.transport.clock import RemoteClocks
 from pipeline.transport.shm.ring_file import Gone, OutOfReach
 from pipeline.transport.shm.rings import ReaderRings
 from pipeline.transport.wire.frames import frame_of
-from pipeline.transport.wire.messages import (
-    EndMessage,
-    FrameMessage,
-    Message,
-    decode,
-)
+from pipeline.transport.wire.messages import EndMessage, FrameMessage, decode
 from pipeline.transport.wire.results import result_of
 from pipeline.transport.wire.schema import (
     MAX_TOPIC,
@@ -37,8 +31,10 @@ from pipeline.transport.wire.schema import (
     result_topic,
 )
 from pipeline.transport.zmq.keys import Security
+from pipeline.transport.zmq.peers.incoming import EndlessMessage, IncomingLimit
+from pipeline.transport.zmq.pending import HEADER_COST, Arrived, Pending
 from pipeline.transport.zmq.sockets import Endpoint, is_readable, peer_of
-from pipeline.transport.zmq.stream_counts import LATE_NS, LogLimit, Stream, Streams
+from pipeline.transport.zmq.stream_counts import LATE_NS, Connection, LogLimit, Streams
 from pipeline.transport.zmq.subscriptions import end_receipt
 from pipeline.transport.zmq.worker_groups import QUEUED_REQUESTS, REPEAT_S, Requests, member_prefix
 from pipeline.types import ClockOffset, Frame, Image, Result
@@ -58,12 +54,13 @@ class Received:
     """A frame or a result, and the header of its message.
 
     `clock` says how far the clock that stamped the frame is ahead of this machine's, None if that
-    is not known (yet).
+    is not known (yet). `stream` is a number of its sender that no other peer can claim.
     """
 
     item: Frame | Result
     header: Envelope
     clock: ClockOffset | None
+    stream: int = 0
 
     def age_ns(self) -> int:
         """The frame's age by this machine's clock, as far as the clocks' difference is known.
@@ -83,12 +80,13 @@ class Subscriber:
       returns a frame that no other member gets
     - `every`: return every message in order, as far as `MAX_HELD` per stream; else only the newest
     - `streams`: how many cameras' frames and results are expected
-    - `limits`: the largest images that are accepted
+    - `limits`: the largest images and the number of cameras that are accepted
 
     One thread at a time may use it. `counts` holds by topic what happened to the messages:
     `received` (all), and of these `given`, `superseded` (by a newer one), `gone` (no longer in
     shared memory), `invalid`, `repeated` and `unread` (not asked for before `close`); and those
-    `lost` on the way. Invalid messages count under the topic `?`.
+    `lost` on the way. Under the topic `?` count invalid messages, and those `refused` because of
+    the number of cameras.
 
     Raises `ConfigError` if an address cannot be used or needs keys.
     """
@@ -110,8 +108,7 @@ class Subscriber:
         parsed, security = _parse(addresses), security or Security()
         self._limits = limits or Limits()
         self._topics = _topics(parsed, frames, results)
-        self._pending: dict[Stream, deque[Message]] = {}
-        self._held = MAX_HELD if every else 1
+        self._pending = Pending(MAX_HELD if every else 1, self._limits.max_pending_bytes)
         self._member = member_prefix(group)
         self._name = secrets.token_hex(8)
         self._frames_had = 0
@@ -119,16 +116,28 @@ class Subscriber:
         self._rings = ReaderRings(self._limits.max_frame_bytes, notify=not self._member)
         self._clocks = RemoteClocks(parsed[0], security)
         self._log_limit = LogLimit()
-        self._streams = Streams()
+        self._streams = Streams(self._limits.max_cameras)
         self.counts = self._streams.counts
         self._awaited_s: float | None = None
-        self._endpoint = _open_socket(parsed, self._member, security, self._limits, streams)
+        self._opening = partial(_open_socket, parsed, self._member, security, self._limits, streams)
+        self._open()
+
+    def _open(self) -> None:
+        self._endpoint = self._opening()
         try:
             for topic in self._topics:
                 self._set_subscribed(self._member + topic, True)
         except BaseException:
             self._endpoint.close()
             raise
+        self._incoming = IncomingLimit(self._endpoint, self._limits.max_received_bytes)
+
+    def _open_again(self) -> None:
+        """Drop all connections, because a message on one of them does not end."""
+        self._refuse("one of all", WireError("parts", "a message has too many parts"))
+        self._incoming.close()
+        self._endpoint.close()
+        self._open()
 
     def await_message(self, timeout_s: float) -> bool:
         """Wait for a valid message; returns False if none came in time.
@@ -139,11 +148,11 @@ class Subscriber:
         while (left_s := deadline_s - time.monotonic()) > 0:
             self._drain(left_s)
             while self._pending:
-                stream, held = next(iter(self._pending.items()))
-                if self._read(stream, held[0]) is not None:
+                first = self._pending.first()
+                if self._read(first) is not None:
                     self._awaited_s = time.monotonic()
                     return True
-                self._next(stream)
+                self._pending.take(first.key)
         return False
 
     def receive(self, timeout_s: float) -> Received | None:
@@ -171,12 +180,11 @@ class Subscriber:
             if not self._endpoint.socket.closed:
                 self._drain(0.0)
         finally:
-            for stream, held in self._pending.items():
-                stream.count["unread"] += len(held)
+            self._pending.discard("unread")
+            self._incoming.close()
             self._rings.close()  # first, so that no publisher regards them as in use
             self._endpoint.close()
             self._clocks.close()
-            self._pending.clear()
 
     def __enter__(self) -> Subscriber:
         return self
@@ -203,10 +211,14 @@ class Subscriber:
         for _ in range(MAX_DRAIN):
             if not is_readable(socket):
                 return
-            parts = socket.recv_multipart(copy=False)
+            try:
+                parts, connection = self._incoming.read(socket)
+            except EndlessMessage:
+                self._open_again()
+                return
             if self._endpoint.is_crowded:
                 self._endpoint.note_message(parts[0])
-            self._accept([part.buffer for part in parts], partial(peer_of, parts[0]))
+            self._accept([part.buffer for part in parts], connection, partial(peer_of, parts[0]))
 
     def _read_notifications(self) -> None:
         for ring, client in tuple(self._rings.clients.items()):
@@ -214,16 +226,14 @@ class Subscriber:
                 parts = client.receive()
                 if parts is None:
                     break
-                self._accept(parts, _here, notified=True)
+                self._accept(parts, ring, _here)
             if not client.is_open:
                 del self._rings.clients[ring]
 
     def _discard_pending(self) -> None:
         """Discard all messages that have arrived so far."""
         self._drain(0.0)
-        for stream, held in self._pending.items():
-            stream.count["superseded"] += len(held)
-        self._pending.clear()
+        self._pending.discard("superseded")
 
     def _set_subscribed(self, topic: bytes, on: bool) -> None:
         if self._member:
@@ -237,7 +247,7 @@ class Subscriber:
                 self._endpoint.socket.send(message, zmq.NOBLOCK)
 
     def _accept(
-        self, parts: Sequence[Any], peer: Callable[[], str], notified: bool = False
+        self, parts: Sequence[Any], connection: Connection, peer: Callable[[], str]
     ) -> None:
         topic = bytes(parts[0][: MAX_TOPIC + 1]).removeprefix(self._member)
         try:
@@ -248,21 +258,19 @@ class Subscriber:
         if not self._is_wanted(topic):
             return  # libzmq matches prefixes: frame/front also matches frame/front_left
         if isinstance(message, EndMessage):
-            self._end(topic, message.header)
+            self._end(topic, message.header, connection)
             return
-        stream = self._streams.admit(topic.decode(), message.header, peer, notified)
+        stream = self._streams.admit(topic.decode(), message.header, connection, peer)
         if stream is None:
             return
         self._frames_had += 1
-        held = self._pending.setdefault(stream, deque(maxlen=self._held))
-        if len(held) == self._held:
-            stream.count["superseded"] += 1
-        held.append(message)
+        nbytes = HEADER_COST * len(parts[1]) + sum(len(part) for part in parts[2:])
+        self._pending.add(stream, message, nbytes)
 
-    def _end(self, topic: bytes, header: EndHeader) -> None:
+    def _end(self, topic: bytes, header: EndHeader, connection: Connection) -> None:
         """Count the lost messages of a topic that has ended, and confirm the end."""
         self._read_notifications()  # they were sent before
-        self._streams.end(topic.decode(), header)
+        self._streams.end(topic.decode(), header, connection)
         receipt = end_receipt(header.sender, self._name, self._member + topic)
         for on in (True, False):
             self._set_subscribed(receipt, on)
@@ -280,25 +288,25 @@ class Subscriber:
     # --- returning messages -----------------------------------------------------------------
 
     def _give_next(self) -> Received | None:
-        stream = next(iter(self._pending))
-        message = (
-            self._fresher(stream) if stream.is_late and self._held == 1 else self._next(stream)
-        )
-        if message is None:
+        first = self._pending.first()
+        is_stale = first.stream.is_late and self._pending.depth == 1
+        arrived = self._fresher(first) if is_stale else self._pending.take(first.key)
+        item = self._read(arrived) if arrived is not None else None
+        if arrived is None or item is None:
             return None
-        item = self._read(stream, message)
-        if item is None:
-            return None
+        stream, header = arrived.stream, arrived.message.header
         stream.count["given"] += 1
-        header = message.header
         stamp_clock = ClockOffset(header.clock_offset_ns, header.clock_error_ns)
         clock = self._clocks.offset(stream.peer, header.clock_port, stamp_clock)
-        return Received(item, header, clock)
+        return Received(item, header, clock, stream.number)
 
-    def _read(self, stream: Stream, message: Message) -> Frame | Result | None:
+    def _read(self, arrived: Arrived) -> Frame | Result | None:
         """The frame or result of a message; None, which is counted, if it cannot be read."""
+        stream, message = arrived.stream, arrived.message
         try:
             if isinstance(message, FrameMessage):
+                if message.reference is not None:
+                    stream.ring = message.reference.ring
                 return frame_of(message, self._read_slot)
             return result_of(message)
         except Gone as error:
@@ -310,21 +318,13 @@ class Subscriber:
             self._warn(error.reason, "a message from %s was refused: %s", stream.peer, error)
         return None
 
-    def _next(self, stream: Stream) -> Message:
-        """The oldest message of a stream, which then goes behind the other streams."""
-        held = self._pending.pop(stream)
-        message = held.popleft()
-        if held:
-            self._pending[stream] = held
-        return message
-
-    def _fresher(self, stream: Stream) -> Message | None:
+    def _fresher(self, arrived: Arrived) -> Arrived | None:
         """The first message that is not late, or the newest if none comes soon.
 
         None if another publisher of the same topic has a fresher one. Only waiting is timed, not
         reading the messages that arrived while this process was stopped, nor another stop.
         """
-        waited_s = 0.0
+        stream, waited_s = arrived.stream, 0.0
         for _ in range(MAX_STEPS):
             if not stream.is_late or waited_s >= FRESHER_S:
                 break
@@ -333,13 +333,13 @@ class Subscriber:
             waited_s += min(time.monotonic() - start_s, STEP_S)
             if is_there:
                 self._read_all()
-        message = self._next(stream)
-        if stream.is_late:
-            stream.settle()
-            if any(other.topic == stream.topic for other in self._pending):
-                stream.count["superseded"] += 1
+        newest = self._pending.take(arrived.key)
+        if newest is not None and newest.stream.is_late:
+            newest.stream.settle()
+            if self._pending.has_topic(stream.topic):
+                newest.stream.count["superseded"] += 1
                 return None
-        return message
+        return newest
 
     def _read_slot(self, reference: SharedReference, shape: tuple[int, ...]) -> Image:
         return self._rings.get(reference.ring).read(reference, shape)

@@ -26,12 +26,12 @@ def test_ever_new_senders_fill_neither_the_log_nor_memory(caplog):
     caplog.set_level(logging.INFO)
     streams = Streams()
     for sender in range(2 * MAX_STREAMS):
-        assert streams.admit("frame/front", envelope(sender), lambda: "localhost")
+        assert streams.admit("frame/front", envelope(sender), sender, lambda: "localhost")
     assert caplog.text.count("another publisher has started") == 1
     assert streams.counts["frame/front"]["received"] == 2 * MAX_STREAMS
     for number in range(2 * MAX_STREAMS):
-        streams.admit(f"frame/c{number}", envelope(1, f"c{number}"), lambda: "localhost")
-    assert len(streams.counts) <= MAX_STREAMS
+        streams.admit(f"frame/c{number}", envelope(1, f"c{number}"), 1, lambda: "localhost")
+    assert len(streams.counts) <= MAX_STREAMS + 1  # that of refused messages
 
 
 def test_a_stopped_subscriber_gets_the_newest_even_if_stopped_again(
