@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 DEFAULT_FPS = 30.0
 LONGEST_GAP_S = 10.0
 """A live recording repeats the last image for up to this time; a longer gap is cut out."""
+LONGEST_LEAD_S = 10.0
+"""A live recording is at most this much longer than real time; it skips images that run ahead."""
 LONGEST_REPEAT_S = 1.0
 """Writing the repetitions may take this long; the rest is cut out."""
 
@@ -77,6 +79,7 @@ class VideoFile(Output):
         self._size = (0, 0)
         self._written = 0
         self._start_ns = 0
+        self._begun_s = 0.0
         self._last: Image | None = None
         self._warned = False
         self._is_cut = False
@@ -124,7 +127,7 @@ class VideoFile(Output):
     def _due(self, stamp_ns: int) -> int:
         """The number of the frame that is due at the capture time."""
         if self._last is None:
-            self._start_ns = stamp_ns
+            self._start_ns, self._begun_s = stamp_ns, time.monotonic()
         due = round((stamp_ns - self._start_ns) / 1e9 * self._fps)
         gap = due - self._written
         if abs(gap) > LONGEST_GAP_S * self._fps:
@@ -133,7 +136,11 @@ class VideoFile(Output):
             else:
                 log.warning("--record: the clock was set back by %.0f s", -gap / self._fps)
             self._start_ns += round(gap / self._fps * 1e9)
-            return self._written
+            due = self._written
+        real_s = time.monotonic() - self._begun_s
+        if due >= self._written and due > (real_s + LONGEST_LEAD_S) * self._fps:
+            self._start_ns += round((due - self._written + 1) / self._fps * 1e9)
+            return self._written - 1
         return due
 
     def _cut(self, due: int) -> int:
