@@ -1,6 +1,7 @@
-"""Coverage-guided fuzzing of everything that reads messages.
+"""Fuzzing of everything that reads messages.
 
-`python tests/fuzz/fuzz_wire.py [-runs=1000000] [-max_total_time=SECONDS] [CORPUS]`; needs atheris.
+`python tests/fuzz/fuzz_wire.py [-runs=1000000] [-max_total_time=SECONDS] [CORPUS]`, guided by
+coverage if atheris is installed.
 The first byte of an input selects the reader of the rest: the parts of a message, each with its
 length in two bytes; a header; a JPEG; subscriptions and requests at a publisher; the results of
 several detectors; a request to a clock or its answer; a notification past ZeroMQ. Any exception but
@@ -20,16 +21,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import atheris
+from tests.fuzz import fuzzing
 
-with atheris.instrument_imports(include=["pipeline.transport"]):
+with fuzzing.instrument("pipeline.transport"):
     from pipeline.transport import clock
     from pipeline.transport.shm import rings
     from pipeline.transport.shm.ring import Gone, RingReader
     from pipeline.transport.wire import frames, messages, results, schema
     from pipeline.transport.zmq import worker_groups
+    from pipeline.transport.zmq.pending import Pending
     from pipeline.transport.zmq.reorder import ResultOrder
-    from pipeline.transport.zmq.stream_counts import MAX_STREAMS, Streams
+    from pipeline.transport.zmq.stream_counts import MAX_GAP, MAX_STREAMS, Streams
 
 from pipeline.types import Detections, Header, Result
 
@@ -71,11 +73,16 @@ def join(parts: list[bytes]) -> bytes:
 
 def read_message(data: bytes) -> None:
     message = messages.decode(split(data), LIMITS)
+    connection, camera = len(data) % 5, message.header.camera
     if isinstance(message, messages.EndMessage):
-        STREAMS.end(message.header.camera, message.header)
+        STREAMS.end(camera, message.header, connection)
         return
-    STREAMS.admit(message.header.camera, message.header, lambda: "192.0.2.1")
+    stream = STREAMS.admit(camera, message.header, connection, lambda: "192.0.2.1")
     expect(len(STREAMS.counts) <= MAX_STREAMS + 1)
+    if stream is not None:
+        expect(0 <= stream.count["lost"] <= MAX_GAP * stream.count["received"])
+        PENDING.add(stream, message, len(data))
+        expect(len(PENDING) <= MAX_STREAMS)
     if isinstance(message, messages.ResultMessage):
         results.result_of(message)
         return
@@ -123,12 +130,13 @@ def read_order(data: bytes) -> None:
     claims = list(CLAIM.iter_unpack(data[: len(data) // CLAIM.size * CLAIM.size]))
     for sender, camera, stamp_ns, seq in claims:
         header = Header(f"c{camera % 50}", seq, abs(stamp_ns), 16, 16)
-        sequence.put(sender, Result(header, Detections.empty(())))
+        found = Result(header, Detections.empty(()), stage_ns={"sender": sender})
+        sequence.put(sender, found)
         while (result := sequence.get()) is not None:
             given, now = given + 1, result.header
-            before = last.get(now.camera)
+            before = last.get((result.stage_ns["sender"], now.camera))
             expect(before is None or now.seq > before.seq or now.stamp_ns > before.stamp_ns)
-            last[now.camera] = now
+            last[result.stage_ns["sender"], now.camera] = now
     expect(given + sequence.late <= len(claims))
 
 
@@ -170,6 +178,7 @@ def expect(holds: bool) -> None:
 
 
 STREAMS = Streams()
+PENDING = Pending(2, 100_000)
 READERS = [
     *(read_message, read_header, read_jpeg, read_subscriptions),
     *(read_order, read_clock, read_notification),
@@ -236,18 +245,5 @@ class Target:
             raise MemoryError(f"grew by more than {MAX_GROWTH_MB} MB in {self._runs} inputs")
 
 
-def main(arguments: list[str]) -> None:
-    corpus = [argument for argument in arguments[1:] if not argument.startswith("-")]
-    if corpus:
-        folder = Path(corpus[0])
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(seeds()):
-            (folder / f"seed-{number}").write_bytes(seed)
-    for seed in seeds():
-        Target()(seed)
-    atheris.Setup(arguments, Target())
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main(sys.argv)
+    fuzzing.main(sys.argv, Target(), seeds())
