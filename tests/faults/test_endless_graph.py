@@ -13,26 +13,13 @@ from importlib.util import find_spec
 import cv2
 import pytest
 
+from ..endless_models import endless
 from . import processes
 
 PROMPT_S = 2.0
 START_S = 120.0  # a cold cache is compiled first
 RUN = ("run", "scene:?size=320x240")
-SIZE = 32
 DECODER = "simplejpeg.decode_jpeg" if find_spec("simplejpeg") else "cv2.imdecode"
-MANIFEST = f"""
-task = "{{task}}"
-labels = ["cat", "dog", "cup"]
-[input]
-width = {SIZE}
-height = {SIZE}
-"""
-HEADS = """
-[[heads]]
-output = "found"
-anchors = [[10, 14], [23, 27], [37, 58]]
-"""
-
 HANG = """
 import ctypes, itertools, sys
 import {module}
@@ -72,46 +59,6 @@ from pipeline.cli.__main__ import main
 main()
 """
 """A command that prints a line at each call of a model."""
-
-
-def endless(path, task, *, while_bright=False):
-    """A model whose loop never ends, or with `while_bright` only for images that are not black."""
-    onnx = pytest.importorskip("onnx")
-    of, kinds = onnx.helper, onnx.TensorProto
-    channels = 24 if task == "detect" else 3
-    again = of.make_graph(
-        [of.make_node(what, [one], [f"next_{one}"]) for one, what in
-         (("going", "Identity"), ("value", "Identity"))],
-        "again",
-        [of.make_tensor_value_info(*one) for one in
-         (("count", kinds.INT64, []), ("going", kinds.BOOL, []), ("value", kinds.FLOAT, None))],
-        [of.make_tensor_value_info(*one) for one in
-         (("next_going", kinds.BOOL, []), ("next_value", kinds.FLOAT, None))],
-    )  # fmt: skip
-    shape = [1, channels, SIZE // 16, SIZE // 16] if task == "detect" else [1, channels]
-    condition = ["going"] if while_bright else ["true"]
-    nodes = [
-        of.make_node("Cast", ["image"], ["pixels"], to=kinds.FLOAT),
-        of.make_node("ReduceMax", ["pixels"], ["brightest"], keepdims=0),
-        of.make_node("Cast", ["brightest"], ["going"], to=kinds.BOOL),
-        of.make_node("Expand", ["brightest", "shape"], ["start"]),
-        of.make_node("Loop", ["", *condition, "start"], ["found"], body=again),
-    ]
-    graph = of.make_graph(
-        nodes,
-        "endless",
-        [of.make_tensor_value_info("image", kinds.UINT8, [1, SIZE, SIZE, 3])],
-        [of.make_tensor_value_info("found", kinds.FLOAT, shape)],
-        [
-            of.make_tensor("true", kinds.BOOL, [], [True]),
-            of.make_tensor("shape", kinds.INT64, [len(shape)], shape),
-        ],
-    )
-    model = of.make_model(graph, opset_imports=[of.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-    manifest = path.with_suffix(".toml")
-    manifest.write_text(MANIFEST.format(task=task) + (HEADS if task == "detect" else ""))
-    return path, manifest
 
 
 @pytest.fixture
@@ -175,10 +122,10 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["
 @BOTH
 @pytest.mark.parametrize("task", ["detect", "classify"])
 def test_a_signal_ends_a_model_that_never_ends(start, tmp_path, crowding, task, number):
-    model, manifest = endless(tmp_path / "model.onnx", task)
+    model = endless(tmp_path / "model.onnx", task)
     option = "--detector" if task == "detect" else "--classifier"
     without = ("--classifier", "none") if task == "detect" else ()
-    process = start("-c", ANNOUNCED, *RUN, option, model, "--manifest", manifest, *without)
+    process = start("-c", ANNOUNCED, *RUN, option, model, *without)
     wait_for_call(process, 1 if task == "detect" else 2)  # the detector comes first
     took_s, said = end(process, number)
     assert took_s < PROMPT_S * crowding()
@@ -187,9 +134,9 @@ def test_a_signal_ends_a_model_that_never_ends(start, tmp_path, crowding, task, 
 
 
 def test_a_signal_ends_a_model_that_never_ends_for_some_images(start, tmp_path, crowding):
-    model, manifest = endless(tmp_path / "model.onnx", "detect", while_bright=True)
+    model = endless(tmp_path / "model.onnx", "detect", while_bright=True)
     process = start(
-        "-c", ANNOUNCED, *RUN, "--detector", model, "--manifest", manifest, "--classifier", "none",
+        "-c", ANNOUNCED, *RUN, "--detector", model, "--classifier", "none",
         "--stats", "stats.json",
     )  # fmt: skip
     wait_for_call(process, 2)  # the first image is black

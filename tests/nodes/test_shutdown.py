@@ -16,6 +16,8 @@ from vision_msgs.msg import Detection2DArray
 
 from nodes.images.image_messages import image_message
 
+from ..endless_models import endless
+
 NODES = ("camera_node", "detector_node", "vision_node", "classifier_node")
 WITHIN_S = 2.0  # times `crowding` on a busy machine
 
@@ -76,6 +78,25 @@ def test_every_node_ends_in_time_while_images_come(
     for _ in range(3):  # a busy machine may delay one end, but not three
         remaining = late(remaining)
     assert not remaining
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "settings", "begins"),
+    [
+        ("detector_node", "detect", {}, "active: subscribes"),
+        ("vision_node", "detect", {"source": "scene:"}, "active: captures"),
+        ("classifier_node", "classify", {}, "classifier provider"),
+    ],
+)
+def test_node_ends_in_time_while_a_model_never_ends(
+    start_node, tmp_path, wait_until, crowding, name, task, settings, begins
+):
+    model = endless(tmp_path / "model.onnx", task)
+    option = "detector" if task == "detect" else "classifier"
+    node = start_node(name, {**settings, option: str(model)})
+    wait_until(lambda: node.count(begins), begins)
+    time.sleep(0.5)  # by then it is in the model
+    assert took_to_end(node, signal.SIGTERM) < WITHIN_S * crowding()
 
 
 HELD = """
