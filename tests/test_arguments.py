@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import (
     Classifier,
+    Detections,
     Detector,
     Frame,
     Pipeline,
@@ -17,6 +18,7 @@ from pipeline import (
     Source,
     Step,
     Tracker,
+    draw,
     open_source,
 )
 from pipeline.errors import CaptureError, ConfigError, ModelError, SourceError, StageError
@@ -130,6 +132,19 @@ def test_only_names_and_paths_name_a_model(model):
 def test_a_detector_names_the_image_that_it_expects(image):
     with pytest.raises(ValueError, match=r"image must be a non-empty \(H, W, 3\) uint8 array"):
         Detector(threads=1)(image)
+
+
+CALLS = {
+    "draw": (lambda: draw(None, None), "image must be a non-empty (H, W, 3) uint8 array"),
+    "track": (lambda: Tracker()([], 0), "detections must be Detections, but got list []"),
+    "stamp": (lambda: Tracker()(Detections.empty(()), None), "stamp_ns must be a whole number"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS.values(), ids=CALLS)
+def test_a_function_names_the_argument_that_it_expects(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
 
 
 BOXES = {

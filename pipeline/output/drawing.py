@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import OutputError
-from pipeline.types import Image, Result
+from pipeline.types import Image, Result, check_image
 
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -61,8 +61,9 @@ def draw(image: Image, result: Result, *, out: Image | None = None) -> Image:
     `out`, of the same shape, or into a new array, and is returned. Every class has its own colour,
     the same in every run; the best class of the classifier stands below the label.
 
-    Raises `ValueError` if `out` does not fit.
+    Raises `ValueError` if `image` has another form or `out` does not fit.
     """
+    check_image("image", image)
     if out is None:
         out = image.copy()
     else:

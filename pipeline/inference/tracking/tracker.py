@@ -13,7 +13,7 @@ from pipeline.inference.tracking.kernels import Association, Motion, TrackTable,
 from pipeline.settings import checked
 from pipeline.settings.setting import Fraction
 from pipeline.step import Step
-from pipeline.types import Detections, Frame, Result, Tracks
+from pipeline.types import Detections, Frame, Result, Tracks, described
 
 CAPACITY = 512
 """The most tracks of one camera; further objects get none until others are forgotten."""
@@ -77,8 +77,13 @@ class Tracker(Step):
     def __call__(self, detections: Detections, stamp_ns: int, camera: str = "") -> Detections:
         """Return `detections` with the ids and classes of their tracks.
 
-        `stamp_ns` is the capture time in ns. Frames of a camera come in their order.
+        `stamp_ns` is the capture time in ns. Frames of a camera come in their order. Raises
+        `ValueError` if an argument has another type.
         """
+        if not isinstance(detections, Detections):
+            raise ValueError(f"detections must be Detections, but got {described(detections)}")
+        if not isinstance(stamp_ns, (int, np.integer)):
+            raise ValueError(f"stamp_ns must be a whole number, but got {described(stamp_ns)}")
         return self._follow(detections, stamp_ns, camera)[0]
 
     def process(self, frame: Frame | None, result: Result) -> Result:
