@@ -157,7 +157,13 @@ class Video(OpenCVSource):
 
     def _end_early(self, missing_s: float) -> None:
         """Raise `CaptureError` if the rest of the video is surely missing, else warn."""
-        if self._first_ms is None or (self._movie_s and self._missing_s(self._movie_s)):
+        if self._first_ms is None:
+            raise CaptureError(
+                f"{self._subject}: no frame decodes; either it is damaged, or this OpenCV has no "
+                f"decoder for {self._codec()}: convert it with "
+                f"ffmpeg -i {self._subject} -c:v libx264 OUT.mp4"
+            )
+        if self._movie_s and self._missing_s(self._movie_s):
             raise CaptureError(
                 f"{self._subject}: nothing decodes from frame {self._seq} on, {missing_s:.1f} s "
                 f"before the end; the file is cut off or damaged"
@@ -168,6 +174,11 @@ class Video(OpenCVSource):
             self._subject,
             missing_s,
         )
+
+    def _codec(self) -> str:
+        """The codec as its four letters, such as av01."""
+        code = int(self._capture.get(cv2.CAP_PROP_FOURCC))
+        return code.to_bytes(4, "little", signed=code < 0).decode("latin-1").strip("\0 ") or "it"
 
     def _missing_s(self, duration_s: float) -> float:
         """Seconds of `duration_s` that are still to come, 0 within the inaccuracy of files.

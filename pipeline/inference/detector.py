@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,14 @@ class Detector(ModelStep):
             raise ModelError(f"{self._model.path}: its spec has no head")
         self._head = spec.head
         self._decode = spec.head.decoder((spec.input.width, spec.input.height))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_decode"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        entry = self._model.spec.input
+        self._decode = self._head.decoder((entry.width, entry.height))
 
     @property
     def score_threshold(self) -> float:

@@ -7,7 +7,7 @@ import functools
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,10 @@ class Model:
     batch: int | None = None
     convert: Convert | None = None
     _running: list[ort.RunOptions] = field(default_factory=list)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled model opens its file again where it is loaded."""
+        return functools.partial(open_model, self.path, runtime=self.runtime, spec=self.spec), ()
 
     @property
     def threads(self) -> int:

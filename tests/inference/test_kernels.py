@@ -90,3 +90,17 @@ def test_damaged_machine_code_is_compiled_again(folder, suffix):
     said, errors = run(folder)
     assert said[0].split()[1:] == ["20", "True"]
     assert "damaged, compiled again" in errors
+
+
+def test_plain_python_is_used_if_the_user_turns_compilation_off():
+    program = (
+        "import numpy as np\n"
+        "from pipeline import Detector\n"
+        "found = Detector(score_threshold=0.9)(np.zeros((32, 32, 3), np.uint8))\n"
+        "print(len(found))"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "0\n"

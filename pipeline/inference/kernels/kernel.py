@@ -72,13 +72,16 @@ class Kernel:
     @property
     def is_compiled(self) -> bool:
         """Whether an earlier run of this Python and these files has left machine code."""
-        return self.folder is not None and self._dispatcher._cache.holds()
+        return not _is_disabled() and self.folder is not None and self._dispatcher._cache.holds()
 
     def _call_first(self, args: tuple[Any, ...]) -> Any:
         """Load the machine code, after it was compiled if need be, and call it."""
         with _lock:
             if self._compiled is not None:
                 return self._compiled(*args)
+            if _is_disabled():
+                self._compiled = self.py_func
+                return self.py_func(*args)
             if not process.is_child and not self._is_kept_for(args):
                 logger.info("compiling %s, once per machine (up to 10 s)", self.py_func.__name__)
                 self._compile(args)
@@ -120,6 +123,15 @@ def _numba() -> Any:
     numba = importlib.import_module("numba")
     process.drop_compiler_pages()
     return numba
+
+
+@functools.cache
+def _is_disabled() -> bool:
+    """Whether the user wants plain Python, which debuggers can follow."""
+    is_disabled = bool(_numba().config.DISABLE_JIT)
+    if is_disabled:
+        logger.warning("NUMBA_DISABLE_JIT is set: kernels run as plain Python, which is very slow")
+    return is_disabled
 
 
 def _keep_code_of(dispatcher: Any) -> None:
