@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from pipeline.errors import InputError, VisionError
+from pipeline.files.writing import write_atomically
 from pipeline.inference.session import open_model
 from pipeline.settings import NmsKind, Settings
 from pipeline.zoo.datasets.annotations import LabelledImage
@@ -28,7 +29,7 @@ from pipeline.zoo.datasets.boxes import read_yolo_folder
 from pipeline.zoo.evaluation.classification import Logits, TopAccuracy, top_accuracy
 from pipeline.zoo.evaluation.detection import Accuracy, evaluate_detector, open_to_evaluate
 from pipeline.zoo.evaluation.timing import measure_speed
-from pipeline.zoo.onnx_file import open_with_outputs, write_atomically
+from pipeline.zoo.onnx_file import open_with_outputs
 from recipes import classifier, detector
 from recipes.build import add_folders
 from recipes.crops import imagenet_crop, read_images

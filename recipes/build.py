@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError, VisionError
+from pipeline.files.writing import write_atomically
 from pipeline.images import encode_image, read_image
-from pipeline.zoo.onnx_file import write_atomically
 from pipeline.zoo.wheels import WheelMember, fetch_member
 from recipes import classifier, detector
 

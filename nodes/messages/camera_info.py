@@ -16,7 +16,8 @@ import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from sensor_msgs.msg import CameraInfo
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, OutputError
+from pipeline.files.writing import write_atomically
 from pipeline.settings.setting import shown
 from pipeline.text.files import read_text
 from pipeline.text.formats import parse_yaml
@@ -69,10 +70,9 @@ def write_camera_info(path: Path, info: CameraInfo) -> None:
     for key, (field, _) in _MATRICES.items():
         content[key] = _matrix(getattr(info, field), 3)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"camera_info_url: cannot write {path}: {error}") from error
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
+    except OutputError as error:
+        raise ConfigError(f"camera_info_url: {error}") from error
 
 
 def _matrix(values: Any, rows: int) -> dict[str, Any]:

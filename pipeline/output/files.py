@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from pipeline.errors import InputError, OutputError
+from pipeline.errors import InputError
+from pipeline.files.writing import write_atomically
 
 
 def check_target(path: Path, subject: str, *, is_replaced: bool = False) -> Path:
@@ -17,9 +18,11 @@ def check_target(path: Path, subject: str, *, is_replaced: bool = False) -> Path
 
     With `is_replaced`, the file is first written under another name, so its folder must be
     writable. Raises `InputError` if the folder is missing or not writable, or if the path is a
-    folder.
+    folder, or with `is_replaced` a pipe or a device.
     """
     folder = path.parent
+    if is_replaced and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{subject} {path}: is a pipe or a device; expected the name of a file")
     if os.path.isdir(path):
         raise InputError(f"{subject} {path}: is a folder; expected the name of a file")
     if not os.path.isdir(folder):
@@ -39,14 +42,4 @@ def write_stats(path: Path, stats: Mapping[str, Any]) -> None:
     Numbers that are not finite become null. Raises `OutputError`.
     """
     data = msgspec.json.format(msgspec.json.encode(stats), indent=2) + b"\n"
-    target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
-            target.write_bytes(data)
-            return
-        partial.write_bytes(data)
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"--stats {path}: cannot be written: {error.strerror}") from error
+    write_atomically(path, data, f"--stats {path}", makes_folder=False)

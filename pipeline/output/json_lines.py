@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import stat
 import time
 from io import FileIO
 from pathlib import Path
@@ -71,9 +73,32 @@ class JsonLines(Output):
         would delay the end of the process.
         """
         try:
-            return FileIO(os.dup(1) if self._is_stdout else self._path, "wb")
+            if self._is_stdout:
+                return FileIO(os.dup(1), "wb")
+            file = FileIO(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb")
         except OSError as error:
             raise InputError(f"{self._subject}: cannot be opened: {error.strerror}") from error
+        try:
+            self._claim(file)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _claim(self, file: FileIO) -> None:
+        """Empty a regular file, unless another process writes to it."""
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self._subject}: another run is writing to it; expected a file of its own for "
+                f"each run"
+            ) from None
+        except OSError:  # not every file system has locks
+            pass
+        file.truncate()
 
     def _now_ns(self, camera: str) -> int:
         """The time of the clock that stamps the frames of a camera; this machine's if not known."""

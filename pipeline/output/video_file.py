@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.errors import InputError, OutputError
 from pipeline.ffmpeg import open_file
 from pipeline.files.scratch import scratch_folder
+from pipeline.files.writing import PRIVATE, PartialFile, abandoned_in
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.files import check_target
@@ -54,8 +55,9 @@ class VideoFile(Output):
     capture times the last image is repeated or an image is skipped. An image of another size than
     the first is scaled to it.
 
-    Until `close` the recording has a hidden name beside `path`, `.PID.NAME`; an existing file is
-    replaced only once the new one is complete and can be read.
+    Only this user may read the recording, unless it replaces a file that others may read. Until
+    `close` it has a hidden name beside `path`; an existing file is replaced only once the new one
+    is complete and can be read.
 
     Raises `InputError` if the file cannot be written or its suffix is unknown.
     """
@@ -72,9 +74,8 @@ class VideoFile(Output):
         self._wanted_live = live
         self._fps = _rounded(fps or DEFAULT_FPS)
         self._live = bool(live)
-        # If the path is a link, the file is replaced and not the link.
-        self._target = Path(os.path.realpath(self._path))
-        self._partial = self._target.with_name(f".{os.getpid()}.{self._target.name}")
+        self._folder = os.path.dirname(os.path.realpath(self._path))
+        self._partial: PartialFile | None = None
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._written = 0
@@ -87,6 +88,7 @@ class VideoFile(Output):
     def start(self, source: Source[Any]) -> None:
         self._fps = _rounded(self._wanted_fps or source.fps or DEFAULT_FPS)
         self._live = source.live if self._wanted_live is None else self._wanted_live
+        _warn_of_abandoned(self._path)
 
     def write(self, result: Result) -> None:
         image = self._fit(annotated(result))
@@ -106,23 +108,26 @@ class VideoFile(Output):
 
     def close(self) -> None:
         writer, self._writer = self._writer, None
-        if writer is None:
+        partial, self._partial = self._partial, None
+        if writer is None or partial is None:
             return
         with quiet_opening():
             writer.release()
-        if not _is_readable(self._partial):
-            self._partial.unlink(missing_ok=True)
+        if not (partial.is_in_place and _is_readable(partial.path)):
+            partial.discard()
             raise OutputError(
                 f"--record {self._path}: the recording is not complete; "
                 f"is the disk full, or was the file removed?"
             )
         try:
-            os.replace(self._partial, self._target)
+            partial.publish()
         except OSError as error:
             raise OutputError(
                 f"--record {self._path}: cannot be renamed: {error.strerror}; "
-                f"the recording is {self._partial}"
+                f"the recording is {partial.path}"
             ) from error
+        finally:
+            partial.close()
 
     def _due(self, stamp_ns: int) -> int:
         """The number of the frame that is due at the capture time."""
@@ -161,7 +166,7 @@ class VideoFile(Output):
     def _put(self, image: Image) -> None:
         # OpenCV does not report a failed write, so check the free space.
         if self._written % _CHECK_EVERY == 0:
-            free = shutil.disk_usage(self._target.parent).free
+            free = shutil.disk_usage(self._folder).free
             if free < _RESERVE_BYTES:
                 raise OutputError(
                     f"--record {self._path}: the disk is full ({free} bytes left); "
@@ -172,12 +177,19 @@ class VideoFile(Output):
         self._written += 1
 
     def _open(self) -> cv2.VideoWriter:
+        try:
+            partial = PartialFile(self._path, PRIVATE)
+        except OSError as error:
+            raise OutputError(
+                f"--record {self._path}: cannot be written: {error.strerror}"
+            ) from error
         for codec in self._codecs:  # an encoder may refuse this size and another take it
             with quiet_opening():
-                writer = _writer(self._partial, codec, self._fps, self._size)
+                writer = _writer(partial.path, codec, self._fps, self._size)
             if writer.isOpened():
+                self._partial = partial
                 return writer
-        self._partial.unlink(missing_ok=True)
+        partial.discard()
         raise OutputError(
             f"--record {self._path}: cannot be written as {' or '.join(self._codecs)} of "
             f"{self._size[0]}x{self._size[1]} at {self._fps:g} fps"
@@ -241,6 +253,24 @@ def _codecs_here(suffix: str) -> tuple[str, ...]:
         probe = folder / f"probe{suffix}"
         return tuple(
             codec for codec in _CODECS[suffix] if _writer(probe, codec, 30.0, (64, 64)).isOpened()
+        )
+
+
+def _warn_of_abandoned(path: Path) -> None:
+    """Name the recordings of killed runs in the folder of `path`, and remove those without data."""
+    left = []
+    for file in abandoned_in(Path(os.path.realpath(path)).parent):
+        if file.suffix.lower() not in _CODECS:
+            continue
+        if os.path.getsize(file):
+            left.append(file)
+        else:
+            file.unlink()
+    if left:
+        log.warning(
+            "--record %s: %d unfinished recordings of runs that were killed are in its folder, "
+            "such as %s; delete them if they are of no use",
+            *(path, len(left), left[-1]),
         )
 
 

@@ -20,13 +20,14 @@ from platformdirs import user_cache_path
 
 from pipeline.errors import OutputError
 from pipeline.files.scratch import scratch_folder
+from pipeline.files.writing import write_atomically
 from pipeline.inference import session
 from pipeline.inference.processor import processor
 from pipeline.inference.session import Model, Runtime, open_model
 from pipeline.inference.spec import ModelSpec
 from pipeline.zoo import architectures, graphs
 from pipeline.zoo.graphs.cost import count_cost
-from pipeline.zoo.onnx_file import ModelProto, save_model, write_atomically
+from pipeline.zoo.onnx_file import ModelProto, save_model
 from pipeline.zoo.quantization import qdq
 
 logger = logging.getLogger(__name__)

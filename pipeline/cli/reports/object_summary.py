@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError, OutputError
+from pipeline.files.writing import write_atomically
 from pipeline.images import encode_image
 from pipeline.output.drawing import draw
 from pipeline.output.files import check_target
@@ -95,10 +96,7 @@ class ObjectSummary(Output):
         views = [found.view for found in self.most_seen() if found.view][:TILES]
         image = np.concatenate([_tile(view) for view in views], axis=1)
         data = encode_image(image, path.suffix, Settings.quality)
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise OutputError(f"--output {path}: cannot be written: {error.strerror}") from error
+        write_atomically(path, data, f"--output {path}", makes_folder=False)
 
 
 def check_image_target(path: Path) -> None:

@@ -84,10 +84,10 @@ def _compare(
     check_new_files({"--output": output, "--html": html}, read)
     with interruptible(), progress_bar() as report:
         from pipeline.cli.reports.compare_report import draw_comparison, page
+        from pipeline.files.writing import write_atomically
         from pipeline.inference.manifest import read_manifest
         from pipeline.zoo.evaluation.comparison import compare as compare_models
         from pipeline.zoo.evaluation.comparison import open_contender
-        from pipeline.zoo.onnx_file import write_atomically
 
         spec = read_manifest(manifest) if manifest else None
         opened = [

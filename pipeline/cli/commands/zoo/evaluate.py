@@ -224,7 +224,7 @@ def _write(report: dict[str, Any], json: Path | None, draw: Any, plot: Path | No
     """Write the requested files, each one completely or not at all."""
     from json import dumps
 
-    from pipeline.zoo.onnx_file import write_atomically
+    from pipeline.files.writing import write_atomically
     from pipeline.zoo.plots import save_figure
 
     if plot:
