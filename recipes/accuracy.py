@@ -25,7 +25,7 @@ from pipeline.files.writing import write_atomically
 from pipeline.inference.session import open_model
 from pipeline.settings import NmsKind, Settings
 from pipeline.zoo.datasets.annotations import LabelledImage
-from pipeline.zoo.datasets.boxes import read_yolo_folder
+from pipeline.zoo.datasets.yolo import read_yolo_folder
 from pipeline.zoo.evaluation.classification import Logits, TopAccuracy, top_accuracy
 from pipeline.zoo.evaluation.detection import Accuracy, evaluate_detector, open_to_evaluate
 from pipeline.zoo.evaluation.timing import measure_speed

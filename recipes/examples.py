@@ -17,7 +17,7 @@ from pipeline.files.writing import write_atomically
 from pipeline.images import read_image
 from pipeline.types import Image
 from pipeline.zoo.classifier_head import Head
-from pipeline.zoo.datasets.boxes import read_yolo_folder
+from pipeline.zoo.datasets.yolo import read_yolo_folder
 from pipeline.zoo.onnx_file import ModelProto, open_with_outputs, require_onnx
 from recipes.crops import box_crops, imagenet_crop, random_crop, read_images, whole_image
 from recipes.imagenet_labels import CLASSES

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.errors import FrameError, InputError
 from pipeline.types import Detections
-from pipeline.zoo.datasets.boxes import read_yolo_folder
 from pipeline.zoo.datasets.image_folders import list_images
+from pipeline.zoo.datasets.yolo import read_yolo_folder
 from pipeline.zoo.evaluation.detection import evaluate_detector
 
 LABELS = ("cat", "dog", "cup")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.zoo.darknet.importer import COCO_LABELS, import_model
-from pipeline.zoo.datasets.boxes import read_yolo_folder
 from pipeline.zoo.datasets.image_folders import list_images
+from pipeline.zoo.datasets.yolo import read_yolo_folder
 from pipeline.zoo.evaluation import timing
 from pipeline.zoo.evaluation.timing import measure_speed
 from pipeline.zoo.onnx_file import load_model
