@@ -113,8 +113,8 @@ def test_endless_parts_end_their_connection_and_no_other(tmp_path, part):
         assert command.end() == 0
     finally:
         command.kill()
-    # Some comes in between two checks.
-    assert most_mb - before_mb < (incoming.LEAST_BYTES >> 20) + 400
+    # Some comes in between two checks, the more the longer the machine keeps them waiting.
+    assert most_mb - before_mb < (incoming.LEAST_BYTES >> 20) + 750
     assert "connections are ended" in command.said
     shown = sum(1 for _ in found.open())
     assert shown > sent / 2

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import zmq
 
 from pipeline.process.memory import private_bytes, trim
-from pipeline.transport.wire.schema import MAX_PARTS, MEBI
+from pipeline.transport.wire.schema import MAX_PARTS
 from pipeline.transport.zmq.peers.connections import borrowed, close_connection, received_bytes
 from pipeline.transport.zmq.sockets import Endpoint
 from pipeline.transport.zmq.stream_counts import LogLimit
@@ -35,8 +35,13 @@ MAX_DISCARDED = 100_000
 """Parts of one message that are read to get to the next one."""
 PATIENCE = 100
 """Checks in a row beyond the limit; something else has grown if connections bring little then."""
+FEW_BYTES = 4096
+"""Unread, of a connection that is ended only if none has more."""
 
 log = logging.getLogger(__name__)
+
+
+_Key = tuple[int, int]  # the file descriptor and the inode of a connection
 
 
 class EndlessMessage(Exception):  # noqa: N818 - a signal to open the socket again, not a fault
@@ -64,8 +69,10 @@ class IncomingLimit:
         self._places = {_place(at) for at in endpoint.endpoints}
         self._max_bytes = max(max_bytes, LEAST_BYTES)
         self._base_bytes = private_bytes()
+        self._last_bytes = 0
         self._beyond = 0
-        self._known: dict[tuple[int, int], _Connection] = {}
+        self._known: dict[_Key, _Connection] = {}
+        self._ended: set[_Key] = set()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         if self._base_bytes:
@@ -105,33 +112,45 @@ class IncomingLimit:
 
         Returns how much of the limit is used.
         """
-        unread = self._unread()
-        if self._grown_bytes() > self._max_bytes:
+        unread, before_bytes = self._unread(), self._last_bytes
+        self._last_bytes = grown_bytes = self._grown_bytes()
+        if 2 * grown_bytes - before_bytes > self._max_bytes:  # or it will be at the next check
             trim()
-            if self._grown_bytes() > self._max_bytes:
+            self._last_bytes = grown_bytes = self._grown_bytes()
+            if 2 * grown_bytes - before_bytes > self._max_bytes:
                 self._beyond += 1
                 self._relieve(unread)
                 return 1.0
         self._beyond = 0
-        return self._grown_bytes() / self._max_bytes
+        return grown_bytes / self._max_bytes
 
     def _grown_bytes(self) -> int:
-        return private_bytes() - self._base_bytes
+        private = private_bytes()
+        self._base_bytes = min(self._base_bytes, private)
+        return private - self._base_bytes
 
-    def _relieve(self, unread: Mapping[int, int]) -> None:
-        """End the connections with most unread bytes, one more for each check in a row."""
-        if not unread or (self._beyond > PATIENCE and max(unread.values()) < MEBI):
+    def _relieve(self, unread: Mapping[_Key, int]) -> None:
+        """End the connections with most unread bytes, one more for each check in a row.
+
+        Their memory is free a moment later.
+        """
+        if self._beyond > PATIENCE and max(unread.values(), default=0) <= FEW_BYTES:
             self._base_bytes = private_bytes()
+            self._beyond = 0
             return
-        if self._log_limit.allows("ended"):
+        self._ended &= unread.keys()
+        left = {key: nbytes for key, nbytes in unread.items() if key not in self._ended}
+        many = {key: nbytes for key, nbytes in left.items() if nbytes > FEW_BYTES} or left
+        for key in sorted(many, key=many.__getitem__)[-self._beyond :]:
+            close_connection(key[0])
+            self._ended.add(key)
+        if many and self._log_limit.allows("ended"):
             log.warning(
                 "%s: received messages take more than %d MB; connections are ended",
                 *(", ".join(self._endpoints), self._max_bytes >> 20),
             )
-        for file in sorted(unread, key=unread.__getitem__)[-self._beyond :]:
-            close_connection(file)
 
-    def _unread(self) -> dict[int, int]:
+    def _unread(self) -> dict[_Key, int]:
         """By connection, the bytes that came since it last completed a message."""
         known, unread = self._known, {}
         self._known = {}
@@ -145,7 +164,7 @@ class IncomingLimit:
                 if before is None or before.completed != completed:
                     before = _Connection(received if before else 0, completed)
                 self._known[key] = before
-                unread[file] = received - before.received
+                unread[key] = received - before.received
         return unread
 
     def _is_ours(self, connection: socket.socket) -> bool:
