@@ -90,7 +90,7 @@ class LatencyCache:
             contents = msgspec.json.decode(self.path.read_bytes(), type=_Contents)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             logger.warning("%s: unusable, measuring again: %s", self.path, error)
             return
         if contents.machine == self._contents.machine:

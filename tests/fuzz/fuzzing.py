@@ -74,7 +74,8 @@ def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
     """An input after one to four random changes; the first byte, which selects, mostly stays."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(changed) + 1) if rng.random() < 0.1 else rng.randint(1, len(changed))
+        end = len(changed)
+        at = rng.randrange(end + 1) if rng.random() < 0.1 else rng.randint(1, max(end, 1))
         change = rng.randrange(7)
         if change == 0 and at < len(changed):
             changed[at] ^= 1 << rng.randrange(8)

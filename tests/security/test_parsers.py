@@ -360,8 +360,7 @@ def test_reading_a_large_coco_file_shows_progress(tmp_path):
     path.write_text(json.dumps(content))
     (tmp_path / "a.jpg").touch()
     reports = []
-    (image,) = read_boxes(path, COLOURS, report=lambda *report: reports.append(report))
-    assert len(image.boxes) == 50_000
+    read_boxes(path, COLOURS, report=lambda *report: reports.append(report))
     assert reports[0] == ("reading boxes", 0, 50_000)
     assert reports[-1] == ("reading boxes", 50_000, 50_000)
     assert len(reports) == 11

@@ -172,7 +172,13 @@ def read_weights(config: DarknetConfig, path: str | Path) -> dict[int, Convoluti
     numbers = np.frombuffer(data, "<f4", offset=header)
     if not np.isfinite(numbers).all():
         raise ModelError(f"{path}: expected finite numbers, but some are infinite or NaN")
-    return _split(config, numbers, counts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = _split(config, numbers, counts)
+    if not all(
+        np.isfinite(part.weight).all() and np.isfinite(part.bias).all() for part in weights.values()
+    ):
+        raise ModelError(f"{path}: its batch norm makes weights that are too large")
+    return weights
 
 
 def _header_bytes(path: Path, data: bytes) -> int:

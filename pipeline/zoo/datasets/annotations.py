@@ -131,7 +131,7 @@ def read_coco(
         report(f"reading {data.name}", 0, 1)
     try:
         content = msgspec.json.decode(text.removeprefix(BOM_UTF8), type=_CocoFile)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{data}: expected COCO's JSON of images and boxes: {error}") from error
     if is_large:
         report(f"reading {data.name}", 1, 1)

@@ -57,7 +57,7 @@ def _read(
         return read_voc(data, labels, images, report)
     if _has_xml(annotations):
         return read_voc(annotations, labels, images or _images_beside(data), report)
-    if listed := sorted(annotations.glob("*.json")):
+    if os.path.isdir(annotations) and (listed := sorted(annotations.glob("*.json"))):
         if len(listed) > 1:
             names = ", ".join(path.name for path in listed)
             raise InputError(f"{annotations}: expected one JSON file, but it has {names}; name one")

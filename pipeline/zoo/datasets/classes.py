@@ -49,7 +49,7 @@ def match_names(names: Sequence[str], labels: Sequence[str], subject: str) -> li
         logger.warning(
             "%s: its class names are not the model's (%s, ...); classes are matched by their order",
             subject,
-            unknown[0],
+            unknown[0][:_LONGEST],
         )
         return list(range(first, len(labels)))
     near = difflib.get_close_matches(unknown[0].lower(), [label.lower() for label in labels], n=1)
