@@ -23,7 +23,8 @@ import zmq
 
 from pipeline.errors import ConfigError
 from pipeline.transport.address import Address, is_loopback
-from pipeline.transport.zmq.keys import Security, check_peers, protect
+from pipeline.transport.zmq.keys import Security, protect
+from pipeline.transport.zmq.peers.connections import Connections
 from pipeline.transport.zmq.sockets import last_endpoint, new_context, set_common_options
 from pipeline.types import ClockOffset
 
@@ -115,9 +116,6 @@ class ClockServer:
     ) -> None:
         self._now_ns = now_ns
         self._context = new_context()
-        self._peer_check = None
-        if security.keys is not None:
-            self._peer_check = check_peers(self._context, security.peers)
         self._stop = threading.Event()
         opened: Future[int] = Future()
         self._thread = threading.Thread(
@@ -134,9 +132,6 @@ class ClockServer:
         """Stop answering. Idempotent."""
         self._stop.set()
         self._thread.join()
-        if self._peer_check is not None:
-            self._peer_check.stop()
-            self._peer_check = None
         self._context.term()
 
     def _run(self, address: Address, security: Security, opened: Future[int]) -> None:
@@ -153,11 +148,16 @@ class ClockServer:
             socket.maxmsgsize = MAX_PART_BYTES
             socket.ipv6 = address.host.startswith("[")
             protect(socket, address, security, bind=True)
-            opened.set_result(_bind_beside(socket, address))
-            while not self._stop.is_set():
-                question = _received(socket)
-                if question is not None:
-                    socket.send(answer_to(question, self._now_ns))
+            keys = security.peers if security.keys is not None else None
+            connections = Connections(self._context, socket, keys, numbered=False)
+            try:
+                opened.set_result(_bind_beside(socket, address))
+                while not self._stop.is_set():
+                    question = _received(socket)
+                    if question is not None:
+                        socket.send(answer_to(question, self._now_ns))
+            finally:
+                connections.stop()
 
 
 def answer_to(question: bytes, now_ns: Callable[[], int]) -> bytes:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import struct
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import zmq
 from zmq.utils import z85
@@ -24,9 +21,7 @@ SECRET_SUFFIX = ".key_secret"  # noqa: S105 - the end of a file name
 MAX_KEY_FILE = 4096
 
 _LINE = re.compile(r'^\s*(public-key|secret-key)\s*=\s*"([^"\s]{40})"\s*$', re.MULTILINE)
-_DOMAIN = "vision"  # of the keys, for libzmq's authentication (RFC 27/ZAP)
-
-log = logging.getLogger(__name__)
+DOMAIN = b"vision"  # of the keys, for libzmq's authentication (RFC 27/ZAP)
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,8 @@ def protect(socket: zmq.Socket[bytes], address: Address, security: Security, bin
                 f"(--peer FILE{PUBLIC_SUFFIX}), but got none"
             )
         socket.curve_server = True
-        socket.zap_domain = _DOMAIN.encode()
+        socket.zap_domain = DOMAIN
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # let nobody in without `Connections`
     else:
         if len(security.peers) != 1:
             raise ConfigError(
@@ -143,33 +139,6 @@ def protect(socket: zmq.Socket[bytes], address: Address, security: Security, bin
                 f"(--server FILE{PUBLIC_SUFFIX}), but got {len(security.peers)} keys"
             )
         socket.curve_serverkey = security.peers[0]
-
-
-def check_peers(context: zmq.Context[zmq.Socket[bytes]], known: Collection[bytes]) -> Any:
-    """Start a thread that refuses peers whose key is not `known`, and logs their keys.
-
-    Call `stop` on the returned authenticator before the context ends.
-    """
-    from zmq.auth.thread import ThreadAuthenticator  # noqa: PLC0415 - loads asyncio, for keys only
-
-    class PeerCheck(ThreadAuthenticator):
-        """Adds the peer's network address to the log of refused keys."""
-
-        peer = ""
-
-        async def handle_zap_message(self, msg: list[bytes]) -> None:
-            self.peer = msg[3].decode("ascii", "replace") if len(msg) > 3 else "unknown peer"
-            await super().handle_zap_message(msg)
-
-        def callback(self, domain: str, key: bytes) -> bool:
-            if key not in known:
-                log.warning("refused %s: its key %s is unknown", self.peer, key.decode())
-            return key in known
-
-    check = PeerCheck(context)
-    check.configure_curve_callback(domain=_DOMAIN, credentials_provider=check)
-    check.start()
-    return check
 
 
 def _read(path: Path) -> dict[str, bytes]:

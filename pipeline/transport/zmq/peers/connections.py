@@ -26,6 +26,7 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
+from pipeline.transport.zmq.keys import DOMAIN
 from pipeline.transport.zmq.peers.listener import Listener
 from pipeline.transport.zmq.stream_counts import LogLimit
 
@@ -35,7 +36,6 @@ MAX_SILENT = 32
 SPARE_FILES = 16
 """File descriptors kept for the rest of the process."""
 
-_DOMAIN = b"vision"
 _ZAP = "inproc://zeromq.zap.01"
 _EVENTS = (
     zmq.EVENT_LISTENING
@@ -110,7 +110,7 @@ class Connections:
         """Whether connections that have sent no message may be closed."""
         self._random = random.SystemRandom()
         self._log_limit = LogLimit()
-        socket.zap_domain = _DOMAIN
+        socket.zap_domain = DOMAIN
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         self._zap = context.socket(zmq.REP)
         self._zap.linger = 0
