@@ -21,9 +21,20 @@ from pipeline.transport.zmq.worker_groups import READY, WorkerGroups, ready_mess
 
 TOPIC = b"frame/front"
 MEMBER = b"turn/g/0123456789abcdef/"
+NO_STREAMS = (b"end/", b"client/")
 SENDER = 7
 WORDS = [
-    *(b"", b"frame/", TOPIC, b"frame/front/", b"result/", b"turn/", b"end/"),
+    *(
+        b"client/0123456789abcdef",
+        b"client/",
+        b"",
+        b"frame/",
+        TOPIC,
+        b"frame/front/",
+        b"result/",
+        b"turn/",
+        b"end/",
+    ),
     *(MEMBER + b"frame/", MEMBER + TOPIC, b"turn/h/0123456789abcdef/frame/"),
     end_receipt(SENDER, "0123456789abcdef", TOPIC),
 ]
@@ -31,22 +42,20 @@ END = 7  # the action that ends a connection
 
 
 class Peer(Connection):
-    """A connection that is open until it is ended."""
+    """A connection, and whether it has ended."""
 
     ended = False
-
-    @property
-    def is_open(self) -> bool:
-        return not self.ended
 
 
 class Model:
     """A publisher's subscriptions, and beside them the sets that libzmq has per connection."""
 
     def __init__(self) -> None:
+        self.knows_ends = True
         endpoint = SimpleNamespace(socket=None)
         self.noted = Subscriptions(endpoint, lambda prefix: None)
         self.noted.update = lambda: None
+        self.noted._is_open = lambda peer: not (peer.ended and self.knows_ends)
         self.sets: dict[Peer, set[bytes]] = {}
         self.asked: set[tuple[str, bytes]] = set()
         self._opened = 0
@@ -74,9 +83,24 @@ class Model:
                 self.noted.process(b"\0" + topic, None)
 
     def check(self) -> None:
-        topics = [t for held in self.sets.values() for t in held if not t.startswith(b"end/")]
+        topics = [
+            t
+            for held in self.sets.values()
+            for t in held
+            if not t.startswith((b"end/", b"client/"))
+        ]
         expect(self.noted.prefixes == Counter(topics))
         expect(self.noted.count(TOPIC) == sum(TOPIC.startswith(t) for t in topics))
+        if not self.knows_ends:
+            return
+        self.noted._find_ended()
+        expect(not self.noted._ended)
+        names = [
+            {t.removeprefix(b"client/") for t in held if t.startswith(b"client/")} or {b""}
+            for held in self.sets.values()
+            if any(TOPIC.startswith(t) for t in held)
+        ]
+        expect(self.noted.names(TOPIC) == set().union(*names))
         expect(set(self.noted._connections) == {p.name for p, held in self.sets.items() if held})
         owned = {(p.name, t) for p, held in self.sets.items() for t in held}
         groups: WorkerGroups = self.noted.groups
@@ -99,6 +123,7 @@ def target(data: bytes) -> None:
     while data:
         number, action, data = data[0] % 8, data[0] // 8 % 8, data[1:]
         if action == END:
+            model.knows_ends = bool(data[:1] < b"\x80")
             model.end(number)
         elif action == END - 1:
             size = data[0] if data else 0
@@ -112,6 +137,7 @@ def target(data: bytes) -> None:
             if action == 5:
                 model.noted.unconfirmed(SENDER, [TOPIC])
         model.check()
+    model.knows_ends = True
     for number in range(8):
         model.end(number)
     model.check()
@@ -120,11 +146,18 @@ def target(data: bytes) -> None:
 
 def seeds() -> list[bytes]:
     """One connection takes back what another has; a member asks; connections end."""
+    frames, a_topic, member, receipt = (
+        WORDS.index(w) for w in (b"frame/", TOPIC, MEMBER + b"frame/", WORDS[-1])
+    )
     subscribe, take_back, ask, end = 0, 8, 16, END * 8
     return [
-        bytes([subscribe, 1, 1 + take_back, 1, end]),
-        bytes([subscribe, 7, 1 + subscribe, 7, ask, 7, 1 + ask, 7, end, 1 + end]),
-        bytes([subscribe, 1, subscribe, 1, end, subscribe, 2, 2 + subscribe, 10, 2 + end]),
+        bytes([subscribe, frames, 1 + take_back, frames, end]),
+        bytes(
+            [subscribe, member, 1 + subscribe, member, ask, member, 1 + ask, member, end, 1 + end]
+        ),
+        bytes(
+            [subscribe, frames, subscribe, frames, end, subscribe, a_topic, 2 + subscribe, receipt]
+        ),
         bytes([(END - 1) * 8, 8]) + b"\1frame/" + bytes([1]),
     ]
 

@@ -40,10 +40,10 @@ fuzzer.mutation.main(fuzzer.target, fuzzer.seeds(), sys.argv)
 
 FAULTS = {
     "anybody takes back": """
-remove = Subscriptions._remove
-def take_back(self, topic, connection):
-    remove(self, topic, connection and (self._ended(topic) or connection))
-Subscriptions._remove = take_back
+process = Subscriptions.process
+def take_back(self, message, connection):
+    process(self, message, None if message[:1] == bytes(1) else connection)
+Subscriptions.process = take_back
 """,
     "repetitions count": """
 add = Subscriptions._add

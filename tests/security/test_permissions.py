@@ -181,8 +181,8 @@ def test_notifications_go_through_a_private_file(open_umask):
         with contextlib.closing(NotifyServer(ring.ring)) as server:
             assert mode(path) == 0o600
             assert f"@vision-{ring.ring}" not in unix_sockets()
-            with contextlib.closing(connect(ring.ring)):
-                server.accept()
+            with contextlib.closing(connect(ring.ring, b"reader")):
+                server.accept([b"reader"])
                 assert len(server) == 1
         assert not os.path.lexists(path)
 
@@ -209,8 +209,8 @@ def test_another_user_cannot_take_up_the_places_of_readers():
 
         with as_nobody(flood) as nobody:
             assert nobody.readline() == "0\n"
-            with contextlib.closing(connect(ring.ring)):
-                server.accept()
+            with contextlib.closing(connect(ring.ring, b"reader")):
+                server.accept([b"reader"])
                 assert len(server) == 1
 
 

@@ -120,6 +120,15 @@ def test_junk_topics_lock_nobody_out(address):
             )
 
 
+def test_a_subscriber_to_many_cameras_gets_them_all(address):
+    cameras = [f"camera_{number}" for number in range(40)]
+    addresses = [f"{address}?camera={camera}" for camera in cameras]
+    with Publisher(address) as sender, Subscriber(addresses, results=True) as receiver:
+        await_true(lambda: all(map(sender.wants_frames, cameras)))
+        await_true(lambda: all(map(sender.wants_results, cameras)))
+        assert receiver.receive(0) is None
+
+
 def test_as_many_subscriptions_as_are_allowed_stay(address):
     with Publisher(address) as sender, RawPeer(sender.endpoint) as many:
         for number in range(MAX_TOPICS):

@@ -6,6 +6,9 @@ reader of a ring, and wakes only the reader. The reader connects by the ring's i
 a message from ZeroMQ; both processes must run on one machine as one user. If it cannot connect,
 messages continue to come through ZeroMQ.
 
+A reader says the name under which it subscribes through ZeroMQ, so that the writer knows which
+subscribers are notified. Those without a subscription are not accepted.
+
 The writer never waits: notifications that a slow reader has no room for are dropped, as ZeroMQ
 drops messages. Sockets close with the process at either end. The socket's file is beside the ring's
 and as private, so that no other user can connect to it.
@@ -17,12 +20,15 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 
 from pipeline.transport.shm.ring import DEFAULT_SLOTS, RingReader, RingWriter
 from pipeline.transport.shm.ring_file import notify_path_of
 
 MAX_READERS = 64
+MAX_ACCEPTED = 16  # at once; a flood must not delay the frame
+MAX_NAME = 64
 MAX_PACKET = 8192
 BUFFER = 8192  # about ten messages; a ring has no more slots
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
@@ -33,40 +39,66 @@ class NotifyServer:
     """The writer's end: notifies every connected reader of a ring."""
 
     def __init__(self, ring: str) -> None:
-        self._readers: list[socket.socket] = []
+        self._readers: dict[socket.socket, bytes] = {}
+        self._unnamed: deque[socket.socket] = deque()
+        self.names: frozenset[bytes] = frozenset()
+        """The names of the connected readers."""
         self._path = notify_path_of(ring)
         self._listener = _listen(self._path)  # without it, all messages go through ZeroMQ
 
     def __len__(self) -> int:
         return len(self._readers)
 
-    def accept(self) -> None:
-        """Accept the readers that wait for a connection."""
-        while self._listener is not None and len(self._readers) < MAX_READERS:
+    def accept(self, subscribers: Collection[bytes]) -> None:
+        """Accept those of the subscribers that wait for a connection."""
+        for _ in range(MAX_ACCEPTED):
+            if self._listener is None:
+                break
             try:
                 reader, _ = self._listener.accept()
             except OSError:  # no reader waits, or no file descriptor is left
-                return
+                break
+            reader.setblocking(False)
             if _is_own(reader):
-                reader.setblocking(False)
-                reader.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-                self._readers.append(reader)
+                self._unnamed.append(reader)
             else:
                 reader.close()
+        for _ in range(len(self._unnamed)):
+            self._admit(self._unnamed.popleft(), subscribers)
+        while len(self._unnamed) > MAX_ACCEPTED:
+            self._unnamed.popleft().close()
+        self.names = frozenset(self._readers.values())
+
+    def _admit(self, reader: socket.socket, subscribers: Collection[bytes]) -> None:
+        try:
+            name = reader.recv(MAX_NAME)
+        except BlockingIOError:  # it has just connected
+            self._unnamed.append(reader)
+            return
+        except OSError:
+            name = b""
+        is_new = name in subscribers and name not in self._readers.values()
+        if is_new and len(self._readers) < MAX_READERS:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            self._readers[reader] = name
+        else:
+            reader.close()
 
     def send(self, topic: bytes, header: bytes, payload: bytes) -> None:
         """Send to all readers that have room; close the connections of those that have ended."""
         packet = _LENGTHS.pack(len(topic), len(header)) + topic + header + payload
         for reader in tuple(self._readers):
             if not _is_sent(reader, packet):
-                self._readers.remove(reader)
+                del self._readers[reader]
                 reader.close()
+                self.names = frozenset(self._readers.values())
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
-        for reader in self._readers:
+        for reader in (*self._readers, *self._unnamed):
             reader.close()
         self._readers.clear()
+        self._unnamed.clear()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -107,13 +139,14 @@ class NotifyClient:
         self._socket.close()
 
 
-def connect(ring: str) -> NotifyClient | None:
-    """Connect to the writer of a ring; None if that is impossible."""
+def connect(ring: str, name: bytes) -> NotifyClient | None:
+    """Connect to the writer of a ring as a subscriber of this name; None if that is impossible."""
     with contextlib.suppress(OSError):
         connected = _socket()
         try:
             connected.connect(notify_path_of(ring))
             if _is_own(connected):
+                connected.send(name, socket.MSG_NOSIGNAL)
                 return NotifyClient(connected)
         except OSError:
             pass
@@ -183,10 +216,10 @@ class WriterRings:
             found = self._rings[camera] = ring, NotifyServer(ring.ring)
         return found
 
-    def readers(self, camera: str) -> int:
-        """How many readers of the camera's ring are notified without ZeroMQ."""
+    def readers(self, camera: str) -> frozenset[bytes]:
+        """The names of the readers of the camera's ring that are notified without ZeroMQ."""
         found = self._rings.get(camera)
-        return len(found[1]) if found is not None else 0
+        return found[1].names if found is not None else frozenset()
 
     def close(self) -> None:
         """Close all rings; their readers keep the images that they hold. Idempotent."""
@@ -202,14 +235,14 @@ def _close(pair: tuple[RingWriter, NotifyServer]) -> None:
 class ReaderRings:
     """The rings that a subscriber reads.
 
-    `clients` are the connections to their writers by the ring's id; without `notify` there are
-    none. A ring of frames of more than `max_frame_bytes` is not opened.
+    `clients` are the connections to their writers by the ring's id, under the subscriber's `name`;
+    without a name there are none. A ring of frames of more than `max_frame_bytes` is not opened.
     """
 
-    def __init__(self, max_frame_bytes: int, *, notify: bool) -> None:
+    def __init__(self, max_frame_bytes: int, name: bytes) -> None:
         self._max_slot_bytes = max_frame_bytes + MAX_PADDING
         self.clients: dict[str, NotifyClient] = {}
-        self._notify = notify
+        self._name = name
         self._readers: dict[str, RingReader] = {}
 
     def get(self, ring: str) -> RingReader:
@@ -222,8 +255,8 @@ class ReaderRings:
                 del kept[next(iter(kept))]
             self._readers = kept
             reader = self._readers[ring] = RingReader(ring, self._max_slot_bytes)
-            if self._notify and ring not in self.clients:
-                client = connect(ring)
+            if self._name and ring not in self.clients:
+                client = connect(ring, self._name)
                 if client is not None:
                     self.clients[ring] = client
         return reader

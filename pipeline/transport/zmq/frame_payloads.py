@@ -60,14 +60,15 @@ class FramePayloads:
     def encode(
         self,
         frame: Frame,
-        subscribers: int,
+        subscribers: frozenset[bytes],
         header: Callable[[], bytes],
         topic: bytes,
     ) -> tuple[Kind, list[Any]]:
         """How the frame travels, and its payloads.
 
         With shared memory, the readers that are connected directly are notified with `topic` and
-        `header()`; if there are no `subscribers` to the topic, they are not. Raises `RunError` if
+        `header()`, if the `subscribers` to the topic (their names, see `subscriber_topic`) are not
+        none. Raises `RunError` if
         shared memory is required and not available.
         """
         if self._kind == "jpeg":
@@ -86,7 +87,7 @@ class FramePayloads:
         return "raw", [encode_raw(frame.image), *plane_payloads(frame.planes)]
 
     def _share(
-        self, frame: Frame, subscribers: int, header: Callable[[], bytes], topic: bytes
+        self, frame: Frame, subscribers: frozenset[bytes], header: Callable[[], bytes], topic: bytes
     ) -> SharedReference:
         """Write a frame to shared memory, and notify the readers that are connected directly.
 
@@ -97,8 +98,8 @@ class FramePayloads:
         ring, readers = self.rings.get(frame.camera, frame_nbytes(frame.image, planes))
         if not subscribers:
             return ring.write(frame.image, planes=planes)
-        if len(readers) < subscribers:
-            readers.accept()
+        if not subscribers <= readers.names:
+            readers.accept(subscribers)
 
         def notify(reference: SharedReference) -> None:
             if readers:

@@ -150,12 +150,13 @@ class Publisher:
             envelope = self._envelope(under, frame.header, clock)
             return encode(FrameHeader(**envelope, kind=kind, planes=planes))
 
-        subscribers = self._subscriptions.count(topic)
+        subscribers = self._subscriptions.names(topic)
         make_header = functools.partial(header, topic)
         kind, payloads = self._payloads.encode(frame, subscribers, make_header, topic)
-        notified = self._payloads.rings.readers(frame.camera) if kind == "shm" else 0
+        readers = self._payloads.rings.readers(frame.camera)
+        are_notified = kind == "shm" and subscribers <= readers
         for own_topic, counted in receivers:
-            if own_topic == topic and notified >= subscribers:
+            if own_topic == topic and are_notified:
                 self._note_sent(topic, counted)  # all were notified while it was copied
             else:
                 self._send(own_topic, counted, header(own_topic, kind), payloads)

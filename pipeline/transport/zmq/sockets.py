@@ -105,6 +105,10 @@ class Endpoint:
         """Whether connections may be closed from which no message is noted."""
         return self._connections is not None and self._connections.is_crowded
 
+    def is_open(self, user: str, fd: int) -> bool:
+        """Whether a connection is open, by the `User-Id` and the descriptor of its messages."""
+        return self._connections is None or self._connections.is_open(user, fd)
+
     def note_message(self, message: zmq.Frame) -> None:
         """Note that a message has come, so that its connection is kept."""
         if self._connections is not None:

@@ -27,15 +27,13 @@ from pipeline.transport.wire.schema import (
     Limits,
     SharedReference,
     WireError,
-    frame_topic,
-    result_topic,
 )
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.peers.incoming import EndlessMessage, IncomingLimit
 from pipeline.transport.zmq.pending import HEADER_COST, Arrived, Pending
 from pipeline.transport.zmq.sockets import Endpoint, is_readable, peer_of
 from pipeline.transport.zmq.stream_counts import LATE_NS, Connection, LogLimit, Streams
-from pipeline.transport.zmq.subscriptions import end_receipt
+from pipeline.transport.zmq.subscriptions import end_receipt, stream_topics, subscriber_topic
 from pipeline.transport.zmq.worker_groups import QUEUED_REQUESTS, REPEAT_S, Requests, member_prefix
 from pipeline.types import ClockOffset, Frame, Image, Result
 
@@ -107,13 +105,15 @@ class Subscriber:
             raise ConfigError(f"group '{group}': members share frames and cannot receive results")
         parsed, security = _parse(addresses), security or Security()
         self._limits = limits or Limits()
-        self._topics = _topics(parsed, frames, results)
+        self._topics = stream_topics(parsed, frames, results)
         self._pending = Pending(MAX_HELD if every else 1, self._limits.max_pending_bytes)
         self._member = member_prefix(group)
         self._name = secrets.token_hex(8)
         self._frames_had = 0
         self._requests = Requests([self._member + topic for topic in self._topics])
-        self._rings = ReaderRings(self._limits.max_frame_bytes, notify=not self._member)
+        reader = b"" if self._member else self._name.encode()
+        reader = b"" if self._member else self._name.encode()
+        self._rings = ReaderRings(self._limits.max_frame_bytes, reader)
         self._clocks = RemoteClocks(parsed[0], security)
         self._log_limit = LogLimit()
         self._streams = Streams(self._limits.max_cameras)
@@ -125,6 +125,8 @@ class Subscriber:
     def _open(self) -> None:
         self._endpoint = self._opening()
         try:
+            if not self._member:
+                self._set_subscribed(subscriber_topic(self._name.encode()), True)
             for topic in self._topics:
                 self._set_subscribed(self._member + topic, True)
         except BaseException:
@@ -367,26 +369,13 @@ def _parse(addresses: str | Sequence[str]) -> list[Address]:
     return [parse_address(text) for text in texts]
 
 
-def _topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[bytes]:
-    """The topics to subscribe to; one that ends with a slash is a prefix."""
-    cameras = {address.camera for address in addresses}
-    topics = []
-    for camera in {None} if None in cameras else cameras:
-        if frames:
-            topics.append(frame_topic(camera) if camera else b"frame/")
-        if results:
-            topics.append(result_topic(camera) if camera else b"result/")
-    return topics
-
-
 def _open_socket(
     addresses: list[Address], member: bytes, security: Security, limits: Limits, streams: int
 ) -> Endpoint:
     """The socket of a subscriber at all of the addresses, without a subscription."""
     # A member of a group sends requests to the publisher, which only XSUB can.
     endpoint = Endpoint(zmq.XSUB if member else zmq.SUB, security, limits.max_part_bytes, streams)
-    if member:
-        endpoint.socket.sndhwm = QUEUED_REQUESTS * streams
+    endpoint.socket.sndhwm = QUEUED_REQUESTS * streams
     try:
         for address in addresses:
             endpoint.open(address, address.bind is True)

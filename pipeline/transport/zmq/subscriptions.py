@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import zmq
 
+from pipeline.transport.address import Address
+from pipeline.transport.wire.schema import frame_topic, result_topic
 from pipeline.transport.zmq.sockets import Endpoint, is_readable
 from pipeline.transport.zmq.worker_groups import WorkerGroups
 
@@ -30,6 +32,22 @@ FLOOD = 2000
 """Messages of one connection within a second that are a flood if not all can be read."""
 
 _END = b"end/"
+_NAME = (
+    b"client/"  # libzmq repeats subscriptions in order of the alphabet, and this must come first
+)
+_NO_STREAMS = (_END, _NAME)
+
+
+def stream_topics(addresses: Sequence[Address], frames: bool, results: bool) -> list[bytes]:
+    """The topics to subscribe to; one that ends with a slash is a prefix."""
+    cameras = {address.camera for address in addresses}
+    topics = []
+    for camera in {None} if None in cameras else cameras:
+        if frames:
+            topics.append(frame_topic(camera) if camera else b"frame/")
+        if results:
+            topics.append(result_topic(camera) if camera else b"result/")
+    return topics
 
 
 def end_receipt(sender: int, subscriber: str, topic: bytes) -> bytes:
@@ -38,6 +56,14 @@ def end_receipt(sender: int, subscriber: str, topic: bytes) -> bytes:
     A subscriber cannot send anything else to a publisher.
     """
     return _END + f"{sender:016x}/{subscriber}/".encode() + topic
+
+
+def subscriber_topic(name: bytes) -> bytes:
+    """What a subscriber subscribes to, to tell the name under which its rings are read.
+
+    It is a random one, so that nobody else can tell it.
+    """
+    return _NAME + name
 
 
 @dataclass(eq=False)
@@ -55,9 +81,9 @@ class Connection:
     nbytes: int = 0
 
     @property
-    def is_open(self) -> bool:
-        """Whether the connection's socket still exists."""
-        return bool(self.inode) and _inode(self.fd) == self.inode
+    def names(self) -> list[bytes]:
+        """Its names as a reader of rings."""
+        return [t.removeprefix(_NAME) for t in self.topics if t.startswith(_NAME)]
 
     def wants(self, topic: bytes) -> bool:
         return any(topic.startswith(prefix) for prefix in self.topics)
@@ -87,6 +113,8 @@ class Subscriptions:
         self.groups = WorkerGroups()
         self._connections: dict[str, Connection] = {}
         self._counts: dict[bytes, int] = {}  # of the topics asked for, until something changes
+        self._names: dict[bytes, frozenset[bytes]] = {}  # the same
+        self._ended: Counter[bytes] = Counter()  # of connections that are not known yet
         self._receipts: dict[bytes, set[str]] | None = None
         self._receipts_for = b""
         self._recent: dict[str, _Recent] = {}
@@ -102,6 +130,14 @@ class Subscriptions:
         if found is None:
             found = sum(self.prefixes[topic[:size]] for size in range(len(topic) + 1))
             self._counts[topic] = found
+        return found
+
+    def names(self, topic: bytes) -> frozenset[bytes]:
+        """The names of the subscribers that want the topic; an empty one if some have none."""
+        found = self._names.get(topic)
+        if found is None:
+            wanting = [c.names or [b""] for c in self._connections.values() if c.wants(topic)]
+            found = self._names[topic] = frozenset(name for names in wanting for name in names)
         return found
 
     def unconfirmed(self, sender: int, topics: Collection[bytes]) -> list[bytes]:
@@ -120,6 +156,8 @@ class Subscriptions:
 
     def update(self) -> None:
         """Process what subscribers have sent: subscriptions, their ends, and members' requests."""
+        if self._ended:
+            self._find_ended()
         if not is_readable(self._socket):
             return
         end_s = time.monotonic() + READ_S
@@ -135,11 +173,15 @@ class Subscriptions:
     def process(self, message: bytes, connection: Connection | None) -> None:
         """Process a message of a connection, or (None) libzmq's report that one has ended."""
         kind, topic = message[:1], message[1:]
-        if kind == b"\x00":
-            self._remove(topic, connection or self._ended(topic))
-        elif connection is not None and kind == b"\x01":
+        if connection is None:
+            self._end(topic)
+        elif kind == b"\x00":
+            if connection.topics[topic]:  # else it never had it
+                self._drop(topic, connection)
+                self._uncount(topic)
+        elif kind == b"\x01":
             self._add(topic, connection)
-        elif connection is not None:
+        else:
             self.groups.note_ready(connection.name, message)
 
     # --- what each connection wants ---------------------------------------------------------
@@ -150,16 +192,38 @@ class Subscriptions:
         self._connections[connection.name] = connection
         connection.topics[topic] += 1
         connection.nbytes += len(topic)
-        if topic.startswith(_END):
+        self._names.clear()
+        if topic.startswith(_NO_STREAMS):
             self._note_receipt(topic, connection)
             return
         self.prefixes[topic] += 1
         self._counts.clear()
         self.groups.join(connection.name, topic)
 
-    def _remove(self, topic: bytes, connection: Connection | None) -> None:
-        if connection is None or not connection.topics[topic]:
-            return  # it never had it
+    def _end(self, topic: bytes) -> None:
+        """Process that a connection has ended that had this subscription.
+
+        Which one it was may be known only later, from `is_open`; the count does not depend on it.
+        """
+        having = [c for c in self._connections.values() if c.topics[topic]]
+        ended = next((c for c in having if not self._is_open(c)), None)
+        if ended is not None:
+            self._drop(topic, ended)
+        elif having:
+            self._ended[topic] += 1
+        if having:
+            self._uncount(topic)
+
+    def _find_ended(self) -> None:
+        for topic in tuple(self._ended):
+            having = [c for c in self._connections.values() if c.topics[topic]]
+            for ended in [c for c in having if not self._is_open(c)][: self._ended[topic]]:
+                self._drop(topic, ended)
+                self._ended[topic] -= 1
+            if not self._ended[topic]:
+                del self._ended[topic]
+
+    def _drop(self, topic: bytes, connection: Connection) -> None:
         connection.topics[topic] -= 1
         connection.nbytes -= len(topic)
         if not connection.topics[topic]:
@@ -167,7 +231,10 @@ class Subscriptions:
             self.groups.leave(connection.name, topic)
         if not connection.topics:
             del self._connections[connection.name]
-        if topic.startswith(_END):
+        self._names.clear()
+
+    def _uncount(self, topic: bytes) -> None:
+        if topic.startswith(_NO_STREAMS):
             return
         self.prefixes[topic] -= 1
         self._counts.clear()
@@ -176,10 +243,12 @@ class Subscriptions:
             if topic.startswith(b"turn/"):  # a member that returns has another name
                 self._forget(topic)
 
-    def _ended(self, topic: bytes) -> Connection | None:
-        """A connection that has ended and had this subscription."""
-        having = [c for c in self._connections.values() if c.topics[topic]]
-        return next((c for c in having if not c.is_open), having[0] if having else None)
+    def _is_open(self, connection: Connection) -> bool:
+        return (
+            bool(connection.inode)
+            and _inode(connection.fd) == connection.inode
+            and self._endpoint.is_open(connection.name, connection.fd)
+        )
 
     def _note_receipt(self, topic: bytes, connection: Connection) -> None:
         if self._receipts is not None and topic.startswith(self._receipts_for):

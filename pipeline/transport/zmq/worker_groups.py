@@ -24,9 +24,11 @@ from pipeline.errors import ConfigError
 
 READY = b"\x02"
 REPEAT_S = 0.1  # how often a member repeats that it is ready
-QUEUED_REQUESTS = 64
-"""More than fit into the longest handshake. A queue that is full when a connection breaks stays
-closed in libzmq 4.3.5 (`xsub_t::xhiccuped`)."""
+QUEUED_REQUESTS = 256
+"""Subscriptions and requests that a subscriber queues per stream: all that it subscribes to, and
+more requests than fit into the longest handshake. libzmq 4.3.5 drops subscriptions for which there
+is no room, and sends no further request after a connection that broke while the queue was full
+(`xsub_t::xhiccuped`)."""
 FORGET_S = 2.0  # a frame sent so long ago to a member that still asks was lost
 
 _NAME = r"[A-Za-z0-9_-]{1,32}"

@@ -64,6 +64,7 @@ class _Accepted:
     """A connection that libzmq has accepted, by its source: a network address or a process."""
 
     source: str
+    number: int
     accepted_s: float = field(default_factory=time.monotonic)
     has_sent: bool = False
     is_refused: bool = False
@@ -100,6 +101,7 @@ class Connections:
         self._keys = keys
         self._numbered = numbered
         self._number = 0
+        self._is_bound = False
         self._accepted: dict[int, _Accepted] = {}
         self._listeners: list[Listener] = []
         self._new: list[Listener] = []
@@ -123,6 +125,15 @@ class Connections:
         """Admit nobody any more."""
         self._socket.disable_monitor()
         self._thread.join()
+
+    def is_open(self, user: str, fd: int) -> bool:
+        """Whether a connection is open, by the `User-Id` and the descriptor of its messages.
+
+        Connections and their `User-Id` are numbered in one sequence: one with a later number than
+        this `User-Id` is another connection with the same descriptor.
+        """
+        accepted = self._accepted.get(fd)
+        return not self._is_bound or (accepted is not None and accepted.number < int(user))
 
     def note_message(self, message: zmq.Frame) -> None:
         """Note that a message of a connection has come; for the thread that uses the socket."""
@@ -163,18 +174,23 @@ class Connections:
         ready = zmq.zmq_poll([(one, zmq.POLLIN) for one in sockets], wait_ms)
         if not ready:
             self._is_admitting = False  # the newcomer has gone
-        if self._zap.poll(0):
-            self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
+        request = self._zap.recv_multipart() if self._zap.poll(0) else None
         while self._monitor.poll(0):
             event, *_ = self._monitor.recv_multipart()
             if not self._note(*_EVENT.unpack(event)):
                 return False
+        if request is not None:  # after the connection itself was reported
+            self._zap.send_multipart(self._answer(request))
         for listener in tuple(self._new):
             self._take_over(listener)
         for listener in waiting:
             if any(one in {listener, listener.fileno()} for one, _ in ready):
                 self._decide(listener)
         return True
+
+    def _count_up(self) -> int:
+        self._number += 1
+        return self._number
 
     def _is_banned(self, source: str) -> bool:
         return self._banned.get(source, 0.0) > time.monotonic()
@@ -198,8 +214,7 @@ class Connections:
         peer = address.decode()
         if self._is_banned(source_of(peer)):  # a temporary error, after which it tries again
             return [version, number, b"300", b"", b"", b""]
-        self._number += 1
-        user = str(self._number).encode()
+        user = str(self._count_up()).encode()
         if mechanism == b"CURVE" or self._keys is not None:
             key = z85.encode(credentials[0]) if mechanism == b"CURVE" else b""
             if self._keys is None or key not in self._keys:
@@ -216,6 +231,7 @@ class Connections:
         if event == zmq.EVENT_MONITOR_STOPPED:
             return False
         if event == zmq.EVENT_LISTENING:
+            self._is_bound = True
             with suppress(OSError):
                 self._new.append(Listener(fd))
             return True
@@ -223,7 +239,7 @@ class Connections:
         if event == zmq.EVENT_DISCONNECTED:
             self._accepted.pop(fd, None)
         elif event == zmq.EVENT_ACCEPTED:
-            self._accepted[fd] = newcomer = _Accepted(source_of(peer_at(fd)))
+            self._accepted[fd] = newcomer = _Accepted(source_of(peer_at(fd)), self._count_up())
             if self._is_banned(newcomer.source):
                 self._close(fd)
                 self._paused_until_s = time.monotonic() + PAUSE_S
