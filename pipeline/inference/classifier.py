@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import RunError
+from pipeline.inference.preprocess import resize
 from pipeline.inference.session import ModelStep, Runtime
 from pipeline.inference.spec import ModelSpec
 from pipeline.settings import Settings, checked
@@ -116,11 +117,9 @@ def crop_into(image: Image, box: npt.NDArray[np.float32], out: Image) -> None:
     margins = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(margins):
         inside = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE)
-    out_height, out_width = out.shape[:2]
     # Area averaging costs more and helps only if pixels would be skipped.
-    shrinks = side > 2 * out_width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cv2.resize(inside, (out_width, out_height), dst=out, interpolation=interpolation)
+    shrinks = side > 2 * out.shape[1]
+    resize(inside, out, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def best_classes(
