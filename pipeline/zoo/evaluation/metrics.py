@@ -121,7 +121,7 @@ def same_objects(first: Detections, second: Detections) -> Agreement:
 
     The models may number their classes differently: labels are compared, not ids.
     """
-    overlap = _overlaps(first.boxes, second.boxes)
+    overlap = overlaps(first.boxes, second.boxes)
     for row, class_id in enumerate(first.class_ids):
         for column, other_id in enumerate(second.class_ids):
             if not is_same_label(first.labels[class_id], second.labels[other_id]):
@@ -141,7 +141,7 @@ def is_same_label(first: str, second: str) -> bool:
     return bool(set.intersection(*names))
 
 
-def _overlaps(
+def overlaps(
     first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Return the intersection over union (n, m) of boxes (n, 4) and (m, 4)."""
