@@ -14,10 +14,13 @@ PACKAGING := setup.py setup.cfg pyproject.toml
 ROS_VENV ?= $(VENV)-ros
 ROS_BIN := $(ROS_VENV)/bin
 
+# Python for Arm under emulation, about 1 GB with the packages.
+ARM ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vision/arm
+
 # Images for training, calibration and measurement; `make models` says what is missing.
 DATA ?= ../shared
 
-.PHONY: demo test test-ros environments soak-ros soak-memory bench-ros lint types format models accuracy bench bench-transport bench-tracking clean
+.PHONY: demo test test-arm test-ros environments soak-ros soak-memory bench-ros lint types format models accuracy bench bench-transport bench-tracking clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/vision demo
@@ -33,6 +36,11 @@ test: $(VENV)/.test
 test-ros: $(VENV)/.venv
 	@if $(BIN)/python tests/ros/possible.py; then \
 		$(MAKE) --no-print-directory $(ROS_VENV)/.ros && $(ROS_BIN)/python -m pytest tests/nodes; fi
+
+# On x86-64 with apt; downloads everything for Arm to a folder, needs no root, takes about 10 minutes.
+test-arm: $(VENV)/.test
+	$(BIN)/python tests/arm/environment.py $(ARM)
+	VISION_TEST_ARM=$(abspath $(ARM))/bin/python $(BIN)/python -m pytest tests/arm
 
 # Everything that lint, types and test install.
 environments: $(VENV)/.dev

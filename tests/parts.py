@@ -19,10 +19,13 @@ DATA = Path(os.environ.get("VISION_TEST_DATA", Path(__file__).resolve().parents[
 
 HAVE_DATA = (DATA / "DATA.md").is_file()
 HAVE_ROS = all(importlib.util.find_spec(name) for name in ("rclpy", "vision_msgs"))
+ARM = os.environ.get("VISION_TEST_ARM", "")
+"""A Python for Arm under emulation, which `make test-arm` makes."""
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
 
 FIXTURES: dict[str, tuple[bool, str]] = {
     "shared": (HAVE_DATA, f"tests of accuracy (no data at {DATA}; VISION_TEST_DATA)"),
+    "arm": (bool(ARM), "tests on Arm (make test-arm)"),
     "torch": (HAVE_TORCH, "comparisons with PyTorch (not installed)"),
 }
 """By fixture: whether what it gives is here, and what the tests that use it are."""

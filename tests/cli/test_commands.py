@@ -8,6 +8,7 @@ import cv2
 import pytest
 
 from pipeline.cli.console import show_table
+from pipeline.cli.reports import diagnostics
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 CUPS = {"espresso", "cup", "coffee mug"}
@@ -81,6 +82,14 @@ def test_doctor_prints_json(vision):
     states = {finding["subject"]: finding["state"] for finding in findings}
     assert states["model yolov4-tiny-int8"] == states["model mobilenetv2-int8"] == "ok"
     assert all(finding["advice"] for finding in findings if finding["state"] == "warn")
+
+
+@pytest.mark.parametrize(("machine", "lines"), [("aarch64", 1), ("x86_64", 0)])
+def test_doctor_says_on_arm_what_was_checked_there(monkeypatch, machine, lines):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    findings = list(diagnostics.arm())
+    assert len(findings) == lines
+    assert all("under emulation, speed not measured" in finding.found for finding in findings)
 
 
 def test_a_table_does_not_interpret_markup_in_labels(capsys):

@@ -37,6 +37,7 @@ OPENCV_WHEELS = (
     "opencv-contrib-python-headless",
 )
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "asimddp", "i8mm")
+ARM = ("aarch64", "arm64")
 NEEDED_MB = 500
 
 
@@ -53,6 +54,7 @@ def all_findings() -> list[Finding]:
     """The findings of all checks, the most useful first."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         cpu,
+        arm,
         memory,
         packages,
         onnxruntime_providers,
@@ -94,6 +96,16 @@ def cpu() -> Iterator[Finding]:
     )
     usable, total = available_threads(), os.cpu_count() or 1
     yield _finding("cores", f"{usable} of {total} usable; Python {platform.python_version()}")
+
+
+def arm() -> Iterator[Finding]:
+    """On Arm, how this program was tested there."""
+    if platform.machine() in ARM:
+        yield _finding(
+            "Arm",
+            "models, kernels, messages and shared memory give the same as on x86-64; "
+            "checked under emulation, speed not measured",
+        )
 
 
 def memory() -> Iterator[Finding]:
