@@ -6,6 +6,8 @@ playlists where they are asked for: HLS over http, and files whose suffix says s
 
 Protocols need no list: by itself FFmpeg lets a file lead to files only, and an http address, also
 by a redirect, to http, https, tcp, udp, rtp, tls and crypto (of HLS) only. RTSP redirects to RTSP.
+
+OpenCV 4.11 alone passes no options to FFmpeg. There the first bytes of a file are the only check.
 """
 
 from __future__ import annotations

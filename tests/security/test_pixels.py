@@ -38,13 +38,17 @@ def tiff_with(*entries: tuple[int, int]) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
 
 
-@pytest.mark.parametrize("suffix", [".jp2", ".gif", ".hdr", ".pfm", ".ras", ".avif"])
+FOREIGN = [
+    suffix
+    for suffix in (".jp2", ".gif", ".hdr", ".pfm", ".ras")
+    if cv2.haveImageWriter(f"a{suffix}")
+]
+
+
+@pytest.mark.parametrize("suffix", FOREIGN)
 def test_a_format_whose_size_is_not_known_beforehand_is_refused(suffix, tmp_path):
     pixels = np.zeros((48, 64, 3), np.float32 if suffix in {".hdr", ".pfm"} else np.uint8)
-    try:
-        data = cv2.imencode(suffix, pixels)[1].tobytes()
-    except cv2.error:
-        pytest.skip(f"this OpenCV cannot write {suffix}")
+    data = cv2.imencode(suffix, pixels)[1].tobytes()
     path = tmp_path / "a.png"  # the suffix says nothing to the decoder
     path.write_bytes(data)
     with pytest.raises(FrameError, match="not a readable image"):
@@ -99,7 +103,7 @@ frames, problem = 0, None
 try:
     options = dict(read_timeout_s=5.0, reconnect=False) if "://" in sys.argv[1] else {}
     with open_source(sys.argv[1], **options) as source:
-        while frames < 8 and source.read() is not None:
+        while frames < 100 and source.read() is not None:
             frames += 1
 except VisionError as error:
     problem = str(error)
