@@ -20,6 +20,7 @@ from pipeline.errors import ModelError
 from pipeline.inference.external import MODEL_LIMIT
 from pipeline.inference.manifest import converted, manifest_spec, read_toml
 from pipeline.paths import sha256_of, share_dirs
+from pipeline.text.display import shown_url
 from pipeline.text.files import open_regular, read_bytes
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"version must be a release, but is {self.version!r}")
 
     def __str__(self) -> str:
-        return self.url or f"{self.wheel}=={self.version} ({self.member})"
+        return shown_url(self.url) if self.url else f"{self.wheel}=={self.version} ({self.member})"
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,7 +143,7 @@ def check_url(url: str) -> None:
         return
     if parts.scheme == "http" and parts.hostname in LOOPBACK:
         return
-    raise ValueError(f"an address must begin with https://, but is {url}")
+    raise ValueError(f"an address must begin with https://, but is {shown_url(url)}")
 
 
 def read_registry(path: Path) -> dict[str, Registered]:

@@ -145,10 +145,13 @@ def open_model(
     except ORT_ERRORS as error:
         reason = one_line(error)
         raise ModelError(f"{path}: not a usable ONNX model: {reason}") from error
-    spec = spec or _stored_spec(path, session)
-    if task is not None and spec.task != task:
-        raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
-    spec, batch = fit_interface(str(path), spec, session)
+    try:
+        spec = spec or _stored_spec(path, session)
+        if task is not None and spec.task != task:
+            raise ModelError(f"{path}: expected a model that can {task}, but it can {spec.task}")
+        spec, batch = fit_interface(str(path), spec, session)
+    except UnicodeError as error:  # ONNX Runtime does not check names and metadata
+        raise ModelError(f"{path}: not a usable ONNX model: its texts are not UTF-8") from error
     return Model(path, spec, session, runtime, tuple(spec.shapes), batch, converter(spec.input))
 
 

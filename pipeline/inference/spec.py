@@ -98,5 +98,5 @@ def decode_spec(text: str | bytes, subject: str) -> ModelSpec:
     try:
         data = msgspec.json.decode(text, type=dict)
         return msgspec.convert(upgrade(data, subject), ModelSpec)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ModelError(f"{subject}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import urlsplit
 
 # The controls of ASCII and Latin-1, marks that change the direction of text, line and paragraph
 # separators, and surrogates, which stand for bytes that are not UTF-8.
@@ -48,3 +49,9 @@ def shown_source(text: str) -> str:
     host = authority.rpartition("@")[2]
     is_clear = "@" not in rest[len(authority) :] and _HOST.fullmatch(host)
     return f"{scheme}://{host}" if is_clear else f"{scheme}://..."
+
+
+def shown_url(url: str) -> str:
+    """The address of a file for messages: scheme, host, port and path, without user and query."""
+    shown = shown_source(url)
+    return shown if shown.endswith("...") else shown + urlsplit(url).path

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import InputError, RunError
 from pipeline.inference.registry import ModelFile, check_url
+from pipeline.text.display import shown_url
 
 TIMEOUT_S = 20.0
 """A server that sends nothing for this long counts as failed."""
@@ -47,7 +48,7 @@ def download(url: str, file: ModelFile, progress: Progress, timeout_s: float = T
     attempt.start()
     try:
         attempt.join(attempt.limit_s)  # a signal interrupts it
-        return checked(attempt.contents(), file.name, file.sha256, url)
+        return checked(attempt.contents(), file.name, file.sha256, shown_url(url))
     finally:
         attempt.is_wanted = False
 
@@ -60,6 +61,7 @@ class _Download(threading.Thread):
         self.limit_s = CONNECT_S + file.bytes / SLOWEST
         self.is_wanted = True
         self._url = url
+        self._shown = shown_url(url)
         self._file = file
         self._progress = progress
         self._timeout_s = timeout_s
@@ -77,7 +79,7 @@ class _Download(threading.Thread):
         """Return the file; raises why there is none, or `RunError` if it is still arriving."""
         if self.is_alive():
             raise RunError(
-                f"{self._url}: does not send the {self._file.bytes} bytes of {self._file.name} "
+                f"{self._shown}: does not send the {self._file.bytes} bytes of {self._file.name} "
                 f"within {self.limit_s:.0f} s"
             )
         if self._failure is not None:
@@ -95,7 +97,7 @@ class _Download(threading.Thread):
 
     def _report(self, there: int) -> None:
         if not self.is_wanted:
-            raise _TransientError(f"{self._url}: was given up")
+            raise _TransientError(f"{self._shown}: was given up")
         self._progress(there)
 
 
@@ -112,7 +114,7 @@ def checked(data: bytes, name: str, sha256: str, subject: str) -> bytes:
 
 def _fetch(url: str, file: ModelFile, progress: Progress, timeout_s: float) -> bytes:
     headers = {"Accept-Encoding": "identity", "User-Agent": "vision"}
-    data = bytearray()
+    data, shown = bytearray(), shown_url(url)
     try:
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the registry checks
         with _OPENER.open(request, timeout=timeout_s) as answer:
@@ -126,23 +128,23 @@ def _fetch(url: str, file: ModelFile, progress: Progress, timeout_s: float) -> b
                 progress(len(data))
     except urllib.error.HTTPError as error:
         kind = RunError if error.code < 500 else _TransientError
-        raise kind(f"{url}: the server answers {error.code} {error.reason}") from error
+        raise kind(f"{shown}: the server answers {error.code} {error.reason}") from error
     except ValueError as error:  # not an address
-        raise RunError(f"{url}: {error}") from error
+        raise RunError(f"{shown}: {error}") from error
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
-        raise _TransientError(f"{url}: {getattr(cause, 'strerror', None) or cause}") from error
+        raise _TransientError(f"{shown}: {getattr(cause, 'strerror', None) or cause}") from error
     if len(data) < file.bytes:
         raise _TransientError(
-            f"{url}: the connection ended after {len(data)} of {file.bytes} bytes"
+            f"{shown}: the connection ended after {len(data)} of {file.bytes} bytes"
         )
     return bytes(data)
 
 
 def _wrong_size(url: str, found: str, file: ModelFile) -> InputError:
     return InputError(
-        f"{url}: sends {found}, expected the {file.bytes} bytes of {file.name} with SHA-256 "
-        f"{file.sha256}"
+        f"{shown_url(url)}: sends {found}, expected the {file.bytes} bytes of {file.name} with "
+        f"SHA-256 {file.sha256}"
     )
 
 
@@ -155,9 +157,11 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         try:
             check_url(newurl)
             if req.type == "https" and urlsplit(newurl).scheme != "https":
-                raise ValueError(f"from an encrypted address to {newurl}, which is not encrypted")
+                raise ValueError(
+                    f"from an encrypted address to {shown_url(newurl)}, which is not encrypted"
+                )
         except ValueError as error:
-            raise RunError(f"{req.full_url}: redirected: {error}") from error
+            raise RunError(f"{shown_url(req.full_url)}: redirected: {error}") from error
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
+from pipeline.inference.session import open_model
 from pipeline.text.native import utf8
 from tests import footage
 
@@ -158,6 +159,15 @@ def test_a_library_gets_no_such_name(code):
 
 def test_a_library_gets_all_other_names():
     assert utf8("été/日本.mp4") == "été/日本.mp4"
+
+
+def test_a_model_with_texts_that_are_not_utf8_is_refused(tmp_path):
+    data = (ROOT / "models" / "yolov4-tiny-int8.onnx").read_bytes()
+    assert data.count(b'"person"') == 1
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data.replace(b'"person"', b'"p\xffrson"'))
+    with pytest.raises(ModelError, match="its texts are not UTF-8"):
+        open_model(path)
 
 
 CALLS = {"VideoCapture", "VideoWriter", "haveImageWriter", "imencode", "imread", "imwrite"}

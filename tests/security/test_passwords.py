@@ -11,8 +11,9 @@ import pytest
 from pipeline.capture.stream import check_address
 from pipeline.cli.main import main
 from pipeline.errors import ConfigError, SourceError
+from pipeline.inference.registry import Source, check_url
 from pipeline.sources import open_source
-from pipeline.text.display import shown_source
+from pipeline.text.display import shown_source, shown_url
 from pipeline.transport.address import parse_address
 from tests.capture.conftest import Server, send_images
 
@@ -125,3 +126,11 @@ def test_cameras_and_results_have_the_name_of_the_host(server, place, tmp_path, 
     names = [json.loads(line)["camera"] for line in lines.read_text().splitlines()]
     assert names == ["camera_127_0_0_1"] * 2
     assert SECRET not in "".join(capfd.readouterr()) + caplog.text + lines.read_text()
+
+
+def test_addresses_of_models_are_shown_without_user_and_query():
+    url = "https://user:geheim@example.org/models/a.onnx?token=geheim"
+    assert shown_url(url) == "https://example.org/models/a.onnx"
+    assert str(Source(url=url)) == "https://example.org/models/a.onnx"
+    with pytest.raises(ValueError, match=r"but is http://example\.org/a$"):
+        check_url("http://user:geheim@example.org/a?token=geheim")
