@@ -32,6 +32,7 @@ OUTPUTS: tuple[OutputKind, ...] = (
 WAITING = 2  # results that may wait for an output that is slower than the pipeline
 CLOSE_S = 10.0  # how long a write, or the end of an output, may take once the results have ended
 HURRY_S = 1.0  # the same after a signal
+POLL_S = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -203,10 +204,11 @@ class Threaded(Output):
         if not self._thread.ident:  # never started
             self._output.close()
             return
-        written = -1
-        while self._thread.is_alive() and written != self._written:  # it makes progress
+        written, idle_s = self._written, 0.0
+        while self._thread.is_alive() and idle_s < self._close_s:  # which `hurry` may shorten
+            self._thread.join(POLL_S)
+            idle_s = idle_s + POLL_S if written == self._written else 0.0
             written = self._written
-            self._thread.join(self._close_s)
         if self._thread.is_alive():
             problem = f"{self.name}: did not finish within {self._close_s:g} s"
             if self._close_s == CLOSE_S:

@@ -121,6 +121,7 @@ class _Session:
                         self._pipeline, self._outputs, interruptible=self._signals.interruptible
                     )
                 finally:
+                    self._signals.hurry = self._outputs.hurry
                     self._signals.begin_closing()
         finally:
             try:

@@ -29,6 +29,8 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 1.0  # how long writing may delay the stop
 BEGIN_S = 1.3  # how long after the signal closing may begin; then the main thread is given up
 CLOSE_S = 1.5  # how long closing may take once it has begun
+SILENCE_S = 0.5  # a main thread that answers no `NUDGE` for this long is inside a library
+GRACE_S = 3.0  # how much longer one that answers may take, as on a busy machine
 RESCUE_S = 0.5  # how long `rescue` may take
 NUDGE = signal.SIGURG  # is ignored by a process that has no handler for it any more
 NUDGE_EVERY_S = 0.1
@@ -70,6 +72,8 @@ class StopSignals:
         """Makes a call into a library return; called from another thread, maybe several times."""
         self.rescue: Callable[[], None] = lambda: None
         """Closes files in place of the main thread; called from another thread."""
+        self.hurry: Callable[[], None] = lambda: None
+        """Called for a signal that comes while closing; takes no locks."""
         self._stop: Callable[[], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._is_noticed = False
@@ -77,6 +81,7 @@ class StopSignals:
         self._is_closing = False
         self._waited_s = 0.0  # since the signal; nothing is added while the process is suspended
         self._limit_s = BEGIN_S
+        self._answered_s = 0.0  # the same as `_waited_s`, at the last answer of the main thread
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
 
@@ -146,12 +151,14 @@ class StopSignals:
             signal.signal(caught, signal.SIG_DFL if is_ending else signal.SIG_IGN)
         self._is_noticed = True
         if self._is_closing:
+            self.hurry()
             return
         if self.stop is None:
             raise Interrupted  # lost in a destructor; then it is raised again later
         self.stop()
 
     def _nudged(self, number: int, frame: FrameType | None) -> None:
+        self._answered_s = self._waited_s
         if self._is_noticed and self._is_overdue:
             self.begin_closing()  # this exception leads to closing, which is not interrupted
             raise Interrupted
@@ -169,11 +176,13 @@ class StopSignals:
 
     def _press(self) -> None:
         """Make the main thread notice the signal, or do its work if it does not return in time."""
-        if self._waited_s >= self._limit_s:
+        late_s = self._waited_s - self._limit_s
+        silent_s = self._waited_s - self._answered_s
+        if (late_s >= 0 and silent_s >= SILENCE_S) or late_s >= GRACE_S:
             self._end_without_main_thread()
         if not self._is_noticed:
             self.unblock()
-        if not self._is_noticed or self._is_overdue:
+        if not self._is_noticed or self._is_overdue or late_s >= -SILENCE_S:
             signal.pthread_kill(self._main, NUDGE)
 
     def _end_without_main_thread(self) -> None:

@@ -182,6 +182,17 @@ def test_files_are_finished_while_the_main_thread_is_in_a_call_that_never_ends(
     assert {path.name for path in tmp_path.iterdir()} == {"film.mp4", "lines.jsonl", "stats.json"}
 
 
+def test_a_signal_ends_a_recording_that_never_finishes(start, crowding):
+    process = start(
+        *hang("pipeline.output.video_file._is_readable"),
+        *("run", "scene:?size=320x240&frames=5", "--detector", "none", "--record", "film.mp4"),
+    )
+    wait_until_inside(process)  # which is at the end of the run
+    took_s, said = end(process, signal.SIGTERM)
+    assert took_s < PROMPT_S * crowding()
+    assert "record: did not finish within 1 s and is left behind" in said
+
+
 @pytest.mark.parametrize(
     ("library", "first", "second"),
     [
