@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,12 +60,3 @@ def arm() -> Python:
 def here() -> Python:
     """Python of this machine."""
     return Python(sys.executable)
-
-
-def architectures(names: Sequence[str] = ("here", "arm")) -> Sequence[object]:
-    """Which side sends and which receives, as parameters."""
-    first, second = names
-    return [
-        pytest.param(first, second, id=f"{first}-to-{second}"),
-        pytest.param(second, first, id=f"{second}-to-{first}"),
-    ]

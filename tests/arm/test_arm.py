@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from .conftest import PEER, ROOT, WAIT_S, architectures
+from .conftest import PEER, ROOT, WAIT_S
 
 SAMPLES = ROOT / "models" / "samples"
 PROCESSORS = {
@@ -73,10 +73,11 @@ def test_resizing_reads_nothing_beyond_an_image(arm):
 
 
 @pytest.mark.parametrize("kind", ["raw", "jpeg", "shm"])
-@pytest.mark.parametrize(("sender", "receiver"), architectures())
-def test_frames_and_results_pass_unchanged(request, tmp_path, sender, receiver, kind):
+@pytest.mark.parametrize(("sender", "receiver"), [("here", "arm"), ("arm", "here")])
+def test_frames_and_results_pass_unchanged(arm, here, tmp_path, sender, receiver, kind):
     """In shared memory (`shm`) one side writes the ring that the other one reads."""
-    send, receive = request.getfixturevalue(sender), request.getfixturevalue(receiver)
+    sides = {"arm": arm, "here": here}
+    send, receive = sides[sender], sides[receiver]
     address = f"zmq+ipc://{tmp_path}/socket"
     publisher = send.start(PEER, "publish", address, kind)
     try:
