@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import images
 from pipeline.errors import FrameError
 from pipeline.images import (
     MAX_PIXELS,
+    coding,
+    decode_image,
     decode_jpeg,
     encode_image,
     encode_jpeg,
-    image_size,
     read_image,
 )
+from pipeline.images.headers import image_size
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -64,12 +65,36 @@ def test_image_that_does_not_decode_is_an_error_with_its_name(tmp_path: Path, da
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("suffix", images.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", coding.IMAGE_SUFFIXES)
 def test_every_suffix_is_written_and_read(tmp_path: Path, suffix: str) -> None:
     image = np.full((24, 32, 3), 90, np.uint8)
     path = tmp_path / f"a{suffix}"
-    path.write_bytes(encode_image(image[:, :, :1] if suffix == ".pgm" else image, suffix))
+    coded = ".jpg" if suffix == ".jfif" else suffix
+    path.write_bytes(encode_image(image[:, :, :1] if suffix == ".pgm" else image, coded))
     assert np.abs(read_image(path).astype(int) - image).max() <= 2
+
+
+def test_bmp_of_run_lengths_is_refused() -> None:
+    head = struct.pack("<2sIHHI", b"BM", 70, 0, 0, 62)
+    info = struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 8, 1, 4, 0, 0, 2, 0)
+    data = head + info + bytes(8) + b"\x04\x01\x00\x01"
+    assert image_size(data) == (4, 1)
+    with pytest.raises(FrameError, match="compressed by run lengths"):
+        decode_image(data)
+
+
+def test_first_of_several_images_is_read_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coding._warn_of_more_images.cache_clear()
+    pages = [np.full((8, 8, 3), grey, np.uint8) for grey in (90, 180)]
+    for name in ("a.tiff", "b.tiff"):
+        cv2.imwritemulti(str(tmp_path / name), pages)
+        assert read_image(tmp_path / name).mean() == 90
+    (tmp_path / "c.tiff").write_bytes(encode_image(pages[0], ".tiff"))
+    read_image(tmp_path / "c.tiff")
+    assert len(caplog.messages) == 1
+    assert "only the first is read" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("is_fast", [True, False], ids=["simplejpeg", "opencv"])
@@ -79,7 +104,7 @@ def test_jpeg_is_encoded_and_decoded_alike_by_both_codecs(
     if is_fast:
         pytest.importorskip("simplejpeg")
     else:
-        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+        monkeypatch.setattr(coding, "_simplejpeg", lambda: None)
     x, y = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 48))
     image = np.dstack([x, y, (x + y) / 2]).astype(np.uint8)
     data = encode_jpeg(image, 90)

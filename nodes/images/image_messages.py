@@ -17,7 +17,8 @@ from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from pipeline.errors import FrameError
-from pipeline.images import JPEG_QUALITY, decode_image, encode_jpeg, image_size
+from pipeline.images import JPEG_QUALITY, decode_image, encode_jpeg
+from pipeline.images.headers import image_size
 from pipeline.types import Image
 
 MAX_SIDE = 16384  # pixels; more is a damaged message rather than a camera

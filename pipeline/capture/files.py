@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import glob
+import logging
 import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.capture.faults import Faulty, split_path
 from pipeline.capture.video import open_video
 from pipeline.errors import FrameError, SourceError
-from pipeline.images import IMAGE_SUFFIXES, is_image, read_image
+from pipeline.images import IMAGE_SUFFIXES, OTHER_IMAGES, is_image, read_image
 from pipeline.source import DEFAULT_FPS, Source, SourceKind, SourceOptions, SourceWrapper, safe_name
 from pipeline.types import Frame, Image, Media
+
+log = logging.getLogger(__name__)
 
 
 class ImageFiles(Source[Frame]):
@@ -90,6 +94,8 @@ def open_files(text: str, options: SourceOptions) -> Source[Frame]:
         source = open_glob(str(path), camera=camera, fps=fps)
     elif is_image(path):
         source = open_image(path, camera=camera, fps=fps)
+    elif path.suffix.lower() in OTHER_IMAGES:
+        raise SourceError(f"{path}: {path.suffix} images are not read; convert it to JPEG or PNG")
     else:
         source = open_video(path, camera=camera, fps=fps)
     return Faulty(source, faults) if faults else source
@@ -104,7 +110,7 @@ def open_folder(folder: Path, *, camera: str | None = None, fps: float | None = 
         entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be read: {error.strerror}") from error
-    paths = _images(entries)
+    paths = _images(entries, str(folder))
     if not paths:
         raise SourceError(f"{folder}: {_no_images('the folder holds', entries)}")
     return ImageFiles(paths, camera or safe_name(os.path.basename(os.path.realpath(folder))), fps)
@@ -116,7 +122,7 @@ def open_glob(pattern: str, *, camera: str | None = None, fps: float | None = No
     Raises `SourceError` if there are none.
     """
     entries = [Path(text) for text in glob.glob(pattern, recursive=True)]
-    paths = _images(entries)
+    paths = _images(entries, pattern)
     if not paths:
         raise SourceError(f"{pattern}: {_no_images('the pattern matches', entries)}")
     return ImageFiles(paths, camera or safe_name(Path(os.path.realpath(paths[0])).parent.name), fps)
@@ -146,7 +152,11 @@ def why_missing(text: str) -> str:
     return f"no such file; did you mean {path.parent / near[0]}?" if near else "no such file"
 
 
-def _images(entries: Sequence[Path]) -> list[Path]:
+def _images(entries: Sequence[Path], subject: str) -> list[Path]:
+    others = Counter(p.suffix.lower() for p in entries if p.suffix.lower() in OTHER_IMAGES)
+    if others:
+        counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        log.warning("%s: passed over %s; convert them to JPEG or PNG", subject, counted)
     return sorted(
         (path for path in entries if is_image(path) and os.path.isfile(path)), key=_natural
     )

@@ -180,3 +180,16 @@ def test_file_is_played_at_its_own_or_a_chosen_rate(
 def test_live_source_is_not_played() -> None:
     with open_source("scene:?size=64x48&fps=100", real_time=True) as source:
         assert type(source).__name__ == "Scene"
+
+
+def test_images_of_formats_that_are_not_read_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    for name in ("b.heic", "c.heic", "d.gif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with open_source(str(tmp_path)) as source:
+        assert source.frames == 1
+    assert "passed over 1 .gif, 2 .heic; convert them to JPEG or PNG" in caplog.text
+    with pytest.raises(SourceError, match=r"b\.heic: \.heic images are not read; convert it"):
+        open_source(str(tmp_path / "b.heic"))

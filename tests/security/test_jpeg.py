@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import images
 from pipeline.errors import FrameError
-from pipeline.images import MAX_SCANS, decode_image, decode_jpeg, jpeg_size
+from pipeline.images import MAX_SCANS, coding, decode_image, decode_jpeg
+from pipeline.images.headers import jpeg_size
 from pipeline.transport import Subscriber
 from pipeline.transport.wire import frames
 from pipeline.transport.zmq import receiver as receiving
@@ -49,7 +49,7 @@ def codec(request, monkeypatch):
     if request.param == "simplejpeg":
         pytest.importorskip("simplejpeg")
     else:
-        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+        monkeypatch.setattr(coding, "_simplejpeg", lambda: None)
 
 
 @pytest.mark.usefixtures("codec")

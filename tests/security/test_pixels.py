@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import FrameError
-from pipeline.images import MAX_PIXELS, decode_image, image_size, read_image
+from pipeline.images import MAX_PIXELS, decode_image, read_image
+from pipeline.images.headers import image_size
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 READERS = {
     "imread": set(),
-    "imdecode": {"images.py"},
+    "imdecode": {"coding.py"},
     "VideoCapture": {"ffmpeg.py", "camera.py"},
 }
 """OpenCV's functions that read pixels, and the only files that may call them."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import images
 from pipeline.errors import FrameError
+from pipeline.images.headers import jpeg_size
 from pipeline.settings import Settings
 from pipeline.transport.wire.messages import FrameMessage
 from pipeline.transport.wire.schema import (
@@ -51,7 +52,7 @@ def decode_jpeg(header: FrameHeader, payload: memoryview) -> Image:
     header's, or if the JPEG is incomplete or damaged.
     """
     data = bytes(payload)
-    size = images.jpeg_size(data)
+    size = jpeg_size(data)
     if size != (header.width, header.height):
         stated = "no size" if size is None else f"{size[0]} x {size[1]} pixels"
         raise WireError(

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import images
+from pipeline.images import coding
+from pipeline.images.headers import jpeg_size
 from pipeline.transport.wire import frames
 from pipeline.transport.wire.messages import FrameMessage, decode, encode
 from pipeline.transport.wire.schema import FrameHeader, Limits, PlaneHeader, WireError
@@ -21,8 +22,8 @@ from pipeline.transport.wire.schema import FrameHeader, Limits, PlaneHeader, Wir
 def codec(request, monkeypatch):
     """Both ways to code JPEG: what is installed, and OpenCV alone."""
     if request.param == "opencv":
-        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
-    elif images._simplejpeg() is None:
+        monkeypatch.setattr(coding, "_simplejpeg", lambda: None)
+    elif coding._simplejpeg() is None:
         pytest.skip("needs simplejpeg (pip install simplejpeg)")
 
 
@@ -197,5 +198,5 @@ def test_a_damaged_jpeg_decodes_to_its_size_or_is_refused(data):
 @given(st.binary(max_size=100))
 @settings(max_examples=200, deadline=None)
 def test_the_size_of_random_bytes_is_read_or_unknown(data):
-    size = images.jpeg_size(b"\xff\xd8\xff" + data)
+    size = jpeg_size(b"\xff\xd8\xff" + data)
     assert size is None or len(size) == 2

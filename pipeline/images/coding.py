@@ -10,8 +10,6 @@ import functools
 import importlib
 import logging
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +17,16 @@ import cv2
 import numpy as np
 
 from pipeline.errors import FrameError
+from pipeline.images.headers import (
+    JPEG_MAGIC,
+    START_OF_SCAN,
+    has_more_images,
+    image_size,
+    is_frame,
+    is_run_length_bmp,
+    jpeg_segments,
+    jpeg_size,
+)
 from pipeline.opencv_logging import caught_messages, quiet_opencv
 from pipeline.text.files import read_bytes
 from pipeline.text.native import utf8
@@ -26,6 +34,8 @@ from pipeline.types import Image
 
 IMAGE_SUFFIXES = (
     ".bmp",
+    ".jfif",
+    ".jpe",
     ".jpeg",
     ".jpg",
     ".pgm",
@@ -36,25 +46,19 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
+OTHER_IMAGES = (".avif", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga")
+"""Suffixes of images that are not read, because their size is not known before they are decoded."""
+
 MAX_PIXELS = 100_000_000
 """300 MB of pixels: more than robot cameras deliver, less than what exhausts the memory."""
 MAX_BYTES = 4 * MAX_PIXELS
 MAX_SCANS = 100
 """Of one JPEG. Encoders make at most some twenty, and each takes as long as a whole image."""
-MAX_SEGMENTS = 10_000
-"""Of one JPEG, ahead of its pixels; those of photographs are a few dozen."""
 JPEG_QUALITY = 90
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_MARKERS_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
-_MARKERS_WITHOUT_FRAME = frozenset((0xC4, 0xC8, 0xCC))  # within C0 to CF, yet no start of a frame
 _SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))  # starts of frames that may have all in one scan
-_START_OF_SCAN = 0xDA
 _LOST_PIXELS = re.compile("premature end|bad (Huffman|arithmetic) code|instead of RST", re.I)
 """What libjpeg says of data that it fills with grey."""
-_LONGEST_PNM_HEADER = 65536
-_PNM_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
-_PNM_HEADER = re.compile(rb"P[1-6]" + 2 * (_PNM_GAP + rb"(\d{1,9})") + rb"\s")
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,14 @@ def read_image(path: Path) -> Image:
     data = read_bytes(path, MAX_BYTES, FrameError)
     if not data:
         raise FrameError(f"{path}: the file is empty; expected an image")
+    if has_more_images(data):
+        _warn_of_more_images(path.suffix)
     return decode_image(data, str(path))
+
+
+@functools.cache
+def _warn_of_more_images(suffix: str) -> None:
+    log.warning("%s files with several images (animations, pages): only the first is read", suffix)
 
 
 def size_problem(width: int, height: int) -> str:
@@ -99,6 +110,10 @@ def decode_image(data: bytes, subject: str = "image") -> Image:
         raise FrameError(f"{subject}: not a readable image; the data are damaged or unknown")
     if problem := size_problem(*size):
         raise FrameError(f"{subject}: {problem}")
+    if is_run_length_bmp(data):
+        raise FrameError(
+            f"{subject}: a BMP compressed by run lengths; save it uncompressed or as PNG"
+        )
     _check_scans(data, subject)
     return _decode(data, cv2.IMREAD_COLOR, subject)
 
@@ -181,47 +196,15 @@ def encode_image(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> byte
     return bytes(data)
 
 
-def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels that the header states, None for an unknown format.
-
-    Knows JPEG, PNG, BMP, WebP, TIFF and PNM. If a header is ambiguous, decoders find at most this.
-    """
-    readers = {
-        _JPEG_MAGIC: jpeg_size,
-        b"\x89PNG": _png_size,
-        b"BM": _bmp_size,
-        b"RIFF": _webp_size,
-        b"II": _tiff_size,
-        b"MM": _tiff_size,
-        b"P": _pnm_size,
-    }
-    for magic, reader in readers.items():
-        if data.startswith(magic):
-            try:
-                return reader(data)
-            except (struct.error, IndexError):
-                return None
-    return None
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels that a JPEG states, None if the data are no JPEG."""
-    for marker, at in _segments(data):
-        if _is_frame(marker) and at + 9 <= len(data):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-    return None
-
-
 def _check_scans(data: bytes, subject: str) -> None:
     """Raise `FrameError` if a JPEG has more than `MAX_SCANS`, all of which a decoder would read.
 
     The pixels of most JPEGs are one scan, which the segments before it tell. In the pixels of
     others no byte pair equals the start of a scan.
     """
-    if not data.startswith(_JPEG_MAGIC) or _has_one_scan(data):
+    if not data.startswith(JPEG_MAGIC) or _has_one_scan(data):
         return
-    scans = data.count(bytes((0xFF, _START_OF_SCAN)))
+    scans = data.count(bytes((0xFF, START_OF_SCAN)))
     if scans > MAX_SCANS:
         raise FrameError(f"{subject}: {scans} scans; at most {MAX_SCANS} are decoded")
 
@@ -229,85 +212,14 @@ def _check_scans(data: bytes, subject: str) -> None:
 def _has_one_scan(data: bytes) -> bool:
     """Whether the first scan has all components, so that a decoder reads no further one."""
     components = 0
-    for marker, at in _segments(data):
-        if _is_frame(marker):
+    for marker, at in jpeg_segments(data):
+        if is_frame(marker):
             if marker not in _SEQUENTIAL or at + 9 >= len(data):
                 return False
             components = data[at + 9]
-        elif marker == _START_OF_SCAN:
+        elif marker == START_OF_SCAN:
             return at + 4 < len(data) and data[at + 4] == components > 0
     return False
-
-
-def _is_frame(marker: int) -> bool:
-    return 0xC0 <= marker <= 0xCF and marker not in _MARKERS_WITHOUT_FRAME
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """The markers of a JPEG and where they are, to its first scan (ITU-T T.81, annex B)."""
-    at = 2 if data.startswith(_JPEG_MAGIC) else len(data)
-    for _ in range(MAX_SEGMENTS):
-        if at + 4 > len(data) or data[at] != 0xFF:
-            return
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in _MARKERS_WITHOUT_LENGTH:
-            at += 2
-        else:
-            yield marker, at
-            if marker == _START_OF_SCAN:
-                return
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", data, 16)
-    return width, height
-
-
-def _bmp_size(data: bytes) -> tuple[int, int]:
-    is_old = struct.unpack_from("<I", data, 14)[0] == 12  # OS/2 has 16 bits for each
-    width, height = struct.unpack_from("<HH" if is_old else "<ii", data, 18)
-    return abs(width), abs(height)  # a negative height means that rows start at the top
-
-
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """The three formats of RFC 9649: lossy, lossless, and extended."""
-    kind = data[12:16]
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    if kind == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8X":
-        width, height = data[24:27], data[27:30]
-        return int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1
-    return None
-
-
-def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    """Tags 256 and 257 of the first directory, 322 and 323 if it has tiles (TIFF 6.0)."""
-    order = "<" if data[:2] == b"II" else ">"
-    version, at = struct.unpack_from(order + "HI", data, 2)
-    if version != 42:  # 43, with files of more than 4 GB, has another layout
-        return None
-    size: dict[int, int] = {}
-    for entry in range(struct.unpack_from(order + "H", data, at)[0]):
-        tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
-        if tag in {256, 257, 322, 323} and kind in {3, 4}:
-            form = order + ("H" if kind == 3 else "I")
-            number = struct.unpack_from(form, data, at + 10 + 12 * entry)[0]
-            size[tag] = max(size.get(tag, 0), number)
-    if 256 not in size or 257 not in size:
-        return None
-    return max(size[256], size.get(322, 0)), max(size[257], size.get(323, 0))
-
-
-def _pnm_size(data: bytes) -> tuple[int, int] | None:
-    found = _PNM_HEADER.match(data, 0, _LONGEST_PNM_HEADER)
-    return (int(found[1]), int(found[2])) if found else None
 
 
 @functools.cache
