@@ -27,12 +27,27 @@ def check_target(path: Path, subject: str, *, is_replaced: bool = False) -> Path
         raise InputError(f"{subject} {path}: is a folder; expected the name of a file")
     if not os.path.isdir(folder):
         raise InputError(f"{subject} {path}: there is no folder {folder}; create it first")
+    if (problem := _problem_of_name(path)) is not None:
+        raise InputError(f"{subject} {path}: {problem}; choose another name")
     needed = [path] if os.path.exists(path) else []
     if is_replaced or not needed:
         needed.append(folder)
     if not all(os.access(place, os.W_OK) for place in needed):
         raise InputError(f"{subject} {path}: no permission to write there; choose another folder")
     return path
+
+
+def _problem_of_name(path: Path) -> str | None:
+    """Why no file can have this name, such as that it is too long."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror
+    except ValueError:
+        return "not the name of a file"
+    return None
 
 
 def write_stats(path: Path, stats: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import InputError, ModelError
 from pipeline.inference.session import open_model
+from pipeline.output.files import check_target
 from pipeline.text.native import utf8
 from tests import footage
 
@@ -159,6 +160,13 @@ def test_a_library_gets_no_such_name(code):
 
 def test_a_library_gets_all_other_names():
     assert utf8("été/日本.mp4") == "été/日本.mp4"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "null\0"], ids=["long", "null"])
+def test_an_output_has_a_name_that_a_file_can_have(tmp_path, name):
+    for is_replaced in (False, True):
+        with pytest.raises(InputError, match=r"^--stats .*; choose another name$"):
+            check_target(tmp_path / name, "--stats", is_replaced=is_replaced)
 
 
 def test_a_model_with_texts_that_are_not_utf8_is_refused(tmp_path):
