@@ -46,7 +46,10 @@ def publisher_by_hand(port):
     connection.sendall(GREETING)
     answer = b""
     while len(answer) < len(GREETING):
-        answer += connection.recv(len(GREETING) - len(answer))
+        received = connection.recv(len(GREETING) - len(answer))
+        if not received:
+            raise ConnectionError("the connection was ended")
+        answer += received
     connection.sendall(b"\x04" + bytes([len(READY)]) + READY)
     connection.sendall(b"\x01\x0cresult/front")
     return connection

@@ -35,8 +35,12 @@ MAX_DISCARDED = 100_000
 """Parts of one message that are read to get to the next one."""
 PATIENCE = 100
 """Checks in a row beyond the limit; something else has grown if connections bring little then."""
-FEW_BYTES = 4096
-"""Unread, of a connection that is ended only if none has more."""
+EFFECT_CHECKS = 25
+"""Checks until the memory of ended connections is free; meanwhile those with little stay."""
+FEW_BYTES = 65536
+"""Little, unread."""
+UNKNOWN_BYTES = FEW_BYTES + 1
+"""What counts for a Unix socket that has not completed its message; the kernel does not tell."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +74,7 @@ class IncomingLimit:
         self._max_bytes = max(max_bytes, LEAST_BYTES)
         self._base_bytes = private_bytes()
         self._last_bytes = 0
-        self._beyond = 0
+        self._beyond = self._ended_at = 0
         self._known: dict[_Key, _Connection] = {}
         self._ended: set[_Key] = set()
         self._stopped = threading.Event()
@@ -121,7 +125,7 @@ class IncomingLimit:
                 self._beyond += 1
                 self._relieve(unread)
                 return 1.0
-        self._beyond = 0
+        self._beyond = self._ended_at = 0
         return grown_bytes / self._max_bytes
 
     def _grown_bytes(self) -> int:
@@ -136,14 +140,17 @@ class IncomingLimit:
         """
         if self._beyond > PATIENCE and max(unread.values(), default=0) <= FEW_BYTES:
             self._base_bytes = private_bytes()
-            self._beyond = 0
+            self._beyond = self._ended_at = 0
             return
         self._ended &= unread.keys()
         left = {key: nbytes for key, nbytes in unread.items() if key not in self._ended}
-        many = {key: nbytes for key, nbytes in left.items() if nbytes > FEW_BYTES} or left
+        many = {key: nbytes for key, nbytes in left.items() if nbytes > FEW_BYTES}
+        if not many and self._beyond - self._ended_at > EFFECT_CHECKS:
+            many = left
         for key in sorted(many, key=many.__getitem__)[-self._beyond :]:
             close_connection(key[0])
             self._ended.add(key)
+            self._ended_at = self._beyond
         if many and self._log_limit.allows("ended"):
             log.warning(
                 "%s: received messages take more than %d MB; connections are ended",
@@ -159,7 +166,7 @@ class IncomingLimit:
                 if not self._is_ours(connection):
                     continue
                 key, completed = (file, inode), self._completed[file]
-                received = received_bytes(file) or 1  # of a Unix socket it is not known
+                received = received_bytes(file) or UNKNOWN_BYTES
                 before = known.get(key)
                 if before is None or before.completed != completed:
                     before = _Connection(received if before else 0, completed)
