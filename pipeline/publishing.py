@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.output.output import Output, OutputKind
 from pipeline.settings import NO_MODEL, Payload, Settings
 from pipeline.source import Source
-from pipeline.transport import Publisher, Security, is_address, load_key_pair, load_public_key
+from pipeline.transport import Publisher, Security, is_address, load_key_pair, load_peers
 from pipeline.transport.address import parse_address
 from pipeline.transport.shm.ring_file import is_available, remove_leftovers
 from pipeline.types import SAME_CLOCK, UNKNOWN_CLOCK, ClockOffset, Result
@@ -111,8 +111,8 @@ def publisher_security(settings: Settings) -> Security:
     Raises `ConfigError` if one of their files cannot be used.
     """
     keys = load_key_pair(Path(os.path.expanduser(settings.key))) if settings.key else None
-    peers = tuple(load_public_key(Path(os.path.expanduser(peer))) for peer in settings.peer)
-    return Security(keys, peers, settings.insecure)
+    rights = load_peers(settings.peer)
+    return Security(keys, tuple(rights), settings.insecure, rights)
 
 
 def _check_address(publish: str, sources: Iterable[str]) -> None:

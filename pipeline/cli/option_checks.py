@@ -26,7 +26,6 @@ def check_output_paths(settings: Settings, config: Path | None, output: Path | N
         "--manifest": settings.manifest,
         "--config": config,
         "--key": settings.key,
-        "--server": settings.server,
     }
     outputs = SETTINGS["record"].about.group
     written: dict[str, str | Path | None] = {}
@@ -36,7 +35,8 @@ def check_output_paths(settings: Settings, config: Path | None, output: Path | N
             written[one.option] = None if path == STDOUT else path
     written["--output"] = output
     files = {option: [str(path)] for option, path in read.items() if path}
-    files |= {"the source": files_of(settings.source), "--peer": list(settings.peer)}
+    files |= {"the source": files_of(settings.source)}
+    files |= {"--peer": _key_files(settings.peer), "--server": _key_files([settings.server or ""])}
     _check_distinct(written, files)
 
 
@@ -94,6 +94,11 @@ def files_of(source: str | int | None) -> list[str]:
         files += glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else [path]
         files += glob.glob(path)
     return files
+
+
+def _key_files(peers: Iterable[str]) -> list[str]:
+    """The files of keys, which may be followed by the peer's rights: FILE.key=CAMERA."""
+    return [path for peer in peers for path in (peer, peer.rpartition("=")[0]) if path]
 
 
 def _is_same(path: str, other: str) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from concurrent.futures import Future
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from pipeline.outputs import turned_on
@@ -22,7 +20,7 @@ from pipeline.transport import (
     Security,
     check_subscription,
     is_address,
-    load_public_key,
+    load_peers,
     subscribe_frames,
 )
 from pipeline.types import Frame
@@ -96,8 +94,9 @@ def subscriber_security(settings: Settings) -> Security:
     security = publisher_security(settings)
     if not settings.server:
         return security
-    server = load_public_key(Path(os.path.expanduser(settings.server)))
-    return Security(security.keys, (server,), settings.insecure)
+    (server,) = load_peers([settings.server])
+    rights = load_peers([*settings.peer, settings.server])
+    return Security(security.keys, (server,), settings.insecure, rights)
 
 
 def _open_once(settings: Settings, real_time: bool) -> Source[Frame]:

@@ -210,7 +210,11 @@ class Settings:
         None, "key pair of this process (see vision keys)", _CONNECT, metavar="FILE.key_secret"
     )
     peer: Texts = setting(
-        (), "public key of another process; may be repeated", _CONNECT, metavar="FILE.key"
+        (),
+        "public key of another process; may be repeated. FILE.key=CAMERA,CAMERA lets it send these "
+        "cameras only; FILE.key=receive-only or =send-only limits it to one direction",
+        _CONNECT,
+        metavar="FILE.key",
     )
     server: Text | None = setting(
         None,
@@ -219,7 +223,11 @@ class Settings:
         unset="the only --peer",
         metavar="FILE.key",
     )
-    insecure: Switch = setting(False, "use the network without keys or encryption", _CONNECT)
+    insecure: Switch = setting(
+        False,
+        "use the network without keys or encryption, and trust other users of this machine",
+        _CONNECT,
+    )
 
     quiet: Switch = setting(
         False, "print warnings and errors only", _PRINT, flags=("--quiet", "-q")

@@ -36,24 +36,33 @@ def as_nobody(act):
 
     `act` must import nothing: that user may not be able to read the Python installation.
     """
+
+    def run(there):
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        with there.makefile("rw", encoding="utf-8") as talk:
+
+            def say(text):
+                talk.write(f"{text}\n")
+                talk.flush()
+
+            try:
+                act(say, talk.readline)
+            except BaseException:
+                say(traceback.format_exc().replace("\n", " | "))
+
     here, there = socket.socketpair()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             here.close()
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            with there.makefile("rw", buffering=1, encoding="utf-8") as talk:
-                try:
-                    act(lambda text: talk.write(f"{text}\n"), talk.readline)
-                except BaseException:
-                    talk.write(traceback.format_exc().replace("\n", " | ") + "\n")
+            run(there)
         os._exit(0)
     there.close()
     here.settimeout(30.0)
     try:
-        with here.makefile("rw", buffering=1, encoding="utf-8") as talk:
+        with here.makefile("rw", encoding="utf-8") as talk:
             yield talk
     finally:
         here.close()

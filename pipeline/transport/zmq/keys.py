@@ -6,7 +6,8 @@ import errno
 import os
 import re
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import zmq
@@ -14,7 +15,10 @@ from zmq.utils import z85
 
 from pipeline.errors import ConfigError
 from pipeline.text.files import read_bytes
+from pipeline.transport.access.local_users import is_trusted
+from pipeline.transport.access.rights import Rights, parse_peer
 from pipeline.transport.address import Address
+from pipeline.transport.wire.schema import WireError
 
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - the end of a file name
@@ -39,11 +43,39 @@ class Security:
     - `keys`: this end's own, None for none
     - `peers`: the public keys of the peers that may connect, or of the one that is connected to
     - `insecure`: use addresses off this machine without keys
+    - `rights`: what these peers may do; a peer without an entry has all rights
     """
 
     keys: KeyPair | None = None
     peers: tuple[bytes, ...] = ()
     insecure: bool = False
+    rights: Mapping[bytes, Rights] = field(default_factory=dict)
+
+    def for_publisher(self) -> Security:
+        """The same with those peers that may receive."""
+        return replace(self, peers=tuple(key for key in self.peers if self._of(key).receives))
+
+    def for_subscriber(self) -> Security:
+        """The same with those peers that may send."""
+        return replace(self, peers=tuple(key for key in self.peers if self._of(key).sends))
+
+    def check_camera(self, key: bytes, camera: str) -> None:
+        """Raise `WireError` if the peer with this key may not send what concerns a camera.
+
+        An empty key is that of the peer that was connected to.
+        """
+        if not self.rights:
+            return
+        key = key or self.peers[0]
+        if cameras := self._of(key).cameras:
+            may_send = camera in cameras
+        else:
+            may_send = not any(camera in rights.cameras for rights in self.rights.values())
+        if not may_send:
+            raise WireError("camera", f"key {key.decode()} may not send camera {camera}")
+
+    def _of(self, key: bytes) -> Rights:
+        return self.rights.get(key, Rights())
 
 
 def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -73,13 +105,16 @@ def make_keys(folder: Path, name: str) -> tuple[Path, Path]:
 def load_key_pair(path: Path) -> KeyPair:
     """The key pair of a `.key_secret` file.
 
-    Raises `ConfigError` if it is invalid, or readable by other users than its owner.
+    Raises `ConfigError` if it is invalid, readable by other users, or another user's.
     """
     keys = _read(path)
     if "secret-key" not in keys:
         raise ConfigError(f"{path}: holds no secret key; expected a file NAME{SECRET_SUFFIX}")
-    if path.stat().st_mode & 0o077:
+    status = path.stat()
+    if status.st_mode & 0o077:
         raise ConfigError(f"{path}: other users can read this secret key; run: chmod 600 {path}")
+    if not is_trusted(status.st_uid):
+        raise ConfigError(f"{path}: is a secret key of another user; copy it, or make a new pair")
     pair = KeyPair(keys["public-key"], keys["secret-key"])
     if zmq.has("curve") and zmq.curve_public(pair.secret) != pair.public:
         raise ConfigError(f"{path}: its keys are of two pairs; make a new pair: vision keys NAME")
@@ -92,6 +127,22 @@ def load_public_key(path: Path) -> bytes:
     Raises `ConfigError` if it is invalid.
     """
     return _read(path)["public-key"]
+
+
+def load_peers(texts: Iterable[str]) -> dict[bytes, Rights]:
+    """The public keys of `FILE.key` or `FILE.key=RIGHTS`, each with its rights.
+
+    Raises `ConfigError` if a file or its rights are invalid, or if a key has two kinds of rights.
+    """
+    peers: dict[bytes, Rights] = {}
+    for text in texts:
+        path, rights = parse_peer(text)
+        key = load_public_key(Path(os.path.expanduser(path)))
+        known = peers.get(key, Rights())
+        if Rights() not in (known, rights) and known != rights:
+            raise ConfigError(f"peer '{text}': the same key was given with other rights before")
+        peers[key] = known if rights == Rights() else rights
+    return peers
 
 
 def check_policy(address: Address, security: Security) -> None:

@@ -76,7 +76,7 @@ class Publisher:
         slots: int = DEFAULT_SLOTS,
         security: Security | None = None,
     ) -> None:
-        security = security or Security()
+        security = (security or Security()).for_publisher()
         parsed = parse_address(address)
         self._payloads = FramePayloads(parsed, payload, quality, slots, self._count_inline)
         self._thread = threading.get_ident()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from typing import TypeVar
 
 import zmq
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.transport.access.local_users import KNOWS_USERS_OF_TCP, is_trusted, user_of
 from pipeline.transport.access.socket_files import IN_USE, SocketFile, free_path
 from pipeline.transport.address import Address
+from pipeline.transport.wire.schema import WireError
 from pipeline.transport.zmq.keys import Security, protect
 from pipeline.transport.zmq.peers.connections import HANDSHAKE_MS, Connections
 
@@ -30,6 +33,8 @@ RECONNECT_MS = (100, 1000)  # the first wait and the longest
 FILES_NEEDED = 16  # by a context with a socket, two connections and the check of peers
 LOCAL_BUFFER = 4 << 20  # a whole raw image
 REMOTE_BUFFER = 256 << 10  # small, because images in it grow old on a slow link
+
+log = logging.getLogger(__name__)
 
 Context = zmq.Context[zmq.Socket[bytes]]
 E_ = TypeVar("E_", bound="Endpoint")
@@ -85,10 +90,8 @@ class Endpoint:
         protect(self.socket, address, self._security, bind)
         if not bind:
             _check_destination(address)
-        if self._connections is None and (bind or self.socket.type == zmq.XPUB):
-            keys = self._security.peers if self._security.keys is not None else None
-            is_publisher = self.socket.type == zmq.XPUB
-            self._connections = Connections(self._context, self.socket, keys, numbered=is_publisher)
+        if self._connections is None:
+            self._check_connections(address, bind)
         try:
             if bind:
                 self._bind(address)
@@ -99,6 +102,45 @@ class Endpoint:
         self.addresses.append(address)
         self._opened.append((address.endpoint, bind))
         self.endpoints.append(self.last_endpoint())
+
+    def _check_connections(self, address: Address, bind: bool) -> None:
+        keys = self._security.peers if self._security.keys is not None else None
+        is_publisher = self.socket.type == zmq.XPUB
+        own_user = keys is None and not self._security.insecure
+        if own_user and address.host and not KNOWS_USERS_OF_TCP:
+            log.warning(
+                "%s: every user of this machine can connect to it; use zmq+ipc://NAME", address.text
+            )
+        if bind or is_publisher:
+            self._connections = Connections(
+                self._context, self.socket, keys, numbered=is_publisher, own_user=own_user and bind
+            )
+
+    def check_user(self, message: zmq.Frame) -> None:
+        """Raise `WireError` if a message comes from another user than this one and root.
+
+        `Connections` closes those that this end has accepted, but they may have sent before. It
+        cannot refuse those that this end has made: libzmq may take an answer for an earlier one.
+        """
+        if self._security.keys is not None or self._security.insecure:
+            return
+        peer = str(message.get("Peer-Address"))
+        if peer.startswith("localhost:"):
+            user: int | None = int(peer.split(":")[1])
+        elif KNOWS_USERS_OF_TCP:
+            user = user_of(int(message.get(zmq.SRCFD)))
+        else:
+            return
+        if not is_trusted(user):
+            whose = "an unknown user" if user is None else f"user {user}"
+            raise WireError(
+                "user", f"{whose} is not trusted, only this user and root (--insecure trusts all)"
+            )
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether this end accepts connections."""
+        return any(bind for _, bind in self._opened)
 
     @property
     def is_crowded(self) -> bool:
@@ -213,3 +255,10 @@ def peer_of(part: zmq.Frame) -> str:
         peer = str(part.get("Peer-Address"))
         return peer if not peer.startswith("localhost:") else "localhost"  # :user:group:process
     return "localhost"
+
+
+def key_of(part: zmq.Frame) -> bytes:
+    """The public key of a message's sender; empty if this end has connected to it."""
+    with contextlib.suppress(zmq.ZMQError):
+        return str(part.get("User-Id")).encode()
+    return b""

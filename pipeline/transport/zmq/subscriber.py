@@ -31,7 +31,7 @@ from pipeline.transport.wire.schema import (
 from pipeline.transport.zmq.keys import Security
 from pipeline.transport.zmq.peers.incoming import EndlessMessage, IncomingLimit
 from pipeline.transport.zmq.pending import HEADER_COST, Arrived, Pending
-from pipeline.transport.zmq.sockets import Endpoint, is_readable, peer_of
+from pipeline.transport.zmq.sockets import Endpoint, is_readable, key_of, peer_of
 from pipeline.transport.zmq.stream_counts import LATE_NS, Connection, LogLimit, Streams
 from pipeline.transport.zmq.subscriptions import end_receipt, stream_topics, subscriber_topic
 from pipeline.transport.zmq.worker_groups import QUEUED_REQUESTS, REPEAT_S, Requests, member_prefix
@@ -43,6 +43,8 @@ FRESHER_S = 0.1  # how long to wait for the fresher message behind one that was 
 LATE_S = LATE_NS / 1e9
 STEP_S = 0.02  # longer waits are not counted, because the process was stopped meanwhile
 MAX_STEPS = 50
+
+_here = partial(str, "localhost")  # the address of those who notify
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +105,8 @@ class Subscriber:
     ) -> None:
         if group is not None and (results or not frames):
             raise ConfigError(f"group '{group}': members share frames and cannot receive results")
-        parsed, security = _parse(addresses), security or Security()
-        self._limits = limits or Limits()
+        parsed, self._limits = _parse(addresses), limits or Limits()
+        self._security = security = (security or Security()).for_subscriber()
         self._topics = stream_topics(parsed, frames, results)
         self._pending = Pending(MAX_HELD if every else 1, self._limits.max_pending_bytes)
         self._member = member_prefix(group)
@@ -220,7 +222,13 @@ class Subscriber:
                 return
             if self._endpoint.is_crowded:
                 self._endpoint.note_message(parts[0])
-            self._accept([part.buffer for part in parts], connection, partial(peer_of, parts[0]))
+            sender = partial(self._sender, parts[0])
+            try:
+                if self._security.rights:  # else only the first message of a stream is checked
+                    sender()
+                self._accept([part.buffer for part in parts], connection, sender)
+            except WireError as error:
+                self._refuse(peer_of(parts[0]), error)
 
     def _read_notifications(self) -> None:
         for ring, client in tuple(self._rings.clients.items()):
@@ -228,7 +236,10 @@ class Subscriber:
                 parts = client.receive()
                 if parts is None:
                     break
-                self._accept(parts, ring, _here)
+                try:
+                    self._accept(parts, ring, _here)
+                except WireError as error:
+                    self._refuse(_here(), error)
             if not client.is_open:
                 del self._rings.clients[ring]
 
@@ -252,11 +263,7 @@ class Subscriber:
         self, parts: Sequence[Any], connection: Connection, peer: Callable[[], str]
     ) -> None:
         topic = bytes(parts[0][: MAX_TOPIC + 1]).removeprefix(self._member)
-        try:
-            message = decode([topic, *parts[1:]], self._limits)
-        except WireError as error:
-            self._refuse(peer(), error)
-            return
+        message = decode([topic, *parts[1:]], self._limits)
         if not self._is_wanted(topic):
             return  # libzmq matches prefixes: frame/front also matches frame/front_left
         if isinstance(message, EndMessage):
@@ -268,6 +275,13 @@ class Subscriber:
         self._frames_had += 1
         nbytes = HEADER_COST * len(parts[1]) + sum(len(part) for part in parts[2:])
         self._pending.add(stream, message, nbytes)
+
+    def _sender(self, part: zmq.Frame) -> str:
+        """The address of a message's sender; raises `WireError` if that may not send the topic."""
+        self._endpoint.check_user(part)
+        topic = bytes(part.buffer[: MAX_TOPIC + 1]).removeprefix(self._member)
+        self._security.check_camera(key_of(part), topic.partition(b"/")[2].decode(errors="replace"))
+        return peer_of(part)
 
     def _end(self, topic: bytes, header: EndHeader, connection: Connection) -> None:
         """Count the lost messages of a topic that has ended, and confirm the end."""
@@ -358,7 +372,7 @@ def check_subscription(
 
     It does not subscribe: a publisher that waits for a subscriber would begin to send.
     """
-    member, security = member_prefix(group), security or Security()
+    member, security = member_prefix(group), (security or Security()).for_subscriber()
     _open_socket(_parse(addresses), member, security, Limits(), 1).close()
 
 
@@ -383,7 +397,3 @@ def _open_socket(
         endpoint.close()
         raise
     return endpoint
-
-
-def _here() -> str:
-    return "localhost"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from pipeline.transport.address import Address
-from pipeline.transport.wire.schema import frame_topic, result_topic
+from pipeline.transport.wire.schema import WireError, frame_topic, result_topic
 from pipeline.transport.zmq.sockets import Endpoint, is_readable
 from pipeline.transport.zmq.worker_groups import WorkerGroups
 
@@ -165,7 +165,11 @@ class Subscriptions:
             if not is_readable(self._socket):
                 return
             first, *more = self._socket.recv_multipart(copy=False)
-            connection = self._sender(first, 1 + len(more))
+            try:
+                connection = self._sender(first, 1 + len(more))
+            except WireError:
+                self._refuse(_Recent(first), "is of another user (--insecure trusts all users)")
+                continue
             if not more:  # messages of several parts mean nothing here
                 self.process(first.bytes, connection)
         self._end_flood()
@@ -259,7 +263,10 @@ class Subscriptions:
     # --- who sends ----------------------------------------------------------------------------
 
     def _sender(self, message: zmq.Frame, parts: int) -> Connection | None:
-        """The connection that sent a message; None if libzmq itself reports an end."""
+        """The connection that sent a message; None if libzmq itself reports an end.
+
+        Raises `WireError` if it is of another user.
+        """
         try:
             name = str(message.get("User-Id"))
         except zmq.ZMQError:
@@ -270,6 +277,8 @@ class Subscriptions:
             return self._connections.get("") or Connection("")
         connection = self._connections.get(name)
         if connection is None:
+            if not self._endpoint.is_bound:  # else `Connections` has checked it
+                self._endpoint.check_user(message)
             fd = int(message.get(zmq.SRCFD))
             connection = Connection(name, fd, _inode(fd))
             self._endpoint.note_message(message)

@@ -26,6 +26,7 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
+from pipeline.transport.access.local_users import is_own
 from pipeline.transport.zmq.keys import DOMAIN
 from pipeline.transport.zmq.peers.listener import Listener
 from pipeline.transport.zmq.stream_counts import LogLimit
@@ -81,6 +82,7 @@ class Connections:
     - `keys`: the public keys that are let in; None: no keys are used
     - `numbered`: give each connection a number of its own as `User-Id` of its messages, instead of
       its key
+    - `own_user`: let in only processes of this user and root, as far as the system knows the user
 
     At most `MAX_CONNECTIONS` may be open, and only as many as leave `SPARE_FILES` file descriptors;
     half of them from one network address or process. Further ones are closed at once. If there is
@@ -96,10 +98,12 @@ class Connections:
         keys: Collection[bytes] | None,
         *,
         numbered: bool,
+        own_user: bool = False,
     ) -> None:
         self._socket = socket
         self._keys = keys
         self._numbered = numbered
+        self._own_user = own_user
         self._number = 0
         self._is_bound = False
         self._accepted: dict[int, _Accepted] = {}
@@ -249,6 +253,13 @@ class Connections:
                     "refused %s: it has half of all connections, and %s",
                     newcomer.source,
                     self._why_full(),
+                )
+            elif self._own_user and not is_own(fd):
+                self._close(fd)  # before its handshake is answered, so that it gets no message
+                self._warn(
+                    "refused a connection of another user (%s): only this user and root may "
+                    "connect; --insecure lets all users in",
+                    newcomer.source,
                 )
         return True
 
