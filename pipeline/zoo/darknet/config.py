@@ -70,6 +70,13 @@ class Shortcut:
 
 
 @dataclass(frozen=True)
+class Dropout:
+    """Passes its input on: it only acts in training."""
+
+    line: int
+
+
+@dataclass(frozen=True)
 class Yolo:
     """A detection head; `anchors` are those of its mask, in input pixels."""
 
@@ -79,7 +86,7 @@ class Yolo:
     scale_x_y: float
 
 
-Layer = Convolution | MaxPool | Route | Upsample | Shortcut | Yolo
+Layer = Convolution | MaxPool | Route | Upsample | Shortcut | Dropout | Yolo
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def read_config(path: str | Path) -> DarknetConfig:
                 f"is it the weights file?"
             )
     # Comments may be in any encoding.
-    text = read_bytes(path, TEXT_LIMIT, ModelError).decode("utf-8", "replace")
+    text = read_bytes(path, TEXT_LIMIT, ModelError).decode("utf-8-sig", "replace")
     sections = read_sections(path, text)
     if not sections or sections[0].kind not in ("net", "network"):
         first = f"[{sections[0].kind}]" if sections else "no section"
@@ -177,6 +184,10 @@ def _shortcut(section: Section, index: int) -> Layer:
     return Shortcut(section.line, layers, section.activation("linear"))
 
 
+def _dropout(section: Section, _index: int) -> Layer:
+    return Dropout(section.line)
+
+
 def _yolo(section: Section, _index: int) -> Layer:
     section.require("new_coords", 0)
     flat = section.numbers("anchors", float)
@@ -221,6 +232,7 @@ _READERS: dict[str, _Reader] = {
     "route": _route,
     "upsample": _upsample,
     "shortcut": _shortcut,
+    "dropout": _dropout,
     "yolo": _yolo,
 }
 
@@ -233,6 +245,7 @@ _UNDERSTOOD: dict[_Reader, set[str]] = {
     _maxpool: {"size", "stride", "stride_x", "stride_y", "padding"},
     _route: {"layers", "groups", "group_id"},
     _upsample: {"stride", "scale"},
+    _dropout: {"probability", "dropblock", "dropblock_size_rel", "dropblock_size_abs"},
     _shortcut: {"from", "activation", "weights_type", "weights_normalization"},
 }
 # Options that change the outputs unless they have this value.

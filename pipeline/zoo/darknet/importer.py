@@ -21,6 +21,7 @@ from pipeline.inference.spec import InputSpec, ModelSpec
 from pipeline.zoo.darknet.config import (
     Convolution,
     DarknetConfig,
+    Dropout,
     Layer,
     MaxPool,
     Route,
@@ -126,8 +127,8 @@ class _DarknetBuilder(GraphBuilder):
     def _tensor(self, index: int) -> str:
         if index == _PIXELS:
             return "pixels_float"
-        if isinstance(self._config.layers[index], Yolo):
-            index -= 1  # a head forwards its input
+        while isinstance(self._config.layers[index], (Yolo, Dropout)):
+            index -= 1  # these forward their input
         return self._head_of.get(index, f"layer{index}")
 
     def _layer(self, index: int, layer: Layer) -> None:
@@ -142,6 +143,8 @@ class _DarknetBuilder(GraphBuilder):
                 self._upsample(index, layer)
             case Shortcut():
                 self._shortcut(index, layer)
+            case Dropout():
+                return
             case Yolo():
                 self.heads.append(self._shapes[index])
 

@@ -24,7 +24,8 @@ class Section:
         self._options: dict[str, tuple[str, int]] = {}
 
     def add(self, name: str, value: str, line: int) -> None:
-        self._options[name] = (value, line)
+        """Add an option; of several with one name Darknet uses the first."""
+        self._options.setdefault(name, (value, line))
 
     def error(self, message: str, line: int | None = None) -> ModelError:
         return ModelError(f"{self.path}: line {line or self.line}: [{self.kind}] {message}")

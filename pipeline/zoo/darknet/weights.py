@@ -101,8 +101,7 @@ def _shape(config: DarknetConfig, layer: Layer, entry: Shape, earlier: list[Shap
         for other in (earlier[i] for i in layer.layers):
             if other != entry:
                 raise _error(config, layer, f"expected two equal shapes, got {entry} and {other}")
-        return entry
-    return _head_shape(config, layer, entry)
+    return _head_shape(config, layer, entry) if isinstance(layer, Yolo) else entry
 
 
 def _route_shape(config: DarknetConfig, layer: Route, sources: list[Shape]) -> Shape:

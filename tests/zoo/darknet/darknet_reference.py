@@ -130,7 +130,7 @@ class Network:
                 tensor = tensor.repeat(layer["stride"], axis=1).repeat(layer["stride"], axis=2)
             elif layer["kind"] == "shortcut":
                 tensor = activate(tensor + outputs[index + layer["from"]], layer["activation"])
-            else:
+            elif layer["kind"] != "dropout":
                 heads.append(tensor)
             outputs.append(tensor)
         return heads

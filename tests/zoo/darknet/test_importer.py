@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.inference.manifest import read_labels
 from pipeline.inference.spec import METADATA_KEY, decode_spec
+from pipeline.zoo.darknet.config import read_config
 from pipeline.zoo.darknet.importer import COCO_LABELS, import_model
 
 from . import darknet_reference as ref
@@ -91,6 +92,10 @@ OTHERS = {
         *(ref.conv(8), ref.conv(4)), ref.route("-1,-2", groups=2, group_id=1),
     ],
     "route by number from the start": [ref.conv(8), ref.conv(4), ref.route("0")],
+    "dropout in a shortcut": [
+        *(ref.conv(6), ref.conv(6), {"kind": "dropout", "probability": 0.15}),
+        {"kind": "shortcut", "from": -3, "activation": "linear"},
+    ],
     "upsample by 3": [ref.conv(8, stride=2), {"kind": "upsample", "stride": 3}],
 }  # fmt: skip
 
@@ -98,6 +103,13 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS, ids=str)
 def test_other_layers(tmp_path, name):
     assert_same(*import_and_run(tmp_path, [*OTHERS[name], *SMALL_HEAD], 18, 12)[1:])
+
+
+def test_first_of_equal_options_counts_and_a_byte_order_mark_is_ignored(tmp_path):
+    path = tmp_path / "net.cfg"
+    text = "[net]\nwidth=32\nwidth=64\nheight=32\n[convolutional]\nfilters=18\n[yolo]\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"anchors=1,1,2,2,3,3\nnum=3\nclasses=1\n")
+    assert read_config(path).width == 32
 
 
 def test_batch_has_the_outputs_of_single_images(tmp_path):
