@@ -32,8 +32,9 @@ _MEMORY_TEXTS = (
 def check_limits(*, models: bool = False) -> None:
     """Check the limits of this process before libraries are loaded. Raises `RunError`."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files != resource.RLIM_INFINITY and files - _inherited() < DESCRIPTORS:
-        raise RunError(_too_few_files())
+    needed = DESCRIPTORS + _inherited()
+    if files != resource.RLIM_INFINITY and files < needed:
+        raise RunError(_too_few_files(needed))
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     needed = ADDRESS_SPACE_OF_MODELS if models else ADDRESS_SPACE
     if space != resource.RLIM_INFINITY and space < needed:
@@ -83,10 +84,10 @@ def _has(text: str, parts: tuple[str, ...]) -> bool:
     return any(part in text for part in parts)
 
 
-def _too_few_files() -> str:
+def _too_few_files(needed: int = DESCRIPTORS) -> str:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
-        f"too few file descriptors: the limit is {limit}, but {DESCRIPTORS} are needed, and more "
+        f"too few file descriptors: the limit is {limit}, but {needed} are needed, and more "
         f"for several cameras or peers; raise the limit with 'ulimit -n 1024'"
     )
 
