@@ -16,6 +16,8 @@ from pipeline.types import Frame, Image
 
 MAX_FPS = 1000.0
 """Higher rates are a container's tick rate rather than a frame rate."""
+MIN_FPS = 1e-5
+"""Lower rates, of less than a frame a day, are a mistake in the container."""
 
 
 class OpenCVSource(Source[Frame]):
@@ -32,7 +34,7 @@ class OpenCVSource(Source[Frame]):
         self._closed = threading.Event()
         self._in_use = threading.Lock()
         fps = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = float(fps) if 0 < fps <= MAX_FPS else None
+        self.fps = float(fps) if MIN_FPS <= fps <= MAX_FPS else None
 
     def read(self) -> Frame | None:
         try:

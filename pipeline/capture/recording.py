@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 import time
@@ -12,6 +11,8 @@ from typing import NamedTuple
 from pipeline.source import DEFAULT_FPS
 
 _MP4_EPOCH_S = -2_082_844_800  # 1904-01-01, in seconds since the Unix epoch
+_MOST_BOXES = 1000  # ahead of the movie header; there are seldom more than five
+_LONGEST_MS = 1e12  # 30 years; a later position is as good as none
 _EARLIEST_S = 946_684_800  # 2000-01-01; an earlier start means a clock that was never set
 
 
@@ -33,7 +34,7 @@ class RecordingClock:
 
     def stamp_ns(self, seq: int, position_ms: float) -> int:
         """The stamp of frame `seq`, at `position_ms` on the container's time line."""
-        position_ns = round(position_ms * 1e6) if math.isfinite(position_ms) else 0
+        position_ns = round(position_ms * 1e6) if abs(position_ms) < _LONGEST_MS else 0
         if self._last is None:
             stamp_ns = self._start_ns
             self._offset_ns = stamp_ns - position_ns
@@ -62,7 +63,10 @@ class MovieHeader(NamedTuple):
 def movie_header(path: Path) -> MovieHeader:
     """Read the movie header (ISO/IEC 14496-12, box `mvhd` in `moov`), which OpenCV ignores."""
     with path.open("rb") as file:
-        while len(head := file.read(8)) == 8:
+        for _ in range(_MOST_BOXES):
+            head = file.read(8)
+            if len(head) < 8:
+                break
             size, kind = struct.unpack(">I4s", head)
             if kind == b"moov":
                 continue  # its first box is mvhd
@@ -70,7 +74,7 @@ def movie_header(path: Path) -> MovieHeader:
                 return _parse_header(file.read(32))
             if size == 1:
                 size = int.from_bytes(file.read(8), "big") - 8
-            if size < 8:
+            if not 8 <= size < 2**62:
                 break
             file.seek(size - 8, os.SEEK_CUR)
     return MovieHeader()

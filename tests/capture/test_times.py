@@ -112,7 +112,7 @@ def test_times_that_go_back_still_give_increasing_stamps(tmp_path: Path) -> None
     assert np.diff(stamps[3:]) == pytest.approx([40, 40], abs=20)
 
 
-@pytest.mark.parametrize("missing", [0.0, math.nan, math.inf], ids=["0", "nan", "inf"])
+@pytest.mark.parametrize("missing", [0.0, math.nan, math.inf, 1e13], ids=["0", "nan", "inf", "far"])
 def test_positions_that_are_missing_count_as_one_period_each(missing: float) -> None:
     clock = RecordingClock(5_000 * MS, fps=20.0)
     positions = [300.0, missing, 400.0, missing, missing]
@@ -161,6 +161,38 @@ def test_recording_that_says_when_it_began_starts_then(tmp_path: Path) -> None:
     assert frame.stamp_ns == movie_header(path).start_ns
     assert frame.stamp_ns == START_OF_2018_04_19_NS + 3600 * 10**9
     assert abs(time.time_ns() - frame.header.age_start_ns) < 60e9
+
+
+@pytest.mark.parametrize(("scale", "rate"), [(2**31 - 1, 1), (1, 2**31 - 1)], ids=["slow", "fast"])
+def test_a_rate_that_cannot_be_true_still_gives_stamps(
+    video: Path, tmp_path: Path, scale: int, rate: int
+) -> None:
+    data = bytearray(video.read_bytes())
+    struct.pack_into("<II", data, data.index(b"strh") + 28, scale, rate)
+    path = tmp_path / "a.avi"
+    path.write_bytes(data)
+    with open_source(str(path)) as source:
+        stamps = times_ms(read_all(source))
+        assert source.fps is None
+    assert len(stamps) == FRAMES
+    assert all(earlier < later for earlier, later in itertools.pairwise(stamps))
+
+
+BOXES = {
+    "endless": struct.pack(">I4sQ", 1, b"free", 2**64 - 1),
+    "beyond the end": struct.pack(">I4sQ", 1, b"free", 2**63 + 30),
+    "of no length": struct.pack(">I4sQ", 1, b"free", 3),
+    "a million": 1_000_000 * struct.pack(">I4s", 8, b"free"),
+}
+
+
+@pytest.mark.parametrize("boxes", BOXES.values(), ids=BOXES.keys())
+def test_boxes_that_cannot_be_true_are_no_header(tmp_path: Path, boxes: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(boxes + bytes(100))
+    start_s = time.process_time()
+    assert movie_header(path) == (None, None)
+    assert time.process_time() - start_s < 0.1
 
 
 @pytest.mark.parametrize("is_long", [False, True], ids=["32-bit", "64-bit"])
