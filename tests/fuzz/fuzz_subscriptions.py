@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import mutation
+import fuzzing
 
-from pipeline.transport.zmq.subscriptions import Connection, Subscriptions, end_receipt
-from pipeline.transport.zmq.worker_groups import READY, WorkerGroups, ready_message
+with fuzzing.instrument("pipeline.transport"):
+    from pipeline.transport.zmq.subscriptions import Connection, Subscriptions, end_receipt
+    from pipeline.transport.zmq.worker_groups import READY, WorkerGroups, ready_message
 
 TOPIC = b"frame/front"
 MEMBER = b"turn/g/0123456789abcdef/"
@@ -163,4 +164,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    mutation.main(target, seeds(), sys.argv)
+    fuzzing.main(sys.argv, target, seeds())

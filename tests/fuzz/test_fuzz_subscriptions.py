@@ -35,7 +35,7 @@ import fuzz_subscriptions as fuzzer
 from pipeline.transport.zmq.subscriptions import Subscriptions
 
 {fault}
-fuzzer.mutation.main(fuzzer.target, fuzzer.seeds(), sys.argv)
+fuzzer.fuzzing.main(sys.argv, fuzzer.target, fuzzer.seeds())
 """
 
 FAULTS = {

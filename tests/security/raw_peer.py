@@ -10,7 +10,7 @@ import sys
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB"
-LONG, COMMAND = 2, 4
+MORE, LONG, COMMAND = 1, 2, 4
 
 
 def zmtp_frame(body, flags=0):
@@ -53,6 +53,9 @@ class RawPeer:
     def send(self, *messages):
         """Send messages of one part, all at once."""
         self._socket.sendall(b"".join(map(zmtp_frame, messages)))
+
+    def send_raw(self, data):
+        self._socket.sendall(data)
 
     def is_closed(self):
         """Whether the other end has closed the connection; discards what has come."""
@@ -127,6 +130,22 @@ def never_finish(endpoint, count):
             held.remove(one)
 
 
+def endless(endpoint, megabytes_per_s):
+    """Send parts of one message until the connection is closed."""
+    parts = zmtp_frame(bytes(400), MORE) * 50
+    with contextlib.suppress(OSError), RawPeer(endpoint) as peer:
+        print("sending", flush=True)  # noqa: T201 - the test waits for it
+        while True:
+            peer.send_raw(parts)
+            select.select([], [], [], len(parts) / (float(megabytes_per_s) * 1e6))
+    print("closed", flush=True)  # noqa: T201 - the test waits for it
+
+
 if __name__ == "__main__":
-    actions = {"flood": flood, "connect": connect_many, "never finish": never_finish}
+    actions = {
+        "flood": flood,
+        "connect": connect_many,
+        "never finish": never_finish,
+        "endless": endless,
+    }
     actions[sys.argv[1]](*sys.argv[2:])

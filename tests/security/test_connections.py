@@ -7,13 +7,18 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.transport import Security, Subscriber
+from pipeline.process.memory import private_bytes
+from pipeline.transport import Publisher, Security, Subscriber
 from pipeline.transport.zmq.keys import load_key_pair, load_public_key, make_keys
+from pipeline.transport.zmq.peers import connections
+from pipeline.types import Frame
 from tests.faults.processes import Command, wait_for
 
 RAW_PEER = Path(__file__).with_name("raw_peer.py")
@@ -38,7 +43,7 @@ def raw_peer(*arguments):
 
 @contextlib.contextmanager
 def camera(tmp_path, address, *options, files=FILES):
-    """A camera's process that may open `files` files; one of three digits is added to its own."""
+    """A camera's process that may open `files` files, or so many more than it has open."""
     command = Command(
         "camera", SCENE, "--publish", address, "--payload", "raw", *options, folder=tmp_path
     )
@@ -104,6 +109,27 @@ def test_connections_that_never_shake_hands_keep_no_known_key_out(tmp_path):
         many.stdout.readline()
         with Subscriber(address, security=security) as known:
             comes(known)
+
+
+@pytest.mark.parametrize("kind", ["ipc", "tcp"])
+def test_a_message_without_an_end_takes_little_memory(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_GROWTH", 16 << 20)
+    with Publisher(address_of(kind, tmp_path)) as sender, contextlib.ExitStack() as stack:
+        receiver = stack.enter_context(Subscriber(f"zmq+{sender.endpoint}"))
+        wait_for(lambda: sender.wants_frames("front"), "a subscription")
+        before_bytes = private_bytes()
+        endless = stack.enter_context(raw_peer("endless", sender.endpoint, 20))
+        assert endless.stdout.readline() == "sending\n"
+        told = []
+        reader = threading.Thread(target=lambda: told.append(endless.stdout.readline()))
+        reader.start()
+        image = np.zeros((48, 64, 3), np.uint8)
+        wait_for(lambda: sender.send_frame(Frame(image, 1, 0, "front")) and told, "its end")
+        reader.join()
+        assert told == ["closed\n"]
+        assert private_bytes() - before_bytes < 100 << 20
+        sender.send_frame(Frame(image, 1, 1, "front"))
+        assert receiver.receive(10.0) is not None
 
 
 def test_silent_connections_keep_no_new_publisher_out(tmp_path):

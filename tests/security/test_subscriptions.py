@@ -160,6 +160,18 @@ def test_a_connection_with_many_memberships_gets_one_turn(address):
         assert got >= sent // 3
 
 
+def test_the_counts_of_ever_new_groups_take_no_more_memory(address):
+    with Publisher(address) as sender:
+        for number in range(100):
+            with RawPeer(sender.endpoint) as peer:
+                peer.send(b"\1" + member_prefix(f"group{number}") + b"frame/")
+                await_true(sender.has_subscribers)
+                sender.send_frame(frame())
+            await_true(lambda: not sender.has_subscribers())
+        assert 50 < len(sender.counts) < 70
+        assert sender.counts["turn/?/frame/front"]["busy"] > 0
+
+
 def test_claims_of_many_memberships_lock_out_no_later_member(address):
     with Publisher(address) as sender:
         with RawPeer(sender.endpoint) as greedy:

@@ -42,6 +42,7 @@ from pipeline.types import SAME_CLOCK, ClockOffset, Frame, Header, Image, Result
 NO_COPY_BYTES = 16384  # from this size on, passing memory to libzmq is cheaper than copying it
 GO_AHEAD_S = 0.001
 REPEAT_END_S = 0.02
+MAX_GROUPS = 64  # counted apart; further ones count as "?"
 
 
 class Publisher:
@@ -84,6 +85,7 @@ class Publisher:
         self._next_count: Counter[bytes] = Counter()
         self._in_flight: list[zmq.MessageTracker] = []
         self._queued = QUEUED * streams
+        self._counted_groups: set[str] = set()
         self.counts: dict[str, Counter[str]] = {}
         self._clock: ClockServer | None = None
         self._endpoint = Endpoint(zmq.XPUB, security, MAX_SUBSCRIPTION, streams)
@@ -227,7 +229,10 @@ class Publisher:
         self._update()  # a member may have become ready
         chosen = []
         for group, own_topic in self._subscriptions.groups.choose(topic):
-            counted = f"turn/{group}/".encode() + topic
+            if group not in self._counted_groups and len(self._counted_groups) < MAX_GROUPS:
+                self._counted_groups.add(group)
+            counted_as = group if group in self._counted_groups else "?"
+            counted = f"turn/{counted_as}/".encode() + topic
             if not own_topic:
                 self._count(counted, "busy")
             chosen.append((own_topic, counted))

@@ -5,29 +5,31 @@ libzmq asks here about each connection (RFC 27/ZAP) and reports what becomes of 
 
 from __future__ import annotations
 
-import fcntl
-import ipaddress
 import logging
-import os
 import random
-import resource
-import socket as unix
 import struct
-import sys
-import termios
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 from zmq.utils import z85
 
+from pipeline.process.memory import private_bytes, trim
 from pipeline.transport.access.local_users import is_own
 from pipeline.transport.zmq.keys import DOMAIN
+from pipeline.transport.zmq.peers.descriptors import (
+    close_connection,
+    peer_at,
+    received_bytes,
+    source_of,
+    spare_files,
+    unread_bytes,
+)
 from pipeline.transport.zmq.peers.listener import Listener
 from pipeline.transport.zmq.stream_counts import LogLimit
 
@@ -52,10 +54,11 @@ PENALTY_S = 1.0  # how long a source may not connect after it was disconnected
 MAX_UNREAD = 65536
 """Bytes that wait for a publisher, whose subscribers send little."""
 PAUSE_S = 0.01  # after such an attempt, so that many of them cost little
+MAX_GROWTH = 128 << 20
+"""Bytes that a process may grow by before its connections are looked at."""
+SAMPLES, MUCH_UNREAD = 50, 4096
 SOON_MS, WATCH_MS = 10, 100
 _EVENT = struct.Struct("=hi")  # what happened, and the file descriptor
-_TCP_INFO, _RECEIVED_AT = 11, 128  # Linux: the option, and the offset of tcpi_bytes_received
-_CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,8 @@ class Connections:
         self._socket = socket
         self._keys = keys
         self._numbered = numbered
+        self._watch_again_s = 0.0
+        self._base_bytes = private_bytes()
         self._own_user = own_user
         self._number = 0
         self._is_bound = False
@@ -174,7 +179,10 @@ class Connections:
         is_paused = self._is_admitting or time.monotonic() < self._paused_until_s
         waiting = [] if is_paused else self._listeners
         sockets: list[Any] = [self._monitor, self._zap, *waiting]
-        wait_ms = SOON_MS if is_paused or self._new else self._watch_ms()
+        wait_ms = SOON_MS if is_paused or self._new else -1
+        if self._numbered and self._accepted:
+            self._watch()
+            wait_ms = wait_ms if wait_ms > 0 else WATCH_MS
         ready = zmq.zmq_poll([(one, zmq.POLLIN) for one in sockets], wait_ms)
         if not ready:
             self._is_admitting = False  # the newcomer has gone
@@ -199,18 +207,35 @@ class Connections:
     def _is_banned(self, source: str) -> bool:
         return self._banned.get(source, 0.0) > time.monotonic()
 
-    def _watch_ms(self) -> int:
-        """Close connections that send more than is read; returns when to look again.
+    def _watch(self) -> None:
+        """Close connections that send more than is read, or a message that does not end.
 
         A publisher's thread may be busy in libzmq with such a connection, so that it cannot do it.
         """
-        if not self._numbered or not self._accepted:
-            return -1
-        for fd, one in self._accepted.items():
+        now_s = time.monotonic()
+        if now_s < self._watch_again_s:
+            return
+        self._watch_again_s = now_s + WATCH_MS / 1000
+        self._base_bytes = min(self._base_bytes, private_bytes())
+        if private_bytes() - self._base_bytes > MAX_GROWTH:
+            self._relieve()
+        for fd, one in tuple(self._accepted.items()):
             if not one.is_refused and unread_bytes(fd) > MAX_UNREAD:
                 self._ban(one.source, "sends more than is read")
                 self._close(fd)
-        return WATCH_MS
+
+    def _relieve(self) -> None:
+        """Close the connection that sends most, because libzmq collects a message in memory."""
+        sending: Counter[int] = Counter()
+        for _ in range(SAMPLES):
+            sending.update(fd for fd in self._accepted if unread_bytes(fd) > MUCH_UNREAD)
+            self._monitor.poll(1)
+        for fd, _ in sending.most_common(1):
+            self._ban(self._accepted[fd].source, "sends a message without an end")
+            self._close(fd)
+        trim()
+        if not sending:  # something else has grown
+            self._base_bytes = private_bytes()
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         """Whether a connection is let in, and the `User-Id` of its messages."""
@@ -314,65 +339,3 @@ class Connections:
     def _warn(self, text: str, *arguments: object) -> None:
         if self._log_limit.allows(text):
             log.warning(text, *arguments)
-
-
-def spare_files() -> int:
-    """How many more files this process may open."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS + SPARE_FILES
-    try:
-        return limit - len(os.listdir("/dev/fd"))
-    except OSError:  # not even one to count them
-        return 0
-
-
-def peer_at(fd: int) -> str:
-    """Who is at the other end of a socket, in libzmq's form; empty if nobody is."""
-    with suppress(OSError), borrowed(fd) as socket:
-        if socket.family == unix.AF_UNIX:
-            credentials = socket.getsockopt(unix.SOL_SOCKET, unix.SO_PEERCRED, _CREDENTIALS.size)
-            process, user, group = _CREDENTIALS.unpack(credentials)
-            return f"localhost:{user}:{group}:{process}"
-        return str(socket.getpeername()[0])
-    return ""
-
-
-def received_bytes(fd: int) -> int:
-    """How much a TCP connection has received; 0 if that is not known."""
-    with suppress(OSError), borrowed(fd) as socket:
-        info = socket.getsockopt(unix.IPPROTO_TCP, _TCP_INFO, _RECEIVED_AT + 8)
-        return int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
-    return 0
-
-
-def unread_bytes(fd: int) -> int:
-    """How much of what a connection has received was not read yet."""
-    with suppress(OSError):
-        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-    return 0
-
-
-def source_of(peer: str) -> str:
-    """What one sender can have many of: a process, an IPv4 address, an IPv6 network."""
-    try:
-        return str(ipaddress.ip_network(f"{peer}/{64 if ':' in peer else 32}", strict=False))
-    except ValueError:
-        return peer
-
-
-def close_connection(fd: int, peer: str | None = None) -> None:
-    """Close a connection of libzmq, unless its descriptor is no longer that of `peer`."""
-    if peer is None or peer_at(fd) == peer:
-        with suppress(OSError), borrowed(fd) as socket:
-            socket.shutdown(unix.SHUT_RDWR)
-
-
-@contextmanager
-def borrowed(fd: int) -> Iterator[unix.socket]:
-    """A socket of libzmq, which stays open; raises `OSError` if there is none."""
-    socket = unix.socket(fileno=fd)
-    try:
-        yield socket
-    finally:
-        socket.detach()

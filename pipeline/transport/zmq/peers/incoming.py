@@ -23,7 +23,7 @@ import zmq
 
 from pipeline.process.memory import private_bytes, trim
 from pipeline.transport.wire.schema import MAX_PARTS
-from pipeline.transport.zmq.peers.connections import borrowed, close_connection, received_bytes
+from pipeline.transport.zmq.peers.descriptors import borrowed, close_connection, received_bytes
 from pipeline.transport.zmq.sockets import Endpoint
 from pipeline.transport.zmq.stream_counts import LogLimit
 
