@@ -9,7 +9,11 @@ import time
 import numpy as np
 import pytest
 
+from pipeline.cli.option_checks import check_output_paths
+from pipeline.cli.sources import subscriber_security
 from pipeline.errors import ConfigError
+from pipeline.publishing import publisher_security
+from pipeline.settings import Settings
 from pipeline.transport import (
     Publisher,
     Rights,
@@ -128,6 +132,25 @@ def test_a_secret_key_of_another_user_is_refused(tmp_path):
     os.chown(secret, NOBODY, NOBODY)
     with pytest.raises(ConfigError, match="is a secret key of another user"):
         load_key_pair(secret)
+
+
+def test_the_options_of_a_process_give_its_peers_and_their_rights(folder, keys):
+    settings = Settings(
+        key=f"{folder}/companion.key_secret",
+        peer=(f"{folder}/drone.key=front", f"{folder}/ground.key=receive-only"),
+        server=f"{folder}/drone.key",
+    )
+    drone, ground = keys["drone"].public, keys["ground"].public
+    rights = {drone: Rights(frozenset({"front"})), ground: Rights(sends=False)}
+    to_peers, to_server = publisher_security(settings), subscriber_security(settings)
+    assert (to_peers.peers, to_peers.rights) == ((drone, ground), rights)
+    assert (to_server.peers, to_server.rights) == ((drone,), rights)
+
+
+def test_the_file_of_a_key_with_rights_is_not_written_to(folder):
+    settings = Settings(record=f"{folder}/drone.key", peer=(f"{folder}/drone.key=front",))
+    with pytest.raises(ConfigError, match="--peer"):
+        check_output_paths(settings, None, None)
 
 
 # --- directions ----------------------------------------------------------------------------------
