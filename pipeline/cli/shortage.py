@@ -22,7 +22,7 @@ With less, the libraries do not load, or end the process without a message.
 _FILES = (errno.EMFILE, errno.ENFILE)
 # What libraries say; ld.so reports the number of the error only.
 _FILES_TEXTS = ("Too many open files", "shared object file: Error 24")
-_THREAD_TEXTS = ("can't start new thread", "Resource temporarily unavailable")
+_THREAD_TEXT = "can't start new thread"
 _MEMORY_TEXTS = (
     *("Cannot allocate memory", "cannot allocate memory", "failed to map segment"),
     *("bad_alloc", "Insufficient memory", "Failed to allocate memory", "Unable to allocate"),
@@ -56,7 +56,7 @@ def shortage(error: BaseException) -> str | None:
         number = cause.errno if isinstance(cause, OSError) else None
         if number in _FILES or _has(text, _FILES_TEXTS):
             return _too_few_files()
-        if isinstance(cause, (RuntimeError, OSError)) and _has(text, _THREAD_TEXTS):
+        if isinstance(cause, RuntimeError) and _THREAD_TEXT in text:
             return _too_few_threads()
         if isinstance(cause, MemoryError) or number == errno.ENOMEM or _has(text, _MEMORY_TEXTS):
             return _too_little_memory(text)

@@ -201,9 +201,10 @@ def test_a_shortage_is_recognised(error, said):
     [
         ValueError("a bug"),
         OSError(errno.ENOENT, "No such file or directory"),
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
         caused(OutputError("sockets: 16 are needed"), OSError(errno.EMFILE, "Too many open files")),
     ],
-    ids=["bug", "other", "named-by-its-subject"],
+    ids=["bug", "other", "busy", "named-by-its-subject"],
 )
 def test_other_errors_are_no_shortage(error):
     assert shortage(error) is None
