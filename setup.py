@@ -36,7 +36,6 @@ setup(
         "click>=8.1",
         "rich>=13",
         "platformdirs>=4",
-        "filelock>=3.12",
         "tomli>=2; python_version < '3.11'",
         "psutil>=5.9",
     ],

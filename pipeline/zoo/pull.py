@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from pipeline.errors import InputError, ModelError, OutputError, RunError
+from pipeline.files.locking import exclusive
 from pipeline.files.scratch import scratch_folder
 from pipeline.files.writing import write_atomically
 from pipeline.inference.registry import (
@@ -109,20 +109,18 @@ def _is_another(model: Registered, target: Path) -> str:
 @contextmanager
 def _locked(target: Path, say: Say) -> Iterator[None]:
     """Hold the lock of the model; waits while another process has it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.parent / f".{target.name}.lock")
+    with ExitStack() as held:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"another process is pulling {target.stem}; waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise OutputError(f"{target.parent}: cannot be written: {error.strerror}") from error
-    try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(
+                exclusive(
+                    target.parent / f".{target.name}.lock",
+                    lambda: say(f"another process is pulling {target.stem}; waiting for it"),
+                )
+            )
+        except OSError as error:
+            raise OutputError(f"{target.parent}: cannot be written: {error.strerror}") from error
         yield
-    finally:
-        lock.release()
 
 
 def _obtain(file: ModelFile, model: Registered, say: Say, report: Report) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError, OutputError
+from pipeline.files.locking import exclusive
 from pipeline.files.writing import PartialFile, abandoned_files, write_atomically
 from pipeline.output.files import write_stats
 from pipeline.output.json_lines import JsonLines
@@ -201,3 +202,22 @@ def test_an_orderly_end_leaves_only_what_was_asked_for(start, tmp_path):
     wait_for(lambda: list(tmp_path.glob(".*.part.mp4")) or not run.is_alive, "recording")
     assert run.end() == 0, run.said
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "a.jsonl", "a.mp4"]
+
+
+def test_a_lock_file_is_held_by_one_at_a_time_and_removed(tmp_path):
+    path, inside, most = tmp_path / ".lock", [], []
+
+    def work() -> None:
+        for _ in range(100):
+            with exclusive(path, lambda: None):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert most == [1] * 400
+    assert not path.exists()

@@ -50,8 +50,7 @@ def by_url(register, server):
 
 
 def names(folder: Path) -> set[str]:
-    """The files in a folder, without lock files, which are kept."""
-    return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
+    return {path.name for path in folder.iterdir()}
 
 
 def test_pulled_model_has_its_name_and_contents(by_url, models, content):
