@@ -1,4 +1,4 @@
-"""`vision models choose`: the report, the plot, stored measurements and invalid options."""
+"""`vision choose`: the report, the plot, stored measurements and invalid options."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pipeline.cli.sources import source_options
 from pipeline.errors import ConfigError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.detector import Detector
+from pipeline.inference.tracking.tracker import Tracker
 from pipeline.publishing import Publishing
 from pipeline.settings import SETTINGS, Settings
 from pipeline.source import SourceOptions
@@ -39,6 +40,7 @@ RENAMED = {
     "detector-model": (Detector, "model", "detector"),
     "detector-score": (Detector, "score_threshold", "score"),
     "detector-nms": (Detector, "nms_threshold", "nms"),
+    "tracker-score": (Tracker, "score_threshold", "score"),
     "classifier-model": (Classifier, "model", "classifier"),
     "evaluation-nms": (open_to_evaluate, "nms_threshold", "nms"),
 }

@@ -19,8 +19,8 @@ def run(settings: Settings, signals: StopSignals) -> None:
       vision run 0 --show                              a camera, in a window
       vision run drive.mp4 --record out.mp4            a video, annotated
       vision run rtsp://10.0.0.7/front --jsonl -       results as JSON lines
-      vision run 0 --publish zmq+ipc://found      for other processes
-      vision run zmq+ipc://front --show --retry   from 'vision camera'
+      vision run 0 --publish zmq+ipc://found           for other processes
+      vision run zmq+ipc://front --show --retry        from 'vision camera'
     """
     from pipeline.cli.session import run_session
 

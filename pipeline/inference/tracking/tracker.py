@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from pipeline.inference.tracking.kernels import Association, Motion, TrackTable, update_tracks
-from pipeline.settings import checked
+from pipeline.settings import Settings, checked
 from pipeline.settings.setting import Fraction
 from pipeline.step import Step
 from pipeline.types import Detections, Frame, Result, Tracks, described
@@ -54,7 +54,11 @@ class Tracker(Step):
     name: ClassVar[str] = "track"
 
     def __init__(
-        self, *, score_threshold: float = 0.25, confirm_s: float = 0.1, memory_s: float = 1.0
+        self,
+        *,
+        score_threshold: float = Settings.score,
+        confirm_s: float = 0.1,
+        memory_s: float = 1.0,
     ) -> None:
         score_threshold = checked(score_threshold, Fraction, "score_threshold")
         confirm_s = checked(confirm_s, _Hour, "confirm_s")
