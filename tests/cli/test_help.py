@@ -120,7 +120,7 @@ def test_completion_prints_a_script(vision, shell):
     ("words", "completed"),
     [
         (["vision", "de"], {"demo", "detect"}),
-        (["vision", "run", "--max-"], {"--max-frames", "--max-frame-mb"}),
+        (["vision", "run", "--max-f"], {"--max-frames", "--max-frame-mb"}),
         (["vision", "run", "--nms-kind", ""], {"iou", "darknet"}),
         (["vision", "models", "ve"], {"verify"}),
     ],
