@@ -16,6 +16,7 @@ from pipeline.errors import CaptureError, FrameError, SourceError
 from pipeline.source import Source, SourceOptions
 from pipeline.sources import open_source
 from pipeline.types import Frame
+from tests.waiting import WAIT_S, happens
 
 from .conftest import Server, image_of, send_images
 
@@ -78,10 +79,7 @@ def is_running(pid: int) -> bool:
 
 
 def ends(pid: int) -> bool:
-    deadline = time.monotonic() + 60
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not is_running(pid)
+    return happens(lambda: not is_running(pid), WAIT_S)
 
 
 def test_read_that_hangs_on_a_thread_times_out() -> None:

@@ -18,6 +18,8 @@ import cv2
 import psutil
 import pytest
 
+from tests.waiting import wait_for
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROMPT_S = 2.0  # for a stop; times `crowding` on a busy machine
@@ -170,10 +172,7 @@ def test_a_second_signal_stops_at_once(start, tmp_path, unread, wait_until_full)
     )
     wait_until_full(unread)
     process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + LIMIT_S
-    while _catches(process.pid, signal.SIGTERM):
-        assert time.monotonic() < deadline, "the first signal was not noticed"
-        time.sleep(0.01)
+    wait_for(lambda: not _catches(process.pid, signal.SIGTERM), "the first signal", LIMIT_S)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=LIMIT_S) == -signal.SIGTERM
     assert not (tmp_path / "a.json").exists()

@@ -24,36 +24,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.waiting import WAIT_S, wait_for
+
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 60.0
 IN_HAND = 3
 """Messages that may be old, because a process was stopped while it processed one."""
 TRIES = 3
 NICE = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "PYTHONPATH": str(ROOT)}
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
-    """The value of the condition once that is true."""
-    value = happens(condition, timeout_s)
-    assert value, f"{what} did not happen within {timeout_s:g} s"
-    return value
-
-
-def happens(condition: Callable[[], Any], timeout_s: float) -> Any:
-    """The value of the condition once that is true or the time has passed."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        is_over = time.monotonic() >= deadline  # read before the condition
-        value = condition()
-        if value or is_over:
-            return value
-        time.sleep(0.01)
 
 
 def how_many_above(limit: float, values: Iterable[float]) -> int:

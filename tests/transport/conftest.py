@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
 from pipeline.transport.shm.ring import RingWriter
 from pipeline.types import Frame
+from tests.waiting import wait_for
 
 WAIT_S = 30.0
 
@@ -32,11 +31,7 @@ def await_true():
     """Waits for a condition that other threads or processes fulfil; returns its value."""
 
     def wait(condition):
-        deadline = time.monotonic() + WAIT_S
-        while not (value := condition()):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        return value
+        return wait_for(condition, "what the test waits for", WAIT_S)
 
     return wait
 
