@@ -13,7 +13,7 @@ from .. import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = Path(__file__).with_name("peer.py")
-WAIT_S = 300.0
+WAIT_S = 600.0  # emulation is slow, and the first run compiles the kernels
 
 
 class Python:
