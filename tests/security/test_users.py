@@ -98,7 +98,7 @@ def subscribe_as_nobody(address, security=OPEN):
     return act
 
 
-# --- whose pictures are taken ---------------------------------------------------------------------
+# --- whose images are accepted --------------------------------------------------------------------
 
 
 @needs_second_user

@@ -148,7 +148,7 @@ def notify_path_of(ring: str) -> str:
 
 
 def open_ring(ring: str, mode: int = os.O_RDONLY) -> int:
-    """Open a ring's file, which never waits: whoever may write to the folder can put a FIFO there.
+    """Open a ring's file, which never waits: any user can put a FIFO into the folder.
 
     Raises `OutOfReach` if it does not exist, or is not a regular file of this user.
     """

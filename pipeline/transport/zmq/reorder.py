@@ -23,7 +23,7 @@ MAX_GAP = 1000
 """Frames without a result; a larger step in the numbers is a restart."""
 
 NEAR_NS = 10_000_000_000
-"""Of a sender that is new, only results up to this much older are late; others begin anew."""
+"""Of a sender that is new, only results up to this much older are late; others restart it."""
 
 MAX_CAMERAS = 64
 MAX_NUMBERINGS = 8

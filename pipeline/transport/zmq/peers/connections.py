@@ -1,6 +1,6 @@
 """Authenticates, numbers and limits the connections of a socket, in a thread of its own.
 
-libzmq asks here about each connection (RFC 27/ZAP) and reports what becomes of it (its monitor).
+libzmq asks here about each connection (RFC 27/ZAP) and reports its end (its monitor).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _EVENTS = (
 )
 HANDSHAKE_MS = 5000  # libzmq closes a connection whose handshake takes longer
 ADMITTED_SHARE = 0.5
-"""How many of many newcomers are admitted; the others leave their place in the queue at once."""
+"""How many of many new connections are admitted; the others leave the queue at once."""
 PENALTY_S = 1.0  # how long a source may not connect after it was disconnected
 MAX_UNREAD = 65536
 """Bytes that wait for a publisher, whose subscribers send little."""
@@ -185,7 +185,7 @@ class Connections:
             wait_ms = wait_ms if wait_ms > 0 else WATCH_MS
         ready = zmq.zmq_poll([(one, zmq.POLLIN) for one in sockets], wait_ms)
         if not ready:
-            self._is_admitting = False  # the newcomer has gone
+            self._is_admitting = False  # the new connection has ended
         request = self._zap.recv_multipart() if self._zap.poll(0) else None
         while self._monitor.poll(0):
             event, *_ = self._monitor.recv_multipart()
@@ -268,15 +268,15 @@ class Connections:
         if event == zmq.EVENT_DISCONNECTED:
             self._accepted.pop(fd, None)
         elif event == zmq.EVENT_ACCEPTED:
-            self._accepted[fd] = newcomer = _Accepted(source_of(peer_at(fd)), self._count_up())
-            if self._is_banned(newcomer.source):
+            self._accepted[fd] = new = _Accepted(source_of(peer_at(fd)), self._count_up())
+            if self._is_banned(new.source):
                 self._close(fd)
                 self._paused_until_s = time.monotonic() + PAUSE_S
-            elif self._count(newcomer.source) > self._room() // 2:
+            elif self._count(new.source) > self._room() // 2:
                 self._close(fd)
                 self._warn(
                     "refused %s: it has half of all connections, and %s",
-                    newcomer.source,
+                    new.source,
                     self._why_full(),
                 )
             elif self._own_user and not is_own(fd):
@@ -284,7 +284,7 @@ class Connections:
                 self._warn(
                     "refused a connection of another user (%s): only this user and root may "
                     "connect; --insecure lets all users in",
-                    newcomer.source,
+                    new.source,
                 )
         return True
 
@@ -298,7 +298,7 @@ class Connections:
         self._new.remove(listener)
 
     def _decide(self, listener: Listener) -> None:
-        """Admit a newcomer, make room for it, or turn it away."""
+        """Admit a new connection, make room for it, or turn it away."""
         silent = [fd for fd, one in self._accepted.items() if one.is_silent]
         has_room = len(self._accepted) < self._room() and len(silent) < MAX_SILENT
         self.is_crowded = not has_room

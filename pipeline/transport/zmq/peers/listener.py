@@ -30,7 +30,7 @@ class _EpollEvent(ctypes.Structure):
 class Listener:
     """A listening socket of libzmq, known by its file descriptor.
 
-    Once `take_over` has succeeded, newcomers wait until `admit` or `turn_away`.
+    Once `take_over` has succeeded, new connections wait until `admit` or `turn_away`.
     """
 
     def __init__(self, fd: int) -> None:
