@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import subprocess
@@ -128,8 +129,14 @@ def test_a_message_without_an_end_takes_little_memory(tmp_path, kind, monkeypatc
         reader.join()
         assert told == ["closed\n"]
         assert private_bytes() - before_bytes < 100 << 20
-        sender.send_frame(Frame(image, 1, 1, "front"))
-        assert receiver.receive(10.0) is not None
+        numbers = itertools.count(1)
+
+        def receives_a_new_frame():  # what was sent meanwhile fills the queues, and is gone
+            sender.send_frame(Frame(image, 1, next(numbers), "front"))
+            message = receiver.receive(0.05)
+            return message is not None and message.header.seq > 0
+
+        wait_for(receives_a_new_frame, "a new frame at the other subscriber")
 
 
 def test_silent_connections_keep_no_new_publisher_out(tmp_path):

@@ -44,15 +44,24 @@ def publisher_by_hand(port):
     """A connection that has introduced itself as a publisher, to send bytes of any kind."""
     connection = sockets.create_connection(("127.0.0.1", port), WAIT_S)
     connection.sendall(GREETING)
-    answer = b""
-    while len(answer) < len(GREETING):
-        received = connection.recv(len(GREETING) - len(answer))
-        if not received:
-            raise ConnectionError("the connection was ended")
-        answer += received
+    received(connection, len(GREETING))
     connection.sendall(b"\x04" + bytes([len(READY)]) + READY)
+    # Whatever comes before the other end is ready as well breaks the protocol.
+    _, length = received(connection, 2)
+    received(connection, length)
     connection.sendall(b"\x01\x0cresult/front")
     return connection
+
+
+def received(connection, count):
+    """The next bytes that the other end sends."""
+    answer = b""
+    while len(answer) < count:
+        part = connection.recv(count - len(answer))
+        if not part:
+            raise ConnectionError("the connection was ended")
+        answer += part
+    return answer
 
 
 class EndlessMessages:

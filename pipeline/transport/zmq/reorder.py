@@ -121,6 +121,7 @@ class ResultOrder:
         self._max_bytes = max_bytes
         self._nbytes = 0
         self._cameras: dict[str, list[_Numbering]] = {}
+        self._last: dict[tuple[str, int], tuple[Header, float]] = {}
         self._arrivals = itertools.count()
         self.late = 0
 
@@ -152,14 +153,31 @@ class ResultOrder:
                     first = heapq.heappop(numbering.waiting)
                     header, given = first.result.header, numbering.given
                     self._nbytes -= nbytes_of(first.result)
-                    if given is not None and header == given:
-                        self.late += 1  # two detectors processed the same frame
+                    is_repeated = given is not None and header == given  # by two detectors
+                    if is_repeated or not self._is_forward(first.sender, header, now_s):
+                        self.late += 1
                         continue
                     if given is None or header.seq >= given.seq:
                         numbering.given, numbering.came_s = header, first.came_s
                     numbering.given_s = now_s
                     return first.result
         return None
+
+    def _is_forward(self, sender: int, header: Header, now_s: float) -> bool:
+        """Whether a result is later than the one before of its sender, by number or by time.
+
+        Results of a sender may wait in two numberings, if its numbers and times contradict.
+        """
+        key = header.camera, sender
+        if key in self._last:
+            before, given_s = self._last[key]
+            is_new = header.seq > before.seq or header.stamp_ns > before.stamp_ns
+            if not is_new and now_s - given_s < RESTART_S:
+                return False
+        elif len(self._last) >= MAX_CAMERAS * MAX_SENDERS:
+            del self._last[next(iter(self._last))]
+        self._last[key] = header, now_s
+        return True
 
     @property
     def waiting(self) -> int:

@@ -281,11 +281,12 @@ class Connections:
                 )
             elif self._own_user and not is_own(fd):
                 self._close(fd)  # before its handshake is answered, so that it gets no message
-                self._warn(
-                    "refused a connection of another user (%s): only this user and root may "
-                    "connect; --insecure lets all users in",
-                    new.source,
-                )
+                if new.source:  # otherwise it has ended already
+                    self._warn(
+                        "refused a connection of another user (%s): only this user and root may "
+                        "connect; --insecure lets all users in",
+                        new.source,
+                    )
         return True
 
     def _take_over(self, listener: Listener) -> None:
