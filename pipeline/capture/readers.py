@@ -16,7 +16,6 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CaptureError, ConfigError, FrameError, SourceError
+from pipeline.process.children import python_command
 from pipeline.source import Source, SourceOptions
 from pipeline.types import Frame
 from pipeline.unclosed import close_when_dropped
@@ -257,10 +257,10 @@ class ChildReader(Reader):
 
     def _start(self) -> subprocess.Popen[bytes]:
         channel, memory = self._childs_end.fileno(), self._memory.fileno()
-        module = "pipeline.capture.child_process"
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(channel), str(memory)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            python_command(
+                "from pipeline.capture.child_process import main; main()", channel, memory
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None if log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from pipeline.errors import InputError, OutputError
 from pipeline.opencv_logging import quiet_opening
 from pipeline.output.drawing import annotated
 from pipeline.output.output import Output, OutputKind, Stop
+from pipeline.process.children import python_command
 from pipeline.text.display import printable
 from pipeline.types import Result
 
@@ -114,7 +115,7 @@ def check_display() -> None:
         raise InputError(f"--show: there is no screen (DISPLAY is not set); {advice}")
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            python_command(_PROBE),
             capture_output=True,
             text=True,
             errors="replace",

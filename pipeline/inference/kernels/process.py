@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.process.children import python_command
+
 logger = logging.getLogger(__name__)
 
 DONE, FAILED, NO_ROOM = 0, 1, 3
@@ -28,11 +30,7 @@ LIMIT_S = 120.0
 is_child = False
 """Whether this process is such a child, which compiles itself."""
 
-# Runs before anything is imported: the folder of the parent is no place to import from.
-_START = (
-    "import sys; sys.path[:] = sys.argv[1:]; "
-    f"from {__name__} import main; main(sys.stdin.buffer.read())"
-)
+_START = f"import sys; from {__name__} import main; main(sys.stdin.buffer.read())"
 _DONTNEED = 4  # MADV_DONTNEED of Linux
 
 
@@ -46,7 +44,7 @@ def compile_in_child(kernel: Any, args: Sequence[Any], folder: str | None = None
     is_debugged = logger.isEnabledFor(logging.DEBUG)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _START, *sys.path],
+            python_command(_START),
             input=job,
             env=environment,
             stdout=subprocess.DEVNULL,
