@@ -163,3 +163,12 @@ def test_size_of_a_photograph_with_much_ahead_of_its_pixels(shared: Path) -> Non
 def test_size_of_noise_never_raises(noise: bytes, magic: bytes) -> None:
     size = image_size(magic + noise)
     assert size is None or len(size) == 2
+
+
+def test_size_of_a_tiff_in_another_type_is_unknown() -> None:
+    data = encode_image(np.zeros((48, 64, 3), np.uint8), ".tiff")
+    assert image_size(data) == (64, 48)
+    for kind in (3, 4):
+        entry = struct.pack("<HH", 256, kind)
+        data = data.replace(entry, struct.pack("<HH", 256, 9))
+    assert image_size(data) is None

@@ -112,13 +112,14 @@ class TopicSource(Source[Frame]):
         activity = self._activities[camera]
         try:
             image = image_from(message)
-        except FrameError as error:
+            origin = Origin(message.header, count - activity.refused)
+            frame = Frame(image, stamp_ns(message.header), self._seq + 1, camera, origin=origin)
+        except (FrameError, ValueError) as error:  # ValueError: a stamp before 1970
             activity.refuse(str(error))
             self._on_bad(camera, str(error))
             return None
         self._seq += 1
-        origin = Origin(message.header, count - activity.refused)
-        return Frame(image, stamp_ns(message.header), self._seq, camera, origin=origin)
+        return frame
 
 
 class CaptureSource(SourceWrapper[Frame]):

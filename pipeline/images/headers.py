@@ -63,6 +63,8 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
         if at + 4 > len(data) or data[at] != 0xFF:
             return
         marker = data[at + 1]
+        if marker == 0:  # no marker, which decoders skip: what follows may state another size
+            return
         if marker == 0xFF:  # padding
             at += 1
         elif marker in _MARKERS_WITHOUT_LENGTH:
@@ -109,7 +111,9 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
     size: dict[int, int] = {}
     for entry in range(struct.unpack_from(order + "H", data, at)[0]):
         tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
-        if tag in {256, 257, 322, 323} and kind in {3, 4}:
+        if tag in {256, 257, 322, 323}:
+            if kind not in {3, 4}:  # decoders may read another number from other types
+                return None
             form = order + ("H" if kind == 3 else "I")
             number = struct.unpack_from(form, data, at + 10 + 12 * entry)[0]
             size[tag] = max(size.get(tag, 0), number)

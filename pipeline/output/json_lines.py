@@ -158,7 +158,9 @@ def result_to_dict(result: Result, now_ns: int | None = None) -> dict[str, Any]:
 def _media(frame: Frame | None) -> dict[str, Any]:
     if frame is None or frame.media is None:
         return {}
-    file, time_s = frame.media.file, frame.media.time_s
+    # Names of files need not be UTF-8, and JSON is.
+    file = frame.media.file.encode("utf-8", "backslashreplace").decode()
+    time_s = frame.media.time_s
     return {"file": file} if time_s is None else {"file": file, "media_s": round(time_s, 6)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ from pipeline import Pipeline, open_source
 from pipeline.errors import InputError, OutputError
 from pipeline.output import Stop
 from pipeline.output.json_lines import JsonLines, result_to_dict
-from pipeline.types import Classifications, Detections, Header, Result
+from pipeline.types import Classifications, Detections, Frame, Header, Media, Result
 
 from .. import footage
 from .conftest import FINER, LABELS, make_result
@@ -58,6 +59,16 @@ def test_lines_of_files_name_the_file_and_the_time_in_a_video(tmp_path: Path) ->
             lines = [result_to_dict(result) for result in results]
         places += [(line["file"], line.get("media_s")) for line in lines]
     assert places == [*((str(clip), number / 25) for number in range(4)), (str(photo), None)]
+
+
+def test_name_of_a_file_that_is_not_utf8_becomes_a_line(tmp_path: Path) -> None:
+    result = make_result()
+    media = Media("a\udcff.mp4", 0.5)
+    frame = Frame(np.zeros((8, 8, 3), np.uint8), 1, 0, "a", recorded=True, media=media)
+    path = tmp_path / "lines.jsonl"
+    with JsonLines(path) as output:
+        output.write(dataclasses.replace(result, frame=frame))
+    assert json.loads(path.read_text())["file"] == r"a\udcff.mp4"
 
 
 def test_frame_without_objects_is_a_line_too() -> None:

@@ -212,3 +212,11 @@ def test_detect_goes_on_and_ends_under_hostile_jpegs(tmp_path):
         command.kill()
     assert len(command.lines) <= 5, command.said
     assert "Corrupt JPEG" not in command.said
+
+
+def test_a_jpeg_with_bytes_between_its_segments_states_no_size():
+    data = photo()
+    assert jpeg_size(data) == (64, 48)
+    assert jpeg_size(data[:2] + b"\xff\x00" + data[2:]) is None
+    with pytest.raises(FrameError, match="not a readable image"):
+        decode_image(data[:2] + b"\xff\x00" + data[2:])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from rclpy.clock import Clock, ClockType
+from std_msgs.msg import Header as HeaderMessage
 
-from nodes.images.frame_sources import CaptureSource, RateLimit, open_capture
+from nodes.images.frame_sources import CaptureSource, RateLimit, TopicSource, open_capture
+from nodes.images.image_messages import image_message
 from nodes.messages.diagnostics import Activity
 from nodes.messages.headers import header_message, stamp_ns
 from nodes.parameters import parameters_of_settings
@@ -103,3 +109,20 @@ def test_no_frame_of_a_file_is_lost_if_a_wait_ends_too_early(folder, activity):
     source = capture(open_source(str(folder)), activity, Hasty(100.0))
     assert [frame.seq for frame in iter(source.read, None)] == [0, 1, 2, 3]
     source.close()
+
+
+def test_message_stamped_before_1970_is_refused_and_ends_nothing(activity):
+    reasons = []
+    source = TopicSource({"": activity}, RateLimit(0.0), lambda _, reason: reasons.append(reason))
+    image = np.zeros((8, 8, 3), np.uint8)
+    early = image_message(image, HeaderMessage(stamp=Time(sec=-1)))
+    source.put("", early)
+    reader = threading.Thread(target=source.read)
+    reader.start()
+    while not reasons:
+        time.sleep(0.01)
+    source.put("", image_message(image, HeaderMessage(stamp=Time(sec=1))))
+    reader.join(10.0)
+    assert not reader.is_alive()
+    assert activity.refused == 1
+    assert "stamp_ns" in reasons[0]
